@@ -1,0 +1,37 @@
+"""One error type for everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RequestError(ValueError):
+    """The request was wrong, the toolkit is not.
+
+    Its message is one line that says what was expected, what came and, where there is one, the
+    nearest valid choice. Every command turns it into that line on stderr and exit code 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> RequestError:
+    """The error for a name that is not in a registry, with the nearest names that are.
+
+    Args:
+        kind: what the name should have been, e.g. ``"pruner"``.
+        name: what came.
+        valid: the registry's names.
+    """
+    choices = list(valid)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else f"one of: {', '.join(choices)}"
+    return RequestError(f"unknown {kind} '{name}'; {hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's own message, for quoting inside ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

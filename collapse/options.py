@@ -1,0 +1,74 @@
+"""The choices a user makes, as typed frozen dataclasses: one set for the API and the CLI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Mode = Literal["train", "eval"]
+Scope = Literal["global", "layer"]
+ScheduleName = Literal["linear", "exponential", "certified"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How to prune, up to the compression. ``None`` stands for the paper's setting.
+
+    Attributes:
+        pruner: a name in ``SCORES``.
+        iterations: how often scores are computed (paper: 100 for synflow, 1 for the others).
+            Ignored by the certified schedule, which takes as many as it needs.
+        schedule: how density falls over the iterations.
+        scope: rank all parameters together, or each layer by itself at one density.
+        mode: the model's mode while scoring (snip, grasp: train; synflow: eval).
+        seed: for every random choice.
+    """
+
+    pruner: str = "synflow"
+    iterations: int | None = None
+    schedule: ScheduleName = "exponential"
+    scope: Scope = "global"
+    mode: Mode | None = None
+    seed: int = 0
+
+
+def _shown(metavar: str) -> object:
+    """How an optional value shows in ``--help``."""
+    return tyro.conf.arg(metavar=metavar)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The network, the data and the device: what every command starts from.
+
+    Attributes:
+        model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME or package.module:factory.
+        dataset: digits (embedded), gaussian, mnist, cifar10, cifar100, tinyimagenet, imagenet, or
+            a folder's name under the data root.
+        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
+        input_shape: C H W, where the dataset does not say.
+        classes: outputs of the network, where the dataset does not say.
+        init: kaiming, kaiming_fan_out, kaiming_uniform, xavier, xavier_uniform or orthogonal;
+            without it the network's own.
+        weights: pretrained, or a .safetensors file.
+        output: which part of the output is meant when the forward returns several: a name or an
+            index.
+        samples_per_class: examples a class that snip and grasp are scored on.
+        batch_size: of the scoring batches (256 at 32×32 without it, fewer on larger images).
+        device: where to compute; auto takes a GPU if there is one.
+    """
+
+    model: str
+    dataset: str = "digits"
+    data_root: Annotated[Path | None, _shown("DIR")] = None
+    input_shape: Annotated[tuple[int, ...] | None, _shown("C H W")] = None
+    classes: Annotated[int | None, _shown("N")] = None
+    init: Annotated[str | None, _shown("NAME")] = None
+    weights: Annotated[str | None, _shown("pretrained|FILE")] = None
+    output: Annotated[str | None, _shown("NAME")] = None
+    samples_per_class: int = 10
+    batch_size: Annotated[int | None, _shown("N")] = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
