@@ -1,0 +1,281 @@
+"""Datasets as whole tensors in memory, decoded once.
+
+``load`` returns every image as one uint8 tensor; ``Dataset.inputs`` turns any part of it into
+normalised floats. Sources: the embedded digits, gaussian noise, torchvision's downloads, image
+folders (Tiny-ImageNet's zip too) and parquet shards in the layout of the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from collapse import decoding
+from collapse.errors import RequestError, first_line, unknown
+from collapse.seeding import generator
+from collapse.storage import atomic
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in memory, with what is needed to feed them to a network.
+
+    Attributes:
+        name: as asked for.
+        images: uint8 ``[n, C, H, W]`` (floating point for synthetic inputs, used as they are).
+        labels: int64 ``[n]``.
+        classes: how many there are.
+        mean, std: of each channel on the scale 0 to 1, for normalisation.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return tuple(self.images.shape[1:])
+
+    def inputs(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Normalised float32 inputs ``[n, C, H, W]``."""
+        images = self.images[index]
+        if images.is_floating_point():
+            return images
+        shape = (1, -1, *(1,) * (images.ndim - 2))
+        mean = torch.tensor(self.mean, device=images.device).view(shape)
+        std = torch.tensor(self.std, device=images.device).view(shape)
+        return (images.float() / 255 - mean) / std
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same on a device."""
+        images, labels = self.images.to(device), self.labels.to(device)
+        return Dataset(self.name, images, labels, self.classes, self.mean, self.std)
+
+    def per_class(self, samples: int, seed: int) -> Tensor:
+        """Indices of ``samples`` examples of each class, in random order.
+
+        Raises:
+            RequestError: a class has fewer, or ``samples`` is below 1.
+        """
+        if samples < 1:
+            raise RequestError(f"samples per class: expected at least 1, got {samples}")
+        order = torch.randperm(len(self.labels), generator=generator(seed, "samples"))
+        labels = self.labels.cpu()[order]
+        picks = []
+        for label in range(self.classes):
+            found = order[labels == label][:samples]
+            if len(found) < samples:
+                raise RequestError(
+                    f"'{self.name}' has {len(found)} examples of class {label}: "
+                    f"expected at least {samples} (samples per class)"
+                )
+            picks.append(found)
+        # Shuffled, so that each batch holds a mixture of classes.
+        together = torch.cat(picks)
+        return together[torch.randperm(len(together), generator=generator(seed, "sample order"))]
+
+    def score_batches(
+        self, samples_per_class: int = 10, *, batch_size: int | None = None, seed: int = 0
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Batches of (inputs, labels) for the data-driven scores: equally many of each class.
+
+        Args:
+            batch_size: 256 at 32×32 as in the paper's code without it, fewer on larger images
+                (activations grow with the area). In train mode BatchNorm sees one batch at a time.
+        """
+        index = self.per_class(samples_per_class, seed)
+        area = self.input_shape[-1] * (self.input_shape[-2] if len(self.input_shape) > 2 else 1)
+        size = max(1, min(256, 256 * 32 * 32 // area)) if batch_size is None else batch_size
+        if size < 1:
+            raise RequestError(f"batch size: expected at least 1, got {batch_size}")
+        # A last batch of one sample has no batch statistics: it joins the one before.
+        parts = list(torch.split(index, size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return [(self.inputs(part), self.labels[part]) for part in parts]
+
+
+# --- Sources ----------------------------------------------------------------------------------
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Mean and standard deviation as in the authors' experiments, so that accuracies compare.
+_STATISTICS = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+    "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+    "tinyimagenet": ((0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
+}
+_TORCHVISION: dict[str, Any] = {
+    "mnist": torchvision.datasets.MNIST,
+    "cifar10": torchvision.datasets.CIFAR10,
+    "cifar100": torchvision.datasets.CIFAR100,
+}
+DATASETS = ("digits", "gaussian", *_STATISTICS, "imagenet")
+_CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "tinyimagenet": 200, "imagenet": 1000}
+
+
+def load(
+    name: str = "digits",
+    split: Split = "train",
+    *,
+    root: Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load one split of a dataset.
+
+    Args:
+        name: one of ``DATASETS``, or any name of a folder under ``root``.
+        root: where data lies. For a dataset ``NAME`` it may hold torchvision's files, an image
+            folder ``NAME/train/CLASS/*``, parquet shards ``NAME/train-*.parquet``, or
+            Tiny-ImageNet's zip; a name that torchvision knows is downloaded there otherwise.
+        input_shape: of gaussian inputs; images of a folder are resized to it.
+        classes: of gaussian inputs.
+        seed: of gaussian inputs.
+
+    Raises:
+        RequestError: unknown name, files missing, empty or truncated, or a failed download.
+    """
+    if name == "digits":
+        return _digits(split)
+    if name == "gaussian":
+        return _gaussian(split, input_shape, classes, seed)
+    root = root or Path(os.environ.get("COLLAPSE_DATA", "data"))
+    size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
+    found = decoding.find(root, name, split, size)
+    if found is None:
+        if name not in _TORCHVISION:
+            if name not in DATASETS:
+                raise unknown("dataset", name, [*DATASETS, *decoding.folders(root)])
+            raise RequestError(_missing(name, root))
+        images, labels, count = _download(name, split, root)
+    else:
+        images, labels, count = _cached(found)
+    if not len(labels):
+        raise RequestError(f"dataset '{name}' in '{root}' is empty: expected at least one image")
+    mean, std = _STATISTICS.get(name, _IMAGENET)
+    channels = images.shape[1]
+    if len(mean) != channels:
+        mean, std = (0.5,) * channels, (0.5,) * channels
+    return Dataset(name, images, labels, max(count, _CLASSES.get(name, 0)), mean, std)
+
+
+def _digits(split: Split) -> Dataset:
+    """scikit-learn's 1,797 digits of 8×8, resized to 3×32×32; every fifth one is for testing."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
+    images = images.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+    held_out = torch.arange(len(images)) % 5 == 4
+    part = held_out if split == "test" else ~held_out
+    train = images[~held_out].float() / 255
+    mean, std = float(train.mean()), float(train.std())
+    labels = torch.from_numpy(digits.target).long()
+    return Dataset("digits", images[part].contiguous(), labels[part], 10, (mean,) * 3, (std,) * 3)
+
+
+def _gaussian(
+    split: Split, input_shape: tuple[int, ...] | None, classes: int | None, seed: int
+) -> Dataset:
+    """Standard normal inputs with balanced labels."""
+    shape, count = input_shape or (3, 32, 32), classes or 10
+    if count < 1 or min(shape, default=0) < 1:
+        raise RequestError(
+            f"gaussian data: expected positive sizes, got shape {shape} and {count} classes"
+        )
+    draw = generator(seed, "gaussian", split)
+    # 64 a class where that fits into a gibibyte of floats, fewer on large inputs.
+    repeats = min(64, max(1, 2**28 // (count * math.prod(shape))))
+    labels = torch.arange(count).repeat_interleave(repeats)
+    images = torch.randn(len(labels), *shape, generator=draw)
+    return Dataset("gaussian", images, labels, count, (0.0,) * shape[0], (1.0,) * shape[0])
+
+
+def _missing(name: str, root: Path) -> str:
+    if name == "tinyimagenet":
+        where = (
+            f"download it with `curl -O http://cs231n.stanford.edu/tiny-imagenet-200.zip` into "
+            f"'{root}'"
+        )
+    else:
+        where = f"put an image folder with train/CLASS/*.JPEG at '{root / name}'"
+    return f"dataset '{name}' not found in '{root}': {where}, or pass --data-root"
+
+
+def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]:
+    """torchvision's own files under root, downloaded if they are not there."""
+    builder = _TORCHVISION[name]
+    try:
+        try:
+            source = builder(str(root), train=split == "train", download=False)
+        except RuntimeError:  # torchvision's word for files that are not there
+            source = builder(str(root), train=split == "train", download=True)
+    except Exception as error:  # network, checksum and pickle errors have no common type
+        raise RequestError(
+            f"dataset '{name}' is not in '{root}' and cannot be downloaded "
+            f"({first_line(error)}); where there is a network, run "
+            f'`python -c "import torchvision; torchvision.datasets.{builder.__name__}'
+            f"('{root}', download=True)\"` and copy the folder, or pass --data-root"
+        ) from error
+    images = torch.as_tensor(source.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    labels = torch.as_tensor(source.targets)
+    return images, labels.long(), _CLASSES[name]
+
+
+# --- Cache ------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$COLLAPSE_CACHE`` or ``~/.cache/layer-collapse``."""
+    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return Path(os.environ.get("COLLAPSE_CACHE", str(Path(base) / "layer-collapse")))
+
+
+def _cached(source: decoding.Source) -> tuple[Tensor, Tensor, int]:
+    """Decoded images of a source, from the cache if it holds them whole and unchanged."""
+    path = cache_folder() / f"{source.fingerprint}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+            metadata = file.metadata()
+        if metadata["hash"] == _hash(images, labels):
+            return images, labels, int(metadata["classes"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        pass  # not there, cut short or foreign: decode again and replace it
+    images, labels, classes = source.decode()
+    metadata = {"hash": _hash(images, labels), "classes": str(classes)}
+    try:
+        with atomic(path) as temporary:
+            save_file({"images": images, "labels": labels}, temporary, metadata)
+    except RequestError:
+        pass  # a read-only or full cache costs time, not the result
+    return images, labels, classes
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
