@@ -1,0 +1,131 @@
+"""Run a user's model on other tensors than its own, and leave no trace of having done so.
+
+Everything that scores or inspects a network goes through here: the model's parameters, buffers,
+gradients, training flags, hooks and the random state are afterwards exactly as before, also when
+the model raises.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from collapse.errors import RequestError, first_line
+from collapse.options import Mode
+
+Masks = dict[str, Tensor]
+Selector = str | int | None
+
+
+@contextmanager
+def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
+    """Put the model into ``mode`` and the random streams at ``seed``, and undo both afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    # A user's forward may draw from Python's or NumPy's stream as well (stochastic depth does).
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            model.train(mode == "train")
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def stand_ins(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    parameter: Callable[[str, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Detached tensors that take the place of a model's parameters and buffers in one call.
+
+    Args:
+        dtype: for floating-point tensors; the tensors' own without it.
+        parameter: maps (name, detached parameter) to what takes its place; identity without it.
+
+    Returns:
+        One tensor a parameter (shared ones once) and a *copy* of each buffer, because a forward
+        may update buffers in place (BatchNorm in train mode does).
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        value = weight.detach()
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        tensors[name] = value if parameter is None else parameter(name, value)
+    for name, buffer in model.named_buffers():
+        value = buffer.detach().clone()
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        tensors[name] = value
+    return tensors
+
+
+def call(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, output: Selector = None
+) -> Tensor:
+    """The model's output tensor on ``inputs``, computed with ``tensors`` as its state.
+
+    Args:
+        tensors: by parameter and buffer name, as from ``stand_ins``.
+        inputs: shape ``[batch, …]``.
+        output: which part of the output is meant when it is a tuple, dict or named tuple: an
+            index, a key or an attribute.
+
+    Raises:
+        RequestError: the forward fails on this input, or its output is no tensor.
+    """
+    try:
+        result = functional_call(model, dict(tensors), (inputs,), strict=False)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RequestError(
+            f"the model's forward failed on an input of shape {tuple(inputs.shape)}: "
+            f"{first_line(error)}"
+        ) from error
+    return _select(result, output)
+
+
+def _select(result: Any, output: Selector) -> Tensor:
+    if isinstance(result, Tensor):
+        return result
+    kind = type(result).__name__
+    if isinstance(result, Mapping):
+        parts = {str(key): value for key, value in result.items()}
+    elif hasattr(result, "_asdict"):
+        parts = result._asdict()
+    elif isinstance(result, list | tuple):
+        parts = {str(index): value for index, value in enumerate(result)}
+    else:
+        parts = dict(vars(result)) if hasattr(result, "__dict__") else {}
+    names = ", ".join(parts) or "none"
+    if output is None:
+        raise RequestError(
+            f"expected the model to return a tensor, got {kind} with parts {names}; "
+            "choose one with --output NAME (in Python output=NAME)"
+        )
+    chosen = parts.get(str(output))
+    if chosen is None and isinstance(output, str | int) and str(output).lstrip("-").isdigit():
+        values = list(parts.values())
+        index = int(output)
+        chosen = values[index] if -len(values) <= index < len(values) else None
+    if not isinstance(chosen, Tensor):
+        raise RequestError(
+            f"output '{output}' of the model is no tensor: expected one of {names} of its {kind}"
+        )
+    return chosen

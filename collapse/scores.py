@@ -1,0 +1,356 @@
+"""One small function a pruner, and the registry of them.
+
+A score function takes ``(model, masks, inputs)`` and returns one number for each prunable scalar,
+as a tensor by parameter name in the parameter's shape; the highest are kept. It never changes the
+model. Parameters that ``masks`` names are scored, with their pruned entries at zero.
+
+To add a pruner, write one such function and one line in ``SCORES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collapse import rescaling
+from collapse.errors import RequestError, unknown
+from collapse.functional import Masks, Selector, call, stand_ins, untouched
+from collapse.models import check_finite
+from collapse.options import Mode
+from collapse.seeding import derive, generator
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_GRASP_TEMPERATURE = 200.0
+
+
+class Scores(dict[str, Tensor]):
+    """Scores by parameter name, with what is known of how they were computed.
+
+    Attributes:
+        precision: ``float32``, ``float64`` or ``float64 rescaled`` (see ``rescaling``).
+        total: the scalar ``R`` that positive, conserved scores sum to over any cut, in units of
+            ``2**exponent`` as the scores are; None for other scores.
+        exponent: the scores stand for ``score * 2**exponent``; ranks do not depend on it.
+    """
+
+    def __init__(
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        precision: str = "float32",
+        total: float | None = None,
+        exponent: int = 0,
+    ) -> None:
+        super().__init__(scores)
+        self.precision = precision
+        self.total = total
+        self.exponent = exponent
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What a score function may look at besides the model and the masks.
+
+    Attributes:
+        batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
+            SynFlow takes only the shape from them.
+        mode: the model's mode while scoring.
+        loss: of (output, targets), a mean over the batch.
+        output: selects a tensor from a forward that returns several.
+        seed: of every random choice.
+        iteration: 1 for the first scoring; random scores are drawn anew in each.
+    """
+
+    batches: Sequence[Batch] = ()
+    mode: Mode = "eval"
+    loss: Loss = field(default=F.cross_entropy)
+    output: Selector = None
+    seed: int = 0
+    iteration: int = 1
+
+
+def random(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """Random pruning: standard normal scores, drawn anew in each iteration."""
+    draw = generator(inputs.seed, "random scores", inputs.iteration)
+    return Scores(
+        {
+            name: torch.randn(mask.shape, generator=draw).to(mask.device)
+            for name, mask in masks.items()
+        }
+    )
+
+
+def magnitude(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """Magnitude pruning, ``|θ|`` (Janowsky 1989; Han et al. 2015)."""
+    kept = _kept(masks)
+    tensors = stand_ins(model, dtype=_dtype(model), parameter=kept)
+    return Scores({name: tensors[name].abs() for name in masks}, precision=_name(_dtype(model)))
+
+
+def snip(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """SNIP, ``|θ ⊙ ∂L/∂θ|`` (Lee, Ajanthan & Torr 2019, equation 6).
+
+    ``L`` is the mean loss over all samples of all batches.
+    """
+    tensors, leaves = _with_leaves(model, masks)
+    gradients = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    for x, y, share in _weighted(inputs, _dtype(model)):
+        loss = share * _loss(model, tensors, x, y, inputs)
+        for total, part in zip(gradients, _gradient(loss, leaves), strict=True):
+            total += part
+    return Scores(
+        {
+            name: gradient.mul_(leaf.detach()).abs_()
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+        },
+        precision=_name(_dtype(model)),
+    )
+
+
+def grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """GraSP, ``θ ⊙ H g`` with ``g = ∂L/∂θ`` (Wang, Zhang & Grosse 2020, equation 8).
+
+    The highest are kept: the paper's own score is ``−θ ⊙ H g`` and prunes the highest. Logits are
+    divided by its temperature of 200. Both passes, the gradient's and the Hessian-vector
+    product's, see the same batches.
+    """
+    tensors, leaves = _with_leaves(model, masks)
+    batches = list(_weighted(inputs, _dtype(model)))
+    gradient = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    for x, y, share in batches:
+        loss = share * _loss(model, tensors, x, y, inputs, _GRASP_TEMPERATURE)
+        for total, part in zip(gradient, _gradient(loss, leaves), strict=True):
+            total += part
+    products = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    for x, y, share in batches:
+        loss = share * _loss(model, tensors, x, y, inputs, _GRASP_TEMPERATURE)
+        local = _gradient(loss, leaves, create_graph=True)
+        alignment = sum(
+            ((g * h).sum() for g, h in zip(gradient, local, strict=True)), torch.zeros(())
+        )
+        for total, part in zip(products, _gradient(alignment, leaves), strict=True):
+            total += part
+    return Scores(
+        {
+            name: product.mul_(leaf.detach())
+            for (name, leaf), product in zip(leaves.items(), products, strict=True)
+        },
+        precision=_name(_dtype(model)),
+    )
+
+
+def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """SynFlow, ``θ ⊙ ∂R/∂θ`` with ``R = 1ᵀ f(1; |θ|)`` (Tanaka et al. 2020, equation 2).
+
+    ``f`` runs on an input of ones, on the absolute values of the parameters only. Biases that are
+    not scored themselves and running means are out of ``R``: only then is it multilinear in the
+    layers, so that scores are conserved and Theorem 3 holds. Computed in float32, in float64 where
+    ``R`` leaves float32's range, and past that rescaled at the network's bottlenecks.
+
+    Raises:
+        RequestError: ``R`` is in no precision finite (and the model cannot be traced to rescale).
+    """
+    if not inputs.batches:
+        raise RequestError("synflow needs the input's shape: expected at least one batch, got none")
+    first = inputs.batches[0][0]
+    if not first.is_floating_point():
+        raise RequestError(f"synflow needs floating-point inputs, got {first.dtype}")
+    problem = ""
+    for dtype, rescale in _precisions(model, first.device):
+        network = model
+        exponents: list[int] = []
+        if rescale:
+            try:
+                network = rescaling.rescaled(model, exponents)
+            except RequestError as error:
+                problem = f" ({error})"
+                break
+        tensors = _positive(model, masks, dtype)
+        leaves = {name: tensors[name].requires_grad_() for name in masks}
+        ones = torch.ones((1, *first.shape[1:]), dtype=dtype, device=first.device)
+        R = call(network, tensors, ones, inputs.output).sum()
+        gradients = _gradient(R, leaves)
+        scores = Scores(
+            {
+                name: gradient.mul_(leaf.detach())
+                for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+            },
+            precision=_name(dtype) + " rescaled" * rescale,
+            total=float(R.detach()),
+            exponent=sum(exponents),
+        )
+        if rescale or _in_range(scores, dtype):
+            _check_scores(scores, "synflow", problem)
+            return scores
+        del tensors, leaves, gradients, R
+    _check_scores(scores, "synflow", problem)
+    return scores
+
+
+SCORES: dict[str, Callable[[nn.Module, Masks, ScoreInputs], Scores]] = {
+    "random": random,
+    "magnitude": magnitude,
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+}
+# The paper's setting of each: iterations, and the mode in which the model is scored (None: not
+# run at all). A pruner that is not listed takes one iteration in eval mode.
+PAPER_ITERATIONS = {"synflow": 100}
+PAPER_MODE: dict[str, Mode | None] = {
+    "random": None,
+    "magnitude": None,
+    "snip": "train",
+    "grasp": "train",
+}
+
+
+def mode_of(pruner: str, requested: Mode | None) -> Mode | None:
+    """The mode that a pruner is scored in: None where it never runs the model.
+
+    SynFlow's ``R`` is defined on the eval-mode network, so a request does not change it.
+    """
+    default = PAPER_MODE.get(pruner, "eval")
+    return default if pruner == "synflow" or default is None else requested or default
+
+
+def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """Score a model by a registered pruner, purely.
+
+    Args:
+        pruner: a name in ``SCORES``.
+        masks: boolean, by parameter name; what is scored, and which of it is left.
+
+    Returns:
+        Scores in the parameters' shapes; entries already pruned hold whatever the formula gives
+        (zero for all but random), and selection never looks at them.
+
+    Raises:
+        RequestError: unknown pruner, non-finite weights or scores (the layer is named), a forward
+            that fails or whose output is not a tensor.
+    """
+    if pruner not in SCORES:
+        raise unknown("pruner", pruner, SCORES)
+    check_finite(model)
+    seed = derive(inputs.seed, "scoring", pruner, inputs.iteration)
+    with untouched(model, inputs.mode, seed), torch.enable_grad():
+        scores = SCORES[pruner](model, masks, inputs)
+    if not isinstance(scores, Scores):  # a user's own function may return a plain dict
+        scores = Scores(scores)
+    _check_scores(scores, pruner)
+    return scores
+
+
+def _check_scores(scores: Scores, pruner: str, why: str = "") -> None:
+    for name, tensor in scores.items():
+        if not _finite(tensor):
+            raise RequestError(f"{pruner} score of layer '{name}' is not finite{why}")
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Half-precision models are scored in float32: their range holds no product of layers."""
+    widest = max(
+        (p.dtype for p in model.parameters() if p.is_floating_point()),
+        key=lambda dtype: torch.finfo(dtype).bits,
+    )
+    return torch.float64 if widest == torch.float64 else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _kept(masks: Masks) -> Callable[[str, Tensor], Tensor]:
+    return lambda name, value: value * masks[name] if name in masks else value
+
+
+def _with_leaves(model: nn.Module, masks: Masks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Stand-ins for a model's state with masks applied; the scored ones require gradients."""
+    tensors = stand_ins(model, dtype=_dtype(model), parameter=_kept(masks))
+    return tensors, {name: tensors[name].requires_grad_() for name in masks}
+
+
+def _positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Tensor]:
+    """SynFlow's state: |θ| with masks applied; unscored biases and all running means at zero."""
+
+    def parameter(name: str, value: Tensor) -> Tensor:
+        if name in masks:
+            return value.abs().mul_(masks[name])
+        return torch.zeros_like(value) if name.rpartition(".")[2] == "bias" else value.abs()
+
+    tensors = stand_ins(model, dtype=dtype, parameter=parameter)
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == "running_mean":
+            tensors[name] = torch.zeros_like(buffer, dtype=dtype)
+    return tensors
+
+
+def _precisions(model: nn.Module, device: torch.device) -> list[tuple[torch.dtype, bool]]:
+    """(dtype, rescale) in the order in which SynFlow tries them. MPS has no float64."""
+    if device.type == "mps":
+        return [(torch.float32, False), (torch.float32, True)]
+    wide = [(torch.float64, False), (torch.float64, True)]
+    return wide if _dtype(model) == torch.float64 else [(torch.float32, False), *wide]
+
+
+def _in_range(scores: Scores, dtype: torch.dtype) -> bool:
+    """Whether R is far enough from both ends of the range for its parts to be exact as well.
+
+    An ``R`` near underflow has parts that are zero by rounding, which would look dead; an ``R``
+    of zero is checked again in the next precision for the same reason.
+    """
+    assert scores.total is not None
+    low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
+    return low < scores.total < high and all(_finite(tensor) for tensor in scores.values())
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def _weighted(inputs: ScoreInputs, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, float]]:
+    """Batches with their share of all samples, so that batch sizes do not weigh the mean."""
+    total = sum(len(y) for _, y in inputs.batches)
+    if total == 0:
+        raise RequestError("this pruner needs data: expected at least one sample, got none")
+    return [
+        (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total) for x, y in inputs.batches
+    ]
+
+
+def _loss(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    inputs: ScoreInputs,
+    temperature: float = 1.0,
+) -> Tensor:
+    output = call(model, tensors, x, inputs.output) / temperature
+    if inputs.loss is F.cross_entropy and (output.ndim != 2 or int(y.max()) >= output.shape[1]):
+        raise RequestError(
+            f"the data has classes up to {int(y.max())}: expected an output of shape "
+            f"[batch, classes] that covers them, got {tuple(output.shape)}"
+        )
+    return inputs.loss(output, y)
+
+
+def _gradient(
+    value: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False
+) -> list[Tensor]:
+    """``∂value/∂leaf``; zero for a leaf that the output does not depend on."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves.values()]
+    gradients = torch.autograd.grad(
+        value, list(leaves.values()), create_graph=create_graph, allow_unused=True
+    )
+    return [
+        torch.zeros_like(leaf) if g is None else g
+        for g, leaf in zip(gradients, leaves.values(), strict=True)
+    ]
