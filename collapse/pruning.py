@@ -1,0 +1,231 @@
+"""``prune()``: score → select → mask, iterated, with a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch.nn.functional as F
+from torch import nn
+
+from collapse import masks as masking
+from collapse import schedules
+from collapse.errors import RequestError, unknown
+from collapse.functional import Masks, Selector
+from collapse.options import Pruning
+from collapse.scores import (
+    PAPER_ITERATIONS,
+    SCORES,
+    Batch,
+    Loss,
+    ScoreInputs,
+    Scores,
+    mode_of,
+    score,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration of pruning.
+
+    Attributes:
+        iteration: from 1. Iterations that remove nothing are not scored and leave no step.
+        kept: parameters left after it.
+        density: kept / total.
+        pruned_mass: sum of the scores that it removed.
+        cut: ``R``, the mass of every cut before it; None for scores without one. Both are in
+            units of ``2**exponent``.
+        exponent: see ``Scores``.
+        kept_by_layer: parameters left, layer by layer.
+        precision: in which the scores were computed.
+    """
+
+    iteration: int
+    kept: int
+    density: float
+    pruned_mass: float
+    cut: float | None
+    exponent: int
+    kept_by_layer: dict[str, int]
+    precision: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``prune`` returns.
+
+    Attributes:
+        masks: boolean, by parameter name.
+        steps: how it got there.
+        scores: of the last step; empty if there was nothing to prune.
+        ranked: the survivors that the last step's scores ranked.
+    """
+
+    masks: Masks
+    steps: list[Step]
+    scores: Scores
+    ranked: Masks
+
+    def trace(self) -> pd.DataFrame:
+        """One row an iteration and layer."""
+        return pd.DataFrame(
+            [
+                {
+                    "iteration": step.iteration,
+                    "kept_total": step.kept,
+                    "density_total": step.density,
+                    "pruned_mass": step.pruned_mass,
+                    "cut": step.cut,
+                    "prune_to_cut_ratio": step.pruned_mass / step.cut if step.cut else None,
+                    "exponent": step.exponent,
+                    "precision": step.precision,
+                    "layer": layer,
+                    "layer_index": index,
+                    "parameters": self.masks[layer].numel(),
+                    "kept": count,
+                }
+                for step in self.steps
+                for index, (layer, count) in enumerate(step.kept_by_layer.items(), start=1)
+            ]
+        )
+
+
+class PathsExhaustedError(RequestError):
+    """Each parameter left is on every input→output path, so none can be certified to go.
+
+    Attributes:
+        pruned: what was reached.
+    """
+
+    def __init__(self, pruned: Pruned, keep: int) -> None:
+        super().__init__(
+            f"the certified schedule ends at {masking.kept(pruned.masks)} parameters, each on "
+            f"every input→output path: cannot keep {keep}"
+        )
+        self.pruned = pruned
+
+
+def prune(
+    model: nn.Module,
+    batches: Sequence[Batch] = (),
+    options: Pruning | None = None,
+    *,
+    compression: float | None = None,
+    keep: int | None = None,
+    masks: Masks | None = None,
+    loss: Loss = F.cross_entropy,
+    output: Selector = None,
+    on_step: Callable[[Step], bool] | None = None,
+) -> Pruned:
+    """Prune a network; the model itself is never changed (see ``masks.apply``).
+
+    Args:
+        batches: pairs of inputs and targets for the scores; SynFlow takes the shape only.
+        options: pruner, iterations, schedule, scope, mode, seed.
+        compression: total / kept to reach; either this or ``keep``.
+        keep: the number of parameters to keep.
+        masks: start from these, pruned stays pruned; everything prunable without them.
+        loss: of snip and grasp.
+        output: selects a tensor from a forward that returns several.
+        on_step: called after each iteration; True ends the pruning there.
+
+    Raises:
+        RequestError: a target below 1 or above the number of survivors, unknown names, a schedule
+            that the scores do not support, or anything that scoring raises.
+        PathsExhaustedError: the certified schedule cannot get there.
+    """
+    options = options or Pruning()
+    if options.pruner not in SCORES:
+        raise unknown("pruner", options.pruner, SCORES)
+    if masks is None:
+        masks = masking.dense(model)
+    else:
+        masking.check_fit(model, masks)
+    total, survivors = masking.total(masks), masking.kept(masks)
+    keep = _target(total, len(masks), survivors, compression, keep)
+    # The schedule runs from the survivors' density to the target's.
+    counts = _counts(options, survivors, keep)
+
+    steps: list[Step] = []
+    scores, ranked = Scores({}), masks
+    iteration = 0
+    while survivors > keep:
+        iteration += 1
+        if counts is not None and counts[iteration - 1] == survivors:
+            continue  # nothing to remove, so nothing to score
+        inputs = ScoreInputs(
+            batches=batches,
+            mode=mode_of(options.pruner, options.mode) or "eval",
+            loss=loss,
+            output=output,
+            seed=options.seed,
+            iteration=iteration,
+        )
+        scores = score(model, options.pruner, masks, inputs)
+        goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
+        if goal == survivors:
+            raise PathsExhaustedError(Pruned(masks, steps, scores, ranked), keep)
+        ranked = masks
+        masks, mass = masking.select_weighing(scores, goal, masks, options.scope)
+        survivors = goal
+        step = Step(
+            iteration=iteration,
+            kept=goal,
+            density=goal / total,
+            pruned_mass=mass,
+            cut=scores.total,
+            exponent=scores.exponent,
+            kept_by_layer=masking.kept_by_layer(masks),
+            precision=scores.precision,
+        )
+        steps.append(step)
+        if on_step is not None and on_step(step):
+            break
+    return Pruned(masks, steps, scores, ranked)
+
+
+def iterations_of(options: Pruning) -> int:
+    """The number of iterations, with the paper's for None."""
+    if options.iterations is not None:
+        return options.iterations
+    return PAPER_ITERATIONS.get(options.pruner, 1)
+
+
+def _target(
+    total: int, layers: int, survivors: int, compression: float | None, keep: int | None
+) -> int:
+    if (compression is None) == (keep is None):
+        raise RequestError("expected either a compression or a number to keep")
+    if keep is None:
+        assert compression is not None
+        keep = masking.keep_count(total, compression)
+        if keep < layers:
+            raise RequestError(
+                f"compression {compression:g} is above the maximum: {total} parameters in "
+                f"{layers} layers allow at most {total / layers:.10g}"
+            )
+    if not 1 <= keep <= survivors:
+        raise RequestError(
+            f"expected to keep between 1 and {survivors} parameters, got {keep}"
+            + (f" (compression {compression:g})" if compression is not None else "")
+        )
+    return keep
+
+
+def _counts(options: Pruning, survivors: int, keep: int) -> list[int] | None:
+    if options.schedule == "certified":
+        if options.scope != "global":
+            raise RequestError("the certified schedule ranks globally: expected --scope global")
+        return None
+    return schedules.keep_counts(options.schedule, survivors, keep, iterations_of(options))
+
+
+def _certified_count(scores: Scores, masks: Masks, keep: int) -> int:
+    if scores.total is None:
+        raise RequestError(
+            "the certified schedule needs positive, conserved scores: expected --pruner synflow"
+        )
+    ascending = masking.gather(scores, masks).sort().values.cpu().numpy()
+    return max(keep, schedules.certified(ascending, scores.total))
