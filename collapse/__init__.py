@@ -1,0 +1,73 @@
+"""Layer-collapse analysis: how far can a network be pruned before a layer collapses, and why?
+
+Data flows one way: model + data → scores → masks → diagnostics → tables.
+Scores and masks are plain ``dict[str, Tensor]`` keyed by parameter name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collapse.connectivity import living
+    from collapse.critical import Critical, critical_compression
+    from collapse.errors import RequestError
+    from collapse.masks import apply, density, keep_count, load_masks, save_masks, select
+    from collapse.models import build, prunable
+    from collapse.options import Pruning
+    from collapse.pruning import Pruned, prune
+    from collapse.scores import SCORES, ScoreInputs, Scores, score
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `python -m collapse.critical` must not find itself imported already.
+_HOME = {
+    "living": "connectivity",
+    "Critical": "critical",
+    "critical_compression": "critical",
+    "RequestError": "errors",
+    "apply": "masks",
+    "density": "masks",
+    "keep_count": "masks",
+    "load_masks": "masks",
+    "save_masks": "masks",
+    "select": "masks",
+    "build": "models",
+    "prunable": "models",
+    "Pruning": "options",
+    "Pruned": "pruning",
+    "prune": "pruning",
+    "SCORES": "scores",
+    "ScoreInputs": "scores",
+    "Scores": "scores",
+    "score": "scores",
+}
+
+__all__ = [
+    "SCORES",
+    "Critical",
+    "Pruned",
+    "Pruning",
+    "RequestError",
+    "ScoreInputs",
+    "Scores",
+    "apply",
+    "build",
+    "critical_compression",
+    "density",
+    "keep_count",
+    "living",
+    "load_masks",
+    "prunable",
+    "prune",
+    "save_masks",
+    "score",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'collapse' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"collapse.{_HOME[name]}"), name)

@@ -1,0 +1,200 @@
+"""What every command shares: parsing, set-up, errors as one line, progress, exit codes.
+
+Exit codes: 0 done, 1 a check failed, 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from collapse import data, models
+from collapse.errors import RequestError, first_line, unknown
+from collapse.options import Setup
+
+Config = TypeVar("Config")
+
+
+def run(config: type[Config], main: Callable[[Config], int | None], prog: str) -> None:
+    """Parse the command line into ``config``, call ``main`` on it, and exit.
+
+    A ``RequestError`` becomes one line on stderr and exit code 2, as does a wrong command line;
+    ``main`` returns the exit code (None is 0).
+    """
+    try:
+        code = main(parse(config, sys.argv[1:], prog)) or 0
+        sys.stdout.flush()
+    except RequestError as error:
+        _fail(str(error))
+    except torch.OutOfMemoryError as error:
+        _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size")
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+        code = 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code)
+
+
+def _fail(message: str) -> typing.NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
+    """Command-line arguments as a dataclass, nested ones without prefixes.
+
+    Raises:
+        RequestError: an option that does not exist (the nearest that do are named), a value of
+            the wrong type, a missing one. ``--help`` prints and exits as usual.
+    """
+    valid = set(_options(config)) | {"--help"}
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in valid:
+            raise unknown("option", argument.partition("=")[0], sorted(valid))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                config, args=list(arguments), prog=prog, config=(tyro.conf.OmitArgPrefixes,)
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise RequestError(_one_line(complaint.getvalue())) from None
+
+
+def _options(config: type) -> Iterator[str]:
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _options(typing.cast(type, hints[field.name]))
+        else:
+            yield "--" + field.name.replace("_", "-")
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's framed message, up to its first rule."""
+    lines = [re.sub("[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines[1:] if line)
+    return re.split("─{3,}", text)[0].strip() or "wrong command line; see --help"
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        RequestError: a GPU was asked for and there is none.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(name, False):
+        raise RequestError(
+            f"--device {name}: no such GPU here; available: "
+            f"{', '.join(kind for kind, there in available.items() if there)}"
+        )
+    return torch.device(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A network on its device with the data that it is scored on."""
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+    input_shape: tuple[int, ...]
+    device: torch.device
+
+
+def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
+    """Build the network and draw its scoring batches.
+
+    Args:
+        seed: of the initialisation and of the samples.
+        labelled: whether a data-driven score will be computed; one sample is enough otherwise.
+    """
+    device = choose_device(setup.device)
+    dataset = data.load(
+        setup.dataset,
+        root=setup.data_root,
+        input_shape=setup.input_shape,
+        classes=setup.classes,
+        seed=seed,
+    )
+    if setup.input_shape not in (None, dataset.input_shape):
+        raise RequestError(
+            f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "
+            f"{dataset.input_shape}; leave the option out or use --dataset gaussian"
+        )
+    if setup.classes is not None and setup.classes < dataset.classes:
+        raise RequestError(
+            f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
+        )
+    model = models.build(
+        setup.model,
+        input_shape=dataset.input_shape,
+        classes=setup.classes or dataset.classes,
+        init=setup.init,
+        weights=setup.weights,
+        seed=seed,
+    )
+    models.prunable(model)  # says so now if there is nothing to prune
+    if labelled:
+        batches = dataset.score_batches(
+            setup.samples_per_class, batch_size=setup.batch_size, seed=seed
+        )
+    else:
+        first = slice(0, 1)
+        batches = [(dataset.inputs(first), dataset.labels[first])]
+    model = model.to(device)
+    batches = [(x.to(device), y.to(device)) for x, y in batches]
+    return Prepared(model, batches, dataset.input_shape, device)
+
+
+def table_width() -> int:
+    """As wide as the terminal; wide enough for whole rows where the output is no terminal."""
+    console = Console()
+    return console.width if console.is_terminal else 200
+
+
+@contextlib.contextmanager
+def progress(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar on stderr.
+
+    Yields:
+        ``update(text, done)``: what is going on, and how many of ``total`` parts are done.
+    """
+    bar = Progress(
+        *(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+        ),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("starting", total=total)
+        yield lambda text, done: bar.update(task, description=text, completed=done)

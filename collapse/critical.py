@@ -1,0 +1,431 @@
+"""Maximal and critical compression: how far can a pruner go before a layer collapses?
+
+Command line: ``python -m collapse.critical --model vgg16``.
+
+One-shot pruners have a closed form, the certified schedule (DESIGN 4.13) is one run that passes
+every compression, and any other iterative pruner is searched: its collapse is not monotone in
+compression, so that a search tests and does not prove, unless it reaches the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse.connectivity import living
+from collapse.errors import RequestError
+from collapse.functional import Masks, Selector
+from collapse.options import Pruning
+from collapse.pruning import PathsExhaustedError, Pruned, Step, iterations_of, prune
+from collapse.scores import Batch, Loss, Scores
+
+Evidence = Literal["closed form", "certified schedule", "maximum reached", "search"]
+Watch = Callable[[str], None]
+
+# The scan keeps this factor more parameters from one compression to the next.
+SCAN_FACTOR = 2**0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """One compression that was looked at: what it left, layer by layer.
+
+    Attributes:
+        kept: parameters kept in each layer.
+        alive: those of them on an input→output path; None where that was not asked for.
+        scores: the scores that selected the mask: (sum, sum of absolute values) of each layer.
+        fallen: the first layer to have collapsed on the way, None if none did.
+    """
+
+    kept: dict[str, int]
+    alive: dict[str, int] | None
+    scores: dict[str, tuple[float, float]]
+    fallen: str | None
+
+    @property
+    def total(self) -> int:
+        """Parameters kept in all layers."""
+        return sum(self.kept.values())
+
+    @property
+    def effective_total(self) -> int | None:
+        """Living parameters in all layers; None if unknown or if a layer has none."""
+        if self.alive is None or min(self.alive.values()) == 0:
+            return None
+        return sum(self.alive.values())
+
+
+@dataclass(frozen=True)
+class Critical:
+    """The critical compression of one pruner on one network, and how it is known.
+
+    Attributes:
+        sizes: prunable parameters of each layer.
+        critical_kept: the fewest parameters that were seen to leave no layer collapsed.
+        collapse_kept: the most parameters that were seen to leave a layer collapsed; None if
+            nothing collapsed.
+        first_collapsed_layer: the first layer to go, at ``collapse_kept``.
+        effective_kept: the fewest living parameters with every layer alive; None if there is no
+            such mask (or none was asked for).
+        evidence: ``closed form``, ``certified schedule`` and ``maximum reached`` prove the
+            critical compression; ``search`` found it by tests.
+        evaluations: prunings run (a scoring for a one-shot pruner).
+        iterations: the most iterations that a pruning took.
+        points: what was looked at, from the lowest compression to the highest.
+    """
+
+    sizes: dict[str, int]
+    critical_kept: int
+    collapse_kept: int | None
+    first_collapsed_layer: str | None
+    effective_kept: int | None
+    evidence: Evidence
+    evaluations: int
+    iterations: int
+    points: list[Point] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """``N``."""
+        return sum(self.sizes.values())
+
+    @property
+    def layers(self) -> int:
+        """``L``."""
+        return len(self.sizes)
+
+    @property
+    def maximal_compression(self) -> float:
+        """``N / L``: one parameter a layer."""
+        return self.parameters / self.layers
+
+    @property
+    def critical_compression(self) -> float:
+        """The largest compression that was seen to leave no layer collapsed."""
+        return self.parameters / self.critical_kept
+
+    @property
+    def collapse_compression(self) -> float | None:
+        """The smallest compression that was seen to collapse a layer."""
+        if self.collapse_kept is None:
+            return None
+        return self.parameters / self.collapse_kept if self.collapse_kept else float("inf")
+
+    @property
+    def monotone(self) -> bool | None:
+        """Whether collapse was only seen above the critical compression; None if never seen."""
+        return None if self.collapse_kept is None else self.collapse_kept < self.critical_kept
+
+    @property
+    def effective_critical_compression(self) -> float | None:
+        """``N`` over the fewest living parameters with every layer alive."""
+        return self.parameters / self.effective_kept if self.effective_kept else None
+
+    @property
+    def certified(self) -> bool:
+        """Whether the critical compression is proved, not only tested."""
+        return self.evidence != "search"
+
+    @property
+    def bracket(self) -> tuple[float, float]:
+        """Two compressions that the true critical compression is known to lie between."""
+        high = self.critical_compression if self.certified else self.maximal_compression
+        return self.critical_compression, high
+
+
+def critical_compression(
+    model: nn.Module,
+    batches: Sequence[Batch] = (),
+    options: Pruning | None = None,
+    *,
+    scan: int = 8,
+    effective: bool = True,
+    loss: Loss = F.cross_entropy,
+    output: Selector = None,
+    watch: Watch | None = None,
+) -> Critical:
+    """The largest compression at which a pruner leaves no layer of a network collapsed.
+
+    Args:
+        batches: inputs and targets; one batch at least, for the input's shape.
+        options: pruner, iterations, schedule, scope, mode, seed.
+        scan: for iterative pruners, how many further compressions are tested for a collapse.
+        effective: also find the effective critical compression.
+        watch: called with a word on what is being tested, for progress displays.
+
+    Raises:
+        RequestError: anything that scoring and pruning raise.
+    """
+    if scan < 0:
+        raise RequestError(f"scan: expected 0 or more, got {scan}")
+    if not batches:
+        raise RequestError("expected at least one batch, for the input's shape; got none")
+    options = options or Pruning()
+    family = _Family(model, batches, options, effective, loss, output, watch or (lambda _: None))
+    if options.schedule == "certified":
+        return _certified(family)
+    if iterations_of(options) == 1:
+        return _one_shot(family)
+    return _search(family, scan)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A network and a pruner: everything that gives a mask for a number to keep."""
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    options: Pruning
+    effective: bool
+    loss: Loss
+    output: Selector
+    watch: Watch
+
+    def prune(self, keep: int, on_step: Callable[[Step], bool] | None = None) -> Pruned:
+        self.watch(f"keeping {keep:,}")
+        return prune(
+            self.model,
+            self.batches,
+            self.options,
+            keep=keep,
+            loss=self.loss,
+            output=self.output,
+            on_step=on_step,
+        )
+
+    def alive(self, masks: Masks) -> dict[str, int]:
+        example = self.batches[0][0]
+        return masking.kept_by_layer(living(self.model, masks, example, output=self.output))
+
+    def point(self, masks: Masks, scores: Scores, fallen: str | None = None) -> Point:
+        sums = {
+            name: (float(s.sum(dtype=_wide(s))), float(s.abs().sum(dtype=_wide(s))))
+            for name, s in scores.items()
+        }
+        alive = self.alive(masks) if self.effective else None
+        return Point(masking.kept_by_layer(masks), alive, sums, fallen)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+# --- One-shot pruners: a closed form ----------------------------------------------------------
+
+
+def first_to_collapse(scores: Scores, masks: Masks) -> tuple[str, int]:
+    """The layer that a global ranking empties first, and how many must be kept to spare it.
+
+    The first layer to collapse is the one whose largest surviving score is smallest. The rank of
+    that score (1 for the highest of all survivors) is the critical number to keep: keep fewer and
+    the layer is empty. Ties as in ``masks.select``.
+
+    Raises:
+        RequestError: a layer has no survivor to begin with.
+    """
+    weakest, threshold, before = "", float("inf"), 0
+    for name, score in scores.items():
+        values = score[masks[name]]
+        if not values.numel():
+            raise RequestError(f"layer '{name}' has already collapsed")
+        # In a tie the later layer's best ranks lower, so `<=` lets it take the place.
+        if float(values.max()) <= threshold:
+            weakest, threshold = name, float(values.max())
+    rank = 1
+    for name, score in scores.items():
+        values = score[masks[name]]
+        rank += int((values > threshold).count_nonzero())
+        if name == weakest:
+            before = 1
+        elif not before:
+            rank += int((values == threshold).count_nonzero())
+    return weakest, rank
+
+
+def _one_shot(family: _Family) -> Critical:
+    """Score once; every number kept is then a prefix of one ranking."""
+    dense = masking.dense(family.model)
+    total = masking.total(dense)
+    scores = family.prune(total - 1).scores if total > len(dense) else Scores({})
+    scope = family.options.scope
+
+    def at(keep: int) -> Masks:
+        return masking.select(scores, keep, scope=scope) if keep < total else dense
+
+    if not scores:
+        layer, rank = next(iter(dense)), total
+    elif scope == "global":
+        layer, rank = first_to_collapse(scores, dense)
+    else:
+        sizes = [mask.numel() for mask in dense.values()]
+        rank = _fewest(lambda keep: min(masking.apportion(sizes, keep)) > 0, len(sizes), total)
+        layer = list(dense)[masking.apportion(sizes, rank - 1).index(0)]
+    collapse = rank - 1 if rank > 1 else None
+
+    looked_at = {min(2 * rank, total), rank, *([collapse] if collapse else []), -(-rank // 2)}
+    effective_kept = None
+    if family.effective and min(family.alive(dense).values()) > 0:
+
+        def all_alive(keep: int) -> bool:
+            family.watch(f"living weights among {keep:,}")
+            return min(family.alive(at(keep)).values()) > 0
+
+        fewest = _fewest(all_alive, rank, total)
+        effective_kept = sum(family.alive(at(fewest)).values())
+        looked_at.add(fewest)
+    points = []
+    for keep in sorted(looked_at, reverse=True):
+        masks = at(keep)
+        points.append(family.point(masks, scores, layer if keep < rank else None))
+    return Critical(
+        sizes=_sizes(dense),
+        critical_kept=rank,
+        collapse_kept=collapse,
+        first_collapsed_layer=layer if collapse is not None else None,
+        effective_kept=effective_kept,
+        evidence="closed form",
+        evaluations=1,
+        iterations=1,
+        points=points,
+    )
+
+
+def _fewest(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The smallest number in ``[low, high]`` that holds, by bisection on a logarithmic scale.
+
+    It must hold at ``high`` (which is not tested) and, once it holds, hold from there on.
+    """
+    if holds(low):
+        return low
+    while high - low > 1:
+        middle = min(max(round((low * high) ** 0.5), low + 1), high - 1)
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+# --- The certified schedule: one run ----------------------------------------------------------
+
+
+def _certified(family: _Family) -> Critical:
+    """Prune to one parameter a layer; the run passes every number to keep on its way.
+
+    A target only shortens the last step, so a lower compression's masks are this run's. On a
+    chain no layer falls (Theorem 3). Elsewhere a branch may, and the step in which it does says
+    at which number, exactly.
+    """
+    dense = masking.dense(family.model)
+
+    def on_step(step: Step) -> bool:
+        family.watch(f"step {step.iteration}, {step.kept:,} kept")
+        return min(step.kept_by_layer.values()) == 0
+
+    try:
+        result = family.prune(len(dense), on_step)
+    except PathsExhaustedError as end:
+        result = end.pruned
+    masks, points = result.masks, []
+    collapse = layer = None
+    if masking.collapsed(masks):
+        layer, rank = first_to_collapse(result.scores, result.ranked)
+        collapse = rank - 1
+        fallen = masking.select(result.scores, collapse, masks=result.ranked)
+        points = [family.point(fallen, result.scores, layer)]
+        masks = masking.select(result.scores, rank, masks=result.ranked)
+    points = [family.point(masks, result.scores), *points]
+    return Critical(
+        sizes=_sizes(dense),
+        critical_kept=masking.kept(masks),
+        collapse_kept=collapse,
+        first_collapsed_layer=layer,
+        effective_kept=_fewest_alive(points),
+        evidence="certified schedule",
+        evaluations=1,
+        iterations=len(result.steps),
+        points=points,
+    )
+
+
+# --- Other iterative pruners: a search --------------------------------------------------------
+
+
+def _search(family: _Family, scan: int) -> Critical:
+    """Test the maximum first, bisect if it collapses, then scan around the answer.
+
+    Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
+    for collapses below it and for survivals above it.
+    """
+    dense = masking.dense(family.model)
+    total, layers = masking.total(dense), len(dense)
+    tested: dict[int, Point] = {}
+    longest = 0
+
+    def survives(keep: int) -> bool:
+        nonlocal longest
+        if keep >= total:
+            return True
+        if keep not in tested:
+            result, fallen = _until_collapse(family, keep)
+            longest = max(longest, result.steps[-1].iteration)
+            tested[keep] = family.point(result.masks, result.scores, fallen)
+        return tested[keep].fallen is None
+
+    _fewest(survives, layers, total)
+    critical = min((k for k, point in tested.items() if point.fallen is None), default=total)
+    below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
+    above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
+    for keep in [*below, *above]:
+        if layers < keep < total:
+            survives(keep)
+
+    critical = min((k for k, point in tested.items() if point.fallen is None), default=total)
+    collapse = max((k for k, point in tested.items() if point.fallen is not None), default=None)
+    points = [tested[keep] for keep in sorted(tested, reverse=True)]
+    return Critical(
+        sizes=_sizes(dense),
+        critical_kept=critical,
+        collapse_kept=collapse,
+        first_collapsed_layer=None if collapse is None else tested[collapse].fallen,
+        effective_kept=_fewest_alive(points),
+        evidence="maximum reached" if critical == layers else "search",
+        evaluations=len(tested),
+        iterations=longest,
+        points=points,
+    )
+
+
+def _until_collapse(family: _Family, keep: int) -> tuple[Pruned, str | None]:
+    """Prune, ending at the first collapse: pruned stays pruned, so the verdict is known there.
+
+    The masks are then completed to the number to keep with the last scores, because a point of a
+    table is a compression that was asked for.
+    """
+    result = family.prune(keep, lambda step: min(step.kept_by_layer.values()) == 0)
+    if not masking.collapsed(result.masks):
+        return result, None
+    layer, _ = first_to_collapse(result.scores, result.ranked)
+    masks = masking.select(result.scores, keep, masks=result.masks)
+    return replace(result, masks=masks), layer
+
+
+def _sizes(masks: Masks) -> dict[str, int]:
+    return {name: mask.numel() for name, mask in masks.items()}
+
+
+def _fewest_alive(points: Sequence[Point]) -> int | None:
+    totals = [point.effective_total for point in points]
+    return min((total for total in totals if total is not None), default=None)
+
+
+if __name__ == "__main__":
+    from collapse.commands.critical import run
+
+    run()

@@ -1,0 +1,146 @@
+"""Tidy tables on disk: one observation a row, and where the numbers came from in the file.
+
+parquet, CSV or JSON by the suffix. Every file carries the table's name and schema version, the
+versions of the packages, the device and the command line: parquet in its schema metadata (key
+``collapse``), JSON beside the rows, CSV in one leading comment line that starts with ``#``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from collapse.errors import RequestError, first_line, unknown
+from collapse.storage import atomic, check_writable
+
+SCHEMA_VERSION = 1
+_SETTINGS = (
+    *("model", "dataset", "input_shape", "pruner", "iterations", "schedule", "scope", "mode"),
+    "seed",
+)
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "critical": (
+        *_SETTINGS,
+        *("parameters", "layers", "maximal_compression", "critical_compression", "critical_kept"),
+        *("collapse_compression", "monotone", "first_collapsed_layer"),
+        *("effective_critical_compression", "certified", "evaluations", "seconds"),
+    ),
+    "layers": (
+        *_SETTINGS,
+        *("compression", "layer", "layer_index", "parameters", "kept", "density"),
+        *("effective_kept", "score_sum", "score_mean", "score_abs_sum"),
+    ),
+    "trace": (
+        *_SETTINGS,
+        *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),
+        *("exponent", "precision", "layer", "layer_index", "parameters", "kept"),
+    ),
+}
+_SUFFIXES = (".parquet", ".csv", ".json")
+_PACKAGES = ("layer-collapse", "torch", "torchvision", "numpy", "pandas", "pyarrow")
+
+
+def provenance(table: str, device: str) -> dict[str, Any]:
+    """Where a table's numbers came from, as JSON-serialisable values."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            versions[package] = "not installed"
+    return {
+        "table": table,
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "device": device,
+        "versions": versions,
+    }
+
+
+def check_path(path: Path | None) -> None:
+    """Fail early when a table cannot be written to ``path``: wrong suffix or folder."""
+    if path is None:
+        return
+    if path.suffix not in _SUFFIXES:
+        raise RequestError(f"'{path}': expected a suffix of {', '.join(_SUFFIXES)}")
+    check_writable(path)
+
+
+def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> None:
+    """Write a table whole or not at all.
+
+    Args:
+        table: a name in ``COLUMNS``; the frame must have all its columns and may have more.
+
+    Raises:
+        RequestError: a column is missing, the suffix is unknown, or the file cannot be written.
+    """
+    check_path(path)
+    if table not in COLUMNS:
+        raise unknown("table", table, COLUMNS)
+    missing = [column for column in COLUMNS[table] if column not in frame.columns]
+    if missing:
+        raise RequestError(f"table '{table}' lacks the columns {', '.join(missing)}")
+    metadata = json.dumps(provenance(table, device))
+    with atomic(path) as temporary:
+        if path.suffix == ".parquet":
+            arrow = pa.Table.from_pandas(frame, preserve_index=False)
+            pq.write_table(
+                arrow.replace_schema_metadata(
+                    {**(arrow.schema.metadata or {}), b"collapse": metadata.encode()}
+                ),
+                temporary,
+            )
+        elif path.suffix == ".csv":
+            temporary.write_text(f"# {metadata}\n{frame.to_csv(index=False)}")
+        else:
+            rows = json.loads(frame.to_json(orient="records"))
+            temporary.write_text(json.dumps({"collapse": json.loads(metadata), "rows": rows}))
+
+
+def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """Read a table and its provenance.
+
+    Raises:
+        RequestError: missing, truncated or foreign file, another table or schema version, a
+            missing column.
+    """
+    try:
+        if path.suffix == ".parquet":
+            arrow = pq.read_table(path)
+            metadata = json.loads((arrow.schema.metadata or {}).get(b"collapse", b"{}"))
+            frame = arrow.to_pandas()
+        elif path.suffix == ".csv":
+            head = path.open().readline()
+            metadata = json.loads(head.removeprefix("#")) if head.startswith("#") else {}
+            frame = pd.read_csv(path, comment="#")
+        elif path.suffix == ".json":
+            content = json.loads(path.read_text())
+            metadata, frame = content["collapse"], pd.DataFrame(content["rows"])
+        else:
+            raise RequestError(f"'{path}': expected a suffix of {', '.join(_SUFFIXES)}")
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"table '{path}' cannot be read: {first_line(error)}") from error
+    found = metadata.get("table"), metadata.get("schema_version")
+    if found != (table, SCHEMA_VERSION):
+        raise RequestError(
+            f"'{path}': expected table '{table}' of schema version {SCHEMA_VERSION}, "
+            f"got '{found[0]}' of {found[1]}"
+        )
+    for column in COLUMNS[table]:
+        if column not in frame.columns:
+            raise RequestError(f"'{path}': table '{table}' lacks the column '{column}'")
+    return frame, metadata
