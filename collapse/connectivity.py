@@ -86,44 +86,14 @@ def _linear_maps() -> list[Callable[..., Any]]:
     return [F.linear, F.bilinear, *(getattr(F, name) for name in (*convolutions, *transposed))]
 
 
-_PASS = [
-    "relu",
-    "relu_",
-    "relu6",
-    "leaky_relu",
-    "leaky_relu_",
-    "prelu",
-    "elu",
-    "elu_",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "mish",
-    "hardswish",
-    "hardtanh",
-    "hardtanh_",
-    "softplus",
-    "softsign",
-    "tanhshrink",
-    "tanh",
-    "logsigmoid",
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-    "batch_norm",
-    "layer_norm",
-    "group_norm",
-    "instance_norm",
-    "rms_norm",
-    "local_response_norm",
-    "normalize",
-    "threshold",
-]
-_GATES = ["sigmoid", "hardsigmoid", "softmax", "log_softmax"]
+_PASS = (
+    *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("hardswish", "hardtanh", "softplus", "softsign", "tanhshrink", "tanh", "logsigmoid"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "threshold"),
+    *("feature_alpha_dropout", "batch_norm", "layer_norm", "group_norm", "instance_norm"),
+    *("rms_norm", "local_response_norm", "normalize"),
+)
+_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
 
 
 def _replacements() -> dict[Any, Callable[..., Tensor]]:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from collapse import masks as masking
 from collapse.connectivity import living
@@ -204,16 +203,8 @@ class _Family:
         return masking.kept_by_layer(living(self.model, masks, example, output=self.output))
 
     def point(self, masks: Masks, scores: Scores, fallen: str | None = None) -> Point:
-        sums = {
-            name: (float(s.sum(dtype=_wide(s))), float(s.abs().sum(dtype=_wide(s))))
-            for name, s in scores.items()
-        }
         alive = self.alive(masks) if self.effective else None
-        return Point(masking.kept_by_layer(masks), alive, sums, fallen)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
+        return Point(masking.kept_by_layer(masks), alive, masking.sums(scores), fallen)
 
 
 # --- One-shot pruners: a closed form ----------------------------------------------------------
@@ -284,7 +275,7 @@ def _one_shot(family: _Family) -> Critical:
         masks = at(keep)
         points.append(family.point(masks, scores, layer if keep < rank else None))
     return Critical(
-        sizes=_sizes(dense),
+        sizes=masking.sizes(dense),
         critical_kept=rank,
         collapse_kept=collapse,
         first_collapsed_layer=layer if collapse is not None else None,
@@ -342,7 +333,7 @@ def _certified(family: _Family) -> Critical:
         masks = masking.select(result.scores, rank, masks=result.ranked)
     points = [family.point(masks, result.scores), *points]
     return Critical(
-        sizes=_sizes(dense),
+        sizes=masking.sizes(dense),
         critical_kept=masking.kept(masks),
         collapse_kept=collapse,
         first_collapsed_layer=layer,
@@ -390,7 +381,7 @@ def _search(family: _Family, scan: int) -> Critical:
     collapse = max((k for k, point in tested.items() if point.fallen is not None), default=None)
     points = [tested[keep] for keep in sorted(tested, reverse=True)]
     return Critical(
-        sizes=_sizes(dense),
+        sizes=masking.sizes(dense),
         critical_kept=critical,
         collapse_kept=collapse,
         first_collapsed_layer=None if collapse is None else tested[collapse].fallen,
@@ -414,10 +405,6 @@ def _until_collapse(family: _Family, keep: int) -> tuple[Pruned, str | None]:
     layer, _ = first_to_collapse(result.scores, result.ranked)
     masks = masking.select(result.scores, keep, masks=result.masks)
     return replace(result, masks=masks), layer
-
-
-def _sizes(masks: Masks) -> dict[str, int]:
-    return {name: mask.numel() for name, mask in masks.items()}
 
 
 def _fewest_alive(points: Sequence[Point]) -> int | None:

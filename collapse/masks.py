@@ -48,6 +48,16 @@ def kept_by_layer(masks: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
 
 
+def sizes(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of parameters, layer by layer."""
+    return {name: mask.numel() for name, mask in masks.items()}
+
+
+def sums(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Sum, and sum of absolute values, of each layer's scores, accumulated in float64."""
+    return {name: (_sum64(s), _sum64(s.abs())) for name, s in scores.items()}
+
+
 def density(masks: Mapping[str, Tensor]) -> float:
     """kept / total, between 0 and 1."""
     return kept(masks) / total(masks)

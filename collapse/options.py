@@ -13,31 +13,32 @@ Scope = Literal["global", "layer"]
 ScheduleName = Literal["linear", "exponential", "certified"]
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """How to prune, up to the compression. ``None`` stands for the paper's setting.
-
-    Attributes:
-        pruner: a name in ``SCORES``.
-        iterations: how often scores are computed (paper: 100 for synflow, 1 for the others).
-            Ignored by the certified schedule, which takes as many as it needs.
-        schedule: how density falls over the iterations.
-        scope: rank all parameters together, or each layer by itself at one density.
-        mode: the model's mode while scoring (snip, grasp: train; synflow: eval).
-        seed: for every random choice.
-    """
-
-    pruner: str = "synflow"
-    iterations: int | None = None
-    schedule: ScheduleName = "exponential"
-    scope: Scope = "global"
-    mode: Mode | None = None
-    seed: int = 0
-
-
 def _shown(metavar: str) -> object:
     """How an optional value shows in ``--help``."""
     return tyro.conf.arg(metavar=metavar)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How to prune, up to the compression.
+
+    Attributes:
+        pruner: random, magnitude, snip, grasp or synflow.
+        iterations: how often scores are computed; the paper's without it (synflow 100, the
+            others 1). The certified schedule takes as many as it needs.
+        schedule: how density falls over the iterations.
+        scope: rank all parameters together (global), or divide the number to keep over the
+            layers in proportion to their sizes (layer).
+        mode: in which snip and grasp are scored; train without it, as in their papers.
+        seed: of initialisation, samples and random scores.
+    """
+
+    pruner: str = "synflow"
+    iterations: Annotated[int | None, _shown("N")] = None
+    schedule: ScheduleName = "exponential"
+    scope: Scope = "global"
+    mode: Annotated[Mode | None, _shown("train|eval")] = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,9 @@ def _certified_count(scores: Scores, masks: Masks, keep: int) -> int:
         )
     ascending = masking.gather(scores, masks).sort().values.cpu().numpy()
     return max(keep, schedules.certified(ascending, scores.total))
+
+
+if __name__ == "__main__":
+    from collapse.commands.pruning import run
+
+    run()

@@ -109,6 +109,39 @@ def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> N
             temporary.write_text(json.dumps({"collapse": json.loads(metadata), "rows": rows}))
 
 
+def layer_rows(
+    sizes: Mapping[str, int],
+    kept: Mapping[str, int],
+    alive: Mapping[str, int] | None,
+    sums: Mapping[str, tuple[float, float]],
+) -> list[dict[str, Any]]:
+    """Rows of a ``layers`` table for one mask, without its settings.
+
+    Args:
+        sizes, kept, alive: parameters, those kept, and those on a path, by layer.
+        sums: sum and sum of absolute values of each layer's scores; empty if nothing was scored.
+    """
+    total = sum(kept.values())
+    rows = []
+    for index, (layer, parameters) in enumerate(sizes.items(), start=1):
+        score_sum, score_abs_sum = sums.get(layer, (None, None))
+        rows.append(
+            {
+                "compression": sum(sizes.values()) / total if total else None,
+                "layer": layer,
+                "layer_index": index,
+                "parameters": parameters,
+                "kept": kept[layer],
+                "density": kept[layer] / parameters,
+                "effective_kept": None if alive is None else alive[layer],
+                "score_sum": score_sum,
+                "score_mean": None if score_sum is None else score_sum / parameters,
+                "score_abs_sum": score_abs_sum,
+            }
+        )
+    return rows
+
+
 def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """Read a table and its provenance.
 

@@ -49,9 +49,11 @@ class Config:
     setup: Setup
     pruners: tuple[str, ...] = tuple(SCORES)
     iterations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    schedule: ScheduleName | None = None
+    schedule: Annotated[
+        ScheduleName | None, tyro.conf.arg(metavar="linear|exponential|certified")
+    ] = None
     scope: Scope = "global"
-    mode: Mode | None = None
+    mode: Annotated[Mode | None, tyro.conf.arg(metavar="train|eval")] = None
     scan: int = 8
     seeds: tuple[int, ...] = (0,)
     effective: bool = True
@@ -181,26 +183,11 @@ def _measure(
 
 
 def _layer_rows(result: Critical) -> list[dict[str, Any]]:
-    rows = []
-    for point in result.points:
-        for index, (layer, kept) in enumerate(point.kept.items(), start=1):
-            parameters = result.sizes[layer]
-            score_sum, score_abs_sum = point.scores.get(layer, (None, None))
-            rows.append(
-                {
-                    "compression": result.parameters / point.total if point.total else None,
-                    "layer": layer,
-                    "layer_index": index,
-                    "parameters": parameters,
-                    "kept": kept,
-                    "density": kept / parameters,
-                    "effective_kept": point.alive[layer] if point.alive is not None else None,
-                    "score_sum": score_sum,
-                    "score_mean": None if score_sum is None else score_sum / parameters,
-                    "score_abs_sum": score_abs_sum,
-                }
-            )
-    return rows
+    return [
+        row
+        for point in result.points
+        for row in tables.layer_rows(result.sizes, point.kept, point.alive, point.scores)
+    ]
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
