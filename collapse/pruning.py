@@ -201,7 +201,7 @@ def _target(
     if keep is None:
         assert compression is not None
         keep = masking.keep_count(total, compression)
-        if keep < layers:
+        if compression > total / layers * (1 + 1e-9):  # as printed below
             raise RequestError(
                 f"compression {compression:g} is above the maximum: {total} parameters in "
                 f"{layers} layers allow at most {total / layers:.10g}"

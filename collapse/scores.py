@@ -239,7 +239,8 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
         raise unknown("pruner", pruner, SCORES)
     check_finite(model)
     seed = derive(inputs.seed, "scoring", pruner, inputs.iteration)
-    with untouched(model, inputs.mode, seed), torch.enable_grad():
+    mode = mode_of(pruner, inputs.mode) or "eval"
+    with untouched(model, mode, seed), torch.enable_grad():
         scores = SCORES[pruner](model, masks, inputs)
     if not isinstance(scores, Scores):  # a user's own function may return a plain dict
         scores = Scores(scores)

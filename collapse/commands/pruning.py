@@ -69,7 +69,7 @@ def main(config: Config) -> int:
         )
     example = prepared.batches[0][0]
     alive = connectivity.living(prepared.model, result.masks, example, output=config.setup.output)
-    settings = {
+    settings: dict[str, Any] = {
         "model": config.setup.model,
         "dataset": config.setup.dataset,
         "input_shape": "x".join(str(size) for size in prepared.input_shape),
@@ -92,9 +92,7 @@ def main(config: Config) -> int:
     if config.layers is not None:
         tables.write(frame, config.layers, "layers", str(prepared.device))
     if config.trace is not None:
-        trace = result.trace()
-        trace = trace.assign(**{k: v for k, v in settings.items() if k not in trace})
-        trace = trace[[c for c in tables.COLUMNS["trace"] if c in trace]]
+        trace = result.trace().assign(**settings).reindex(columns=list(tables.COLUMNS["trace"]))
         tables.write(trace, config.trace, "trace", str(prepared.device))
     _print(frame, result)
     return 1 if masks.collapsed(result.masks) else 0

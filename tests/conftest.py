@@ -1,0 +1,56 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo import ZOO, Case
+
+
+@pytest.fixture(autouse=True)
+def _private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """No test reads or writes the user's cache or data."""
+    monkeypatch.setenv("COLLAPSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("COLLAPSE_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+@pytest.fixture(params=sorted(ZOO))
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every kind of network that the engine has to take, small."""
+    torch.manual_seed(0)
+    return ZOO[request.param]()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real images that lie beside the checkout on the project's own machines."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data beside the checkout: real images are not there")
+    return folder
+
+
+@pytest.fixture
+def module_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Write a user's module into the current folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+
+    return write
+
+
+@pytest.fixture
+def mlp() -> nn.Module:
+    """A small perceptron whose layers are called 0, 2 and 4."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Linear(6, 8), nn.ReLU()), *(nn.Linear(8, 7), nn.ReLU()), nn.Linear(7, 3)
+    )

@@ -1,0 +1,232 @@
+"""Critical compression: closed form = bisection, theorems, tables and the plot."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from collapse import masks as masking
+from collapse.commands import critical as command
+from collapse.critical import _fewest, critical_compression, first_to_collapse
+from collapse.errors import RequestError
+from collapse.models import build
+from collapse.options import Pruning
+from collapse.plots import critical_bars, save
+from collapse.pruning import prune
+from collapse.scores import SCORES, Scores
+from tests import reference
+from tests.test_masks import scored
+from tests.zoo import Case
+
+
+def _smallest_by_trial(scores, masks) -> int:
+    """Try every number to keep, from few to many, until no layer is empty."""
+    for keep in itertools.count():
+        chosen = reference.select(scores, keep, masks)
+        if all(bool(mask.any()) for mask in chosen.values()):
+            return keep
+    raise AssertionError
+
+
+@given(scored())
+def test_closed_form_equals_trying_every_number(problem) -> None:
+    scores, masks, _ = problem
+    if any(not bool(mask.any()) for mask in masks.values()):
+        with pytest.raises(RequestError, match="has already collapsed"):
+            first_to_collapse(Scores(scores), masks)
+        return
+    layer, rank = first_to_collapse(Scores(scores), masks)
+    assert rank == _smallest_by_trial(scores, masks)
+    if rank > 1:
+        below = reference.select(scores, rank - 1, masks)
+        assert not bool(below[layer].any())
+
+
+@given(st.integers(1, 10**9), st.data())
+def test_bisection_finds_the_boundary_in_few_steps(high: int, data: st.DataObject) -> None:
+    low = data.draw(st.integers(1, high))
+    boundary = data.draw(st.integers(low, high))
+    asked = []
+    found = _fewest(lambda k: asked.append(k) or k >= boundary, low, high)
+    assert found == boundary
+    assert len(asked) <= 64
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("pruner", SCORES)
+def test_bisection_over_prunings_equals_the_closed_form(
+    pruner: str, scope: str, case: Case
+) -> None:
+    options = Pruning(pruner=pruner, iterations=1, scope=scope, mode="eval")
+    result = critical_compression(case.model, case.batches, options)
+
+    def survives(keep: int) -> bool:
+        return not masking.collapsed(prune(case.model, case.batches, options, keep=keep).masks)
+
+    assert result.critical_kept == _fewest(survives, result.layers, result.parameters)
+    assert result.collapse_kept == result.critical_kept - 1
+    assert result.first_collapsed_layer in masking.collapsed(
+        prune(case.model, case.batches, options, keep=result.collapse_kept).masks
+    )
+    assert result.certified
+    assert result.monotone
+    assert 1 <= result.critical_compression <= result.maximal_compression
+    assert result.collapse_compression > result.critical_compression
+
+
+@pytest.mark.parametrize("pruner", SCORES)
+def test_effective_critical_compression(pruner: str, mlp: nn.Module) -> None:
+    batches = [(torch.randn(9, 6), torch.arange(9) % 3)]
+    options = Pruning(pruner=pruner, iterations=1, mode="eval")
+    result = critical_compression(mlp, batches, options)
+    best = None
+    for keep in range(result.parameters, 0, -1):  # the naive way: every number, a walk each
+        masks = prune(mlp, batches, options, keep=keep).masks
+        alive = reference.living_chain(mlp, masks, (6,))
+        counts = masking.kept_by_layer(alive)
+        if min(counts.values()) == 0:
+            break
+        best = sum(counts.values())
+    assert result.effective_kept == best
+    assert result.effective_critical_compression == result.parameters / best
+
+
+def test_certified_schedule_is_exactly_maximal_on_a_chain() -> None:
+    model = build("fc", input_shape=(3, 8, 8))
+    batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
+    result = critical_compression(model, batches, Pruning(schedule="certified"))
+    assert result.critical_compression == result.maximal_compression
+    assert result.collapse_kept is None
+    assert result.monotone is None
+    assert result.effective_critical_compression == result.maximal_compression
+    assert result.certified
+    assert set(result.points[0].alive.values()) == {1}
+
+
+def test_certified_schedule_on_residual_branches_equals_trial() -> None:
+    """There a branch may fall, and the one run must say at exactly which number."""
+    torch.manual_seed(0)
+    from tests.zoo import residual
+
+    case = residual()
+    options = Pruning(schedule="certified")
+    result = critical_compression(case.model, case.batches, options)
+    outcomes = {
+        keep: bool(masking.collapsed(prune(case.model, case.batches, options, keep=keep).masks))
+        for keep in range(result.layers, result.parameters)
+    }
+    assert result.critical_kept == min(k for k, collapsed in outcomes.items() if not collapsed)
+    assert (result.collapse_kept or 0) == max((k for k, c in outcomes.items() if c), default=0)
+
+
+def test_search_tests_the_maximum_first_and_reports_what_it_saw() -> None:
+    model = build("fc", input_shape=(3, 8, 8))
+    batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
+    options = Pruning(iterations=100)
+    result = critical_compression(model, batches, options, scan=4)
+    assert result.critical_compression == result.maximal_compression
+    assert result.evidence == "maximum reached"
+    assert result.evaluations == 5
+    for point in result.points:
+        masks = prune(model, batches, options, keep=point.total).masks
+        assert (point.fallen is not None) == bool(masking.collapsed(masks))
+        assert masking.kept(masks) == point.total
+
+
+def test_search_brackets_what_it_cannot_prove() -> None:
+    model = build("conv", input_shape=(3, 8, 8))
+    batches = [(torch.randn(20, 3, 8, 8), torch.arange(20) % 10)]
+    options = Pruning(pruner="snip", iterations=3, mode="eval")
+    result = critical_compression(model, batches, options, scan=3)
+    assert result.evidence == "search"
+    assert not result.certified
+    assert result.bracket == (result.critical_compression, result.maximal_compression)
+    seen = {point.total: point.fallen is None for point in result.points}
+    assert result.critical_kept == min(k for k, survived in seen.items() if survived)
+    assert result.collapse_kept == max(k for k, survived in seen.items() if not survived)
+    assert result.monotone == (result.collapse_kept < result.critical_kept)
+    # Bisection ended at a boundary: the next smaller number was tested and collapsed.
+    assert any(seen.get(k) and seen.get(k - 1) is False for k in seen)
+
+
+def test_iterative_magnitude_equals_one_shot(mlp: nn.Module) -> None:
+    """Its scores never change, so the search must find the closed form's answer."""
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+    once = critical_compression(mlp, batches, Pruning(pruner="magnitude"))
+    often = critical_compression(mlp, batches, Pruning(pruner="magnitude", iterations=7))
+    assert often.critical_kept == once.critical_kept
+    assert often.first_collapsed_layer == once.first_collapsed_layer
+    assert often.monotone
+
+
+def test_wrong_requests(mlp: nn.Module) -> None:
+    with pytest.raises(RequestError, match="scan: expected 0 or more, got -1"):
+        critical_compression(mlp, [(torch.zeros(1, 6), None)], scan=-1)
+    with pytest.raises(RequestError, match="at least one batch"):
+        critical_compression(mlp)
+
+
+# --- Table and plot ---------------------------------------------------------------------------
+
+
+def _table(seeds: int = 1) -> pd.DataFrame:
+    return pd.DataFrame([
+        {
+            "model": "net", "dataset": "digits", "pruner": pruner, "iterations": iterations,
+            "schedule": schedule, "seed": seed, "maximal_compression": 1e4,
+            "critical_compression": critical * 4**seed,
+        }
+        for seed in range(seeds)
+        for pruner, iterations, schedule, critical in (
+            ("random", 1, "exponential", 100.0),
+            ("synflow", 100, "exponential", 1000.0),
+            ("synflow", 30, "certified", 1000.0),
+        )
+    ])  # fmt: skip
+
+
+def test_bars_show_each_pruner_and_the_maximum() -> None:
+    axes = critical_bars(_table())
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([100, 1000, 1000])
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["random", "synflow\n100 it.", "synflow\ncertified"]
+    (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [1e4, 1e4]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "critical compression"
+
+
+def test_bars_of_several_seeds_are_geometric_means_with_dots() -> None:
+    axes = critical_bars(_table(seeds=2))
+    assert axes.patches[0].get_height() == pytest.approx(math.sqrt(100 * 400))
+    dots = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
+    assert dots[0] == [100, 400]
+    assert "2 seeds" in axes.get_title(loc="left")
+
+
+def test_wrong_plots(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="critical table is empty"):
+        critical_bars(_table().iloc[:0])
+    with pytest.raises(RequestError, match="expected one model"):
+        critical_bars(pd.concat([_table(), _table().assign(model="other")]))
+    with pytest.raises(RequestError, match="plot .*xyz"):
+        save(critical_bars(_table()), tmp_path / "bars.xyz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_plans_rows_of_the_paper_and_the_certified_one() -> None:
+    from collapse.options import Setup
+
+    plans = command._plans(command.Config(Setup(model="fc")))
+    assert [(p.pruner, p.schedule) for p in plans] == [
+        *((name, "exponential") for name in SCORES),
+        ("synflow", "certified"),
+    ]

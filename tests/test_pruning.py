@@ -1,0 +1,131 @@
+"""prune(): exact counts, pruned stays pruned, the trace, and Theorem 3."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from collapse import masks as masking
+from collapse.connectivity import living
+from collapse.errors import RequestError
+from collapse.models import build
+from collapse.options import Pruning
+from collapse.pruning import PathsExhaustedError, prune
+from collapse.scores import SCORES
+from tests import reference
+from tests.zoo import Case
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("schedule", ["linear", "exponential"])
+@pytest.mark.parametrize("pruner", SCORES)
+def test_exact_and_monotone_in_every_iteration(
+    pruner: str, schedule: str, scope: str, case: Case
+) -> None:
+    total = masking.total(masking.dense(case.model))
+    keep = max(len(masking.dense(case.model)), total // 7)
+    options = Pruning(pruner=pruner, iterations=4, schedule=schedule, scope=scope, mode="eval")
+    result = prune(case.model, case.batches, options, keep=keep)
+    assert masking.kept(result.masks) == keep
+    before = None
+    for step in result.steps:
+        assert sum(step.kept_by_layer.values()) == step.kept
+        assert step.density == step.kept / total
+        if before is not None:  # pruned stays pruned: no layer ever grows
+            assert all(step.kept_by_layer[n] <= before[n] for n in before)
+        before = step.kept_by_layer
+    assert all(bool((result.masks[n] <= result.ranked[n]).all()) for n in result.masks)
+
+
+@pytest.mark.parametrize("pruner", reference.SCORES)
+def test_whole_pruning_equals_the_naive_loop(pruner: str, mlp: nn.Module) -> None:
+    """Score, sort, keep, again: the twin knows neither schedules nor partitions."""
+    model = mlp.double()
+    batches = [(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)]
+    masks = masking.dense(model)
+    total = masking.total(masks)
+    for i in range(1, 6):
+        scores = reference.SCORES[pruner](model, masks, batches, "eval")
+        keep = 12 if i == 5 else math.ceil(total * (12 / total) ** (i / 5))
+        masks = reference.select(scores, keep, masks)
+    options = Pruning(pruner=pruner, iterations=5, mode="eval")
+    result = prune(model, batches, options, keep=12)
+    assert all(torch.equal(result.masks[name], masks[name]) for name in masks)
+
+
+def test_start_from_masks_and_compression(mlp: nn.Module) -> None:
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+    total = masking.total(masking.dense(mlp))
+    first = prune(mlp, batches, Pruning(iterations=3), compression=2)
+    assert masking.kept(first.masks) == math.ceil(total / 2)
+    second = prune(mlp, batches, Pruning(iterations=3), compression=10, masks=first.masks)
+    assert masking.kept(second.masks) == math.ceil(total / 10)
+    assert all(bool((second.masks[n] <= first.masks[n]).all()) for n in first.masks)
+    nothing = prune(mlp, batches, compression=1)
+    assert nothing.steps == []
+    assert masking.density(nothing.masks) == 1
+
+
+def test_trace_has_a_row_an_iteration_and_layer(mlp: nn.Module) -> None:
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+    result = prune(mlp, batches, Pruning(iterations=5), compression=8)
+    trace = result.trace()
+    assert len(trace) == 5 * 3
+    assert trace.groupby("iteration")["kept"].sum().tolist() == [s.kept for s in result.steps]
+    ratio = trace["pruned_mass"] / trace["cut"]
+    assert trace["prune_to_cut_ratio"].tolist() == pytest.approx(ratio.tolist())
+    assert set(trace["precision"]) == {"float32"}
+
+
+# --- Theorem 3: the certified schedule (DESIGN 4.13) --------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "seed"), [("fc", 0), ("fc", 1), ("vgg11_bn", 0)])
+def test_certified_schedule_reaches_one_living_weight_a_layer(name: str, seed: int) -> None:
+    model = build(name, seed=seed)
+    batches = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    layers = len(masking.dense(model))
+    result = prune(model, batches, Pruning(schedule="certified"), keep=layers)
+    for step in result.steps:
+        assert step.pruned_mass < step.cut
+        assert min(step.kept_by_layer.values()) >= 1
+    assert set(masking.kept_by_layer(result.masks).values()) == {1}
+    alive = living(model, result.masks, batches[0][0])
+    assert all(torch.equal(alive[n], result.masks[n]) for n in alive)
+
+
+def test_certified_schedule_keeps_a_path_with_residual_branches() -> None:
+    model = build("resnet20")
+    batches = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    result = prune(model, batches, Pruning(schedule="certified"), keep=30)
+    assert masking.kept(living(model, result.masks, batches[0][0])) > 0
+
+
+def test_wrong_requests(mlp: nn.Module) -> None:
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+
+    def attempt(options: Pruning | None = None, **target: object) -> None:
+        prune(mlp, batches, options, **target)
+
+    with pytest.raises(RequestError, match="either a compression or a number to keep"):
+        attempt()
+    with pytest.raises(RequestError, match="expected at least 1, got 0.5"):
+        attempt(compression=0.5)
+    with pytest.raises(RequestError, match="above the maximum: 125 parameters in 3 layers allow at"):
+        attempt(compression=60)
+    with pytest.raises(RequestError, match="between 1 and 125 parameters, got 126"):
+        attempt(keep=126)
+    with pytest.raises(RequestError, match="unknown pruner 'snipp'; nearest: snip"):
+        attempt(Pruning(pruner="snipp"), keep=10)
+    with pytest.raises(RequestError, match="needs positive, conserved scores"):
+        attempt(Pruning(pruner="magnitude", schedule="certified"), keep=10)
+    with pytest.raises(RequestError, match="ranks globally"):
+        attempt(Pruning(schedule="certified", scope="layer"), keep=10)
+    with pytest.raises(PathsExhaustedError, match="ends at 3 parameters") as stop:
+        attempt(Pruning(schedule="certified"), keep=2)
+    assert masking.kept(stop.value.pruned.masks) == 3
+    with pytest.raises(RequestError, match="forward failed on an input of shape"):
+        prune(mlp, [(torch.zeros(1, 5), torch.zeros(1))], keep=10)

@@ -1,0 +1,309 @@
+"""The contract of every entry of SCORES, and each against its naive twin."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse.errors import RequestError
+from collapse.models import build
+from collapse.scores import SCORES, ScoreInputs, Scores, score
+from tests import reference
+from tests.zoo import Case
+
+MODES = ("eval", "train")
+
+
+def _thinned(model: nn.Module) -> dict[str, Tensor]:
+    """Masks with a third of each layer gone."""
+    draw = torch.Generator().manual_seed(2)
+    return {
+        name: torch.rand(mask.shape, generator=draw) > 1 / 3
+        for name, mask in masking.dense(model).items()
+    }
+
+
+def _snapshot(model: nn.Module) -> dict[str, object]:
+    """Everything of the user's that scoring must not touch."""
+    return {
+        "state": copy.deepcopy(model.state_dict()),
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "flags": [module.training for module in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "identity": [id(p) for p in model.parameters()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
+        ],
+        "torch": torch.random.get_rng_state(),
+        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002  # the legacy stream is the user's
+        "python": random.getstate(),
+    }
+
+
+def _assert_same(before: object, after: object) -> None:
+    if isinstance(before, dict):
+        assert before.keys() == after.keys()
+        for key in before:
+            _assert_same(before[key], after[key])
+    elif isinstance(before, Tensor):
+        assert torch.equal(before, after)
+    elif isinstance(before, np.ndarray):
+        assert np.array_equal(before, after)
+    elif isinstance(before, list):
+        assert len(before) == len(after)
+        for one, other in zip(before, after, strict=True):
+            _assert_same(one, other)
+    else:
+        assert before == after
+
+
+def _decorate(model: nn.Module) -> None:
+    """Mixed training flags, a gradient and a hook: what a user may have left on a model."""
+    model.train()
+    next(model.children()).eval()
+    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
+    next(model.children()).register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pruner", SCORES)
+def test_contract(pruner: str, mode: str, case: Case) -> None:
+    _decorate(case.model)
+    masks = _thinned(case.model)
+    inputs = ScoreInputs(case.batches, mode=mode, seed=3)
+    before = _snapshot(case.model)
+    scores = score(case.model, pruner, masks, inputs)
+    _assert_same(before, _snapshot(case.model))
+
+    assert list(scores) == list(masks)
+    for name, tensor in scores.items():
+        assert tensor.shape == masks[name].shape
+        assert not tensor.requires_grad
+        assert bool(torch.isfinite(tensor).all())
+    torch.manual_seed(99)  # the caller's stream has no say in the result
+    again = score(case.model, pruner, masks, inputs)
+    for name in scores:
+        assert torch.equal(scores[name], again[name])
+
+
+@pytest.mark.parametrize("pruner", [name for name in SCORES if name not in ("random", "magnitude")])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_model_is_untouched_after_an_exception(pruner: str, where: str, case: Case) -> None:
+    _decorate(case.model)
+    masks = masking.dense(case.model)
+
+    class Fault(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if where == "forward":
+                raise RuntimeError("planted fault")
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("planted fault")
+
+    # On the last module: by then BatchNorm has updated its statistics and dropout has drawn.
+    last = list(case.model.children())[-1]
+    last.register_forward_hook(lambda module, args, output: Fault.apply(output))
+    before = _snapshot(case.model)
+    with pytest.raises(RuntimeError if where == "backward" else RequestError, match="planted"):
+        score(case.model, pruner, masks, ScoreInputs(case.batches, mode="train"))
+    _assert_same(before, _snapshot(case.model))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pruner", reference.SCORES)
+def test_agrees_with_naive_twin(pruner: str, mode: str, case: Case) -> None:
+    for module in case.model.modules():  # a twin cannot know which units the engine's seed drops
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    masks = _thinned(case.model)
+    ours = score(case.model, pruner, masks, ScoreInputs(case.batches, mode=mode))
+    naive = reference.SCORES[pruner](case.model, masks, case.batches, mode)
+    tolerance = 1e-12 if next(case.model.parameters()).dtype == torch.float64 else 1e-4
+    for name in masks:
+        scale = float(naive[name].abs().max())
+        assert scale > 0
+        assert float((ours[name].double() - naive[name]).abs().max()) <= tolerance * scale
+
+
+def test_the_contract_covers_every_pruner() -> None:
+    assert set(SCORES) == {"random", *reference.SCORES}
+
+
+def test_random_scores_are_standard_normal_and_new_in_each_iteration(mlp: nn.Module) -> None:
+    masks = {"0.weight": torch.ones(200, 200, dtype=torch.bool)}
+    first = SCORES["random"](mlp, masks, ScoreInputs(seed=0, iteration=1))["0.weight"]
+    second = SCORES["random"](mlp, masks, ScoreInputs(seed=0, iteration=2))["0.weight"]
+    assert abs(float(first.mean())) < 0.02
+    assert abs(float(first.std()) - 1) < 0.02
+    assert abs(float((first * second).mean())) < 0.02
+
+
+def test_batch_sizes_do_not_weigh_the_loss(mlp: nn.Module) -> None:
+    x, y = torch.randn(10, 6), torch.arange(10) % 3
+    masks = masking.dense(mlp)
+    for pruner in ("snip", "grasp"):
+        whole = score(mlp, pruner, masks, ScoreInputs([(x, y)]))
+        parts = score(mlp, pruner, masks, ScoreInputs([(x[:7], y[:7]), (x[7:], y[7:])]))
+        for name in masks:
+            torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-9)
+
+
+def test_synflow_layers_sum_to_R(mlp: nn.Module) -> None:
+    scores = score(mlp.double(), "synflow", masking.dense(mlp), ScoreInputs([(torch.zeros(1, 6), None)]))
+    for tensor in scores.values():
+        assert float(tensor.sum()) == pytest.approx(scores.total, rel=1e-12)
+
+
+def test_scored_biases_are_in_R(mlp: nn.Module) -> None:
+    with torch.no_grad():
+        mlp[0].bias.fill_(0.5)
+    masks = masking.dense(mlp, biases=True)
+    scores = score(mlp, "synflow", masks, ScoreInputs([(torch.zeros(1, 6), None)]))
+    assert float(scores["0.bias"].sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("depth", "precision"), [(20, "float32"), (56, "float64"), (110, "float64")]
+)
+def test_synflow_precision_follows_depth(depth: int, precision: str) -> None:
+    model = build(f"resnet{depth}")
+    scores = score(model, "synflow", masking.dense(model), _shape_only())
+    assert scores.precision == precision
+
+
+def test_resnet1202_is_rescaled_to_finite_conserved_scores() -> None:
+    model = build("resnet1202")
+    scores = score(model, "synflow", masking.dense(model), _shape_only())
+    assert scores.precision == "float64 rescaled"
+    assert scores.exponent > 1024  # beyond float64 as well
+    # The stem and the head are cuts: each holds all of R.
+    for name in ("conv.weight", "fc.weight"):
+        assert float(scores[name].sum()) == pytest.approx(scores.total, rel=1e-9)
+
+
+def test_rescaled_scores_equal_float64_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("resnet56")
+    masks = masking.dense(model)
+    plain = score(model, "synflow", masks, _shape_only())
+    monkeypatch.setattr("collapse.scores._precisions", lambda *_: [(torch.float64, True)])
+    rescaled = score(model, "synflow", masks, _shape_only())
+    assert (plain.precision, rescaled.precision) == ("float64", "float64 rescaled")
+    for name in masks:
+        assert torch.equal(rescaled[name] * 2.0**rescaled.exponent, plain[name])
+
+
+def test_vanishing_R_is_not_taken_for_dead_weights() -> None:
+    """Products below float32's range: every weight is alive, so no score may be zero."""
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(40)))
+    for module in model:
+        nn.init.constant_(module.weight, 1e-9)
+    scores = score(model, "synflow", masking.dense(model), ScoreInputs([(torch.zeros(1, 2), None)]))
+    assert scores.precision == "float64 rescaled"
+    assert all(float(tensor.min()) > 0 for tensor in scores.values())
+
+
+def _shape_only() -> ScoreInputs:
+    return ScoreInputs([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))])
+
+
+# --- Wrong requests ---------------------------------------------------------------------------
+
+
+def test_unknown_pruner_names_the_nearest(mlp: nn.Module) -> None:
+    with pytest.raises(RequestError, match="unknown pruner 'synflw'; nearest: synflow"):
+        score(mlp, "synflw", masking.dense(mlp), ScoreInputs())
+
+
+def test_non_finite_weights_are_named(mlp: nn.Module) -> None:
+    with torch.no_grad():
+        mlp[2].weight[0, 0] = float("nan")
+    with pytest.raises(RequestError, match=r"'2\.weight' holds NaN or infinite values"):
+        score(mlp, "magnitude", masking.dense(mlp), ScoreInputs())
+
+
+def test_non_finite_scores_name_the_layer(mlp: nn.Module) -> None:
+    x = torch.full((2, 6), 1e30)
+    with torch.no_grad():
+        mlp[0].weight.mul_(1e30)
+    inputs = ScoreInputs([(x, torch.tensor([0, 1]))])
+    with pytest.raises(RequestError, match=r"snip score of layer '0\.weight' is not finite"):
+        score(mlp, "snip", masking.dense(mlp), inputs)
+
+
+def test_untraceable_model_out_of_range_says_what_was_missing() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(50, 50, bias=False) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if bool((x > 0).all()):  # torch.fx cannot trace a branch on data
+                for layer in self.layers:
+                    x = layer(x)
+            return x
+
+    model = Branching().double()
+    for layer in model.layers:
+        nn.init.constant_(layer.weight, 1e100)
+    inputs = ScoreInputs([(torch.zeros(1, 50), torch.tensor([0]))])
+    with pytest.raises(RequestError, match=r"not finite .*torch\.fx can trace"):
+        score(model, "synflow", masking.dense(model), inputs)
+
+
+def test_data_driven_score_without_data(mlp: nn.Module) -> None:
+    with pytest.raises(RequestError, match="expected at least one sample, got none"):
+        score(mlp, "snip", masking.dense(mlp), ScoreInputs())
+    with pytest.raises(RequestError, match="at least one batch"):
+        score(mlp, "synflow", masking.dense(mlp), ScoreInputs())
+
+
+def test_labels_beyond_the_output(mlp: nn.Module) -> None:
+    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 7]))])
+    with pytest.raises(RequestError, match=r"classes up to 7: .*got \(2, 3\)"):
+        score(mlp, "snip", masking.dense(mlp), inputs)
+
+
+class _Several(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> object:
+        y = self.head(x)
+        return {"tuple": (y, x), "dict": {"logits": y, "aux": x}, "none": None}[self.kind]
+
+
+@pytest.mark.parametrize(("kind", "output"), [("tuple", "0"), ("tuple", 0), ("dict", "logits")])
+def test_output_selector(kind: str, output: str | int) -> None:
+    model = _Several(kind)
+    batches = [(torch.randn(4, 4), torch.arange(4) % 3)]
+    masks = masking.dense(model)
+    with pytest.raises(RequestError, match=f"got {kind} with parts .*--output NAME"):
+        score(model, "snip", masks, ScoreInputs(batches))
+    with pytest.raises(RequestError, match="output 'foo' of the model is no tensor"):
+        score(model, "snip", masks, ScoreInputs(batches, output="foo"))
+    chosen = score(model, "snip", masks, ScoreInputs(batches, output=output))
+    plain = score(nn.Sequential(model.head), "snip", {"0.weight": masks["head.weight"]}, ScoreInputs(batches))
+    assert torch.equal(chosen["head.weight"], plain["0.weight"])
+
+
+def test_a_users_function_may_return_a_plain_dict(
+    mlp: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "ones", lambda model, masks, inputs: {
+        name: torch.ones(mask.shape) for name, mask in masks.items()
+    })
+    scores = score(mlp, "ones", masking.dense(mlp), ScoreInputs())
+    assert isinstance(scores, Scores)
+    assert scores.total is None
