@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collapse.connectivity import living
     from collapse.critical import Critical, critical_compression
+    from collapse.data import Dataset, load
     from collapse.errors import RequestError
     from collapse.masks import apply, density, keep_count, load_masks, save_masks, select
     from collapse.models import build, prunable
@@ -26,6 +27,8 @@ _HOME = {
     "living": "connectivity",
     "Critical": "critical",
     "critical_compression": "critical",
+    "Dataset": "data",
+    "load": "data",
     "RequestError": "errors",
     "apply": "masks",
     "density": "masks",
@@ -47,6 +50,7 @@ _HOME = {
 __all__ = [
     "SCORES",
     "Critical",
+    "Dataset",
     "Pruned",
     "Pruning",
     "RequestError",
@@ -58,6 +62,7 @@ __all__ = [
     "density",
     "keep_count",
     "living",
+    "load",
     "load_masks",
     "prunable",
     "prune",

@@ -210,35 +210,6 @@ class _Family:
 # --- One-shot pruners: a closed form ----------------------------------------------------------
 
 
-def first_to_collapse(scores: Scores, masks: Masks) -> tuple[str, int]:
-    """The layer that a global ranking empties first, and how many must be kept to spare it.
-
-    The first layer to collapse is the one whose largest surviving score is smallest. The rank of
-    that score (1 for the highest of all survivors) is the critical number to keep: keep fewer and
-    the layer is empty. Ties as in ``masks.select``.
-
-    Raises:
-        RequestError: a layer has no survivor to begin with.
-    """
-    weakest, threshold, before = "", float("inf"), 0
-    for name, score in scores.items():
-        values = score[masks[name]]
-        if not values.numel():
-            raise RequestError(f"layer '{name}' has already collapsed")
-        # In a tie the later layer's best ranks lower, so `<=` lets it take the place.
-        if float(values.max()) <= threshold:
-            weakest, threshold = name, float(values.max())
-    rank = 1
-    for name, score in scores.items():
-        values = score[masks[name]]
-        rank += int((values > threshold).count_nonzero())
-        if name == weakest:
-            before = 1
-        elif not before:
-            rank += int((values == threshold).count_nonzero())
-    return weakest, rank
-
-
 def _one_shot(family: _Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
     dense = masking.dense(family.model)
@@ -252,7 +223,7 @@ def _one_shot(family: _Family) -> Critical:
     if not scores:
         layer, rank = next(iter(dense)), total
     elif scope == "global":
-        layer, rank = first_to_collapse(scores, dense)
+        layer, rank = masking.first_to_collapse(scores, dense)
     else:
         sizes = [mask.numel() for mask in dense.values()]
         rank = _fewest(lambda keep: min(masking.apportion(sizes, keep)) > 0, len(sizes), total)
@@ -326,7 +297,7 @@ def _certified(family: _Family) -> Critical:
     masks, points = result.masks, []
     collapse = layer = None
     if masking.collapsed(masks):
-        layer, rank = first_to_collapse(result.scores, result.ranked)
+        layer, rank = masking.first_to_collapse(result.scores, result.ranked)
         collapse = rank - 1
         fallen = masking.select(result.scores, collapse, masks=result.ranked)
         points = [family.point(fallen, result.scores, layer)]
@@ -402,7 +373,7 @@ def _until_collapse(family: _Family, keep: int) -> tuple[Pruned, str | None]:
     result = family.prune(keep, lambda step: min(step.kept_by_layer.values()) == 0)
     if not masking.collapsed(result.masks):
         return result, None
-    layer, _ = first_to_collapse(result.scores, result.ranked)
+    layer, _ = masking.first_to_collapse(result.scores, result.ranked)
     masks = masking.select(result.scores, keep, masks=result.masks)
     return replace(result, masks=masks), layer
 

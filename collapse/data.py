@@ -8,6 +8,7 @@ folders (Tiny-ImageNet's zip too) and parquet shards in the layout of the Huggin
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -258,13 +259,13 @@ def _cached(source: decoding.Source) -> tuple[Tensor, Tensor, int]:
     try:
         with safe_open(path, framework="pt") as file:
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()["collapse"])
         if metadata["hash"] == _hash(images, labels):
-            return images, labels, int(metadata["classes"])
-    except (OSError, SafetensorError, KeyError, TypeError):
+            return images, labels, metadata["classes"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         pass  # not there, cut short or foreign: decode again and replace it
     images, labels, classes = source.decode()
-    metadata = {"hash": _hash(images, labels), "classes": str(classes)}
+    metadata = {"collapse": json.dumps({"hash": _hash(images, labels), "classes": classes})}
     try:
         with atomic(path) as temporary:
             save_file({"images": images, "labels": labels}, temporary, metadata)

@@ -177,6 +177,35 @@ def gather(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts)
 
 
+def first_to_collapse(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[str, int]:
+    """The layer that a global ranking empties first, and how many must be kept to spare it.
+
+    The first layer to collapse is the one whose largest surviving score is smallest. The rank of
+    that score (1 for the highest of all survivors) is the critical number to keep: keep fewer and
+    the layer is empty. Ties as in ``select``.
+
+    Raises:
+        RequestError: a layer has no survivor to begin with.
+    """
+    weakest, threshold, before = "", float("inf"), 0
+    for name, score in scores.items():
+        values = score[masks[name]]
+        if not values.numel():
+            raise RequestError(f"layer '{name}' has already collapsed")
+        # In a tie the later layer's best ranks lower, so `<=` lets it take the place.
+        if float(values.max()) <= threshold:
+            weakest, threshold = name, float(values.max())
+    rank = 1
+    for name, score in scores.items():
+        values = score[masks[name]]
+        rank += int((values > threshold).count_nonzero())
+        if name == weakest:
+            before = 1
+        elif not before:
+            rank += int((values == threshold).count_nonzero())
+    return weakest, rank
+
+
 def apportion(sizes: Sequence[int], keep: int) -> list[int]:
     """Divide ``keep`` over layers in proportion to their sizes, in whole numbers.
 
@@ -261,8 +290,9 @@ def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None
     """Write masks as safetensors, whole or not at all, with their order and any metadata."""
     tensors = {name: mask.to("cpu", torch.bool).contiguous() for name, mask in masks.items()}
     with atomic(Path(path)) as temporary:
-        # A state dict on disk is sorted; parameter order decides ties, so it is kept apart.
-        save_file(tensors, temporary, {"order": json.dumps(list(masks)), **metadata})
+        # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One
+        # key only: safetensors writes several in any order, and equal masks give equal files.
+        save_file(tensors, temporary, {"collapse": json.dumps({"order": list(masks), **metadata})})
 
 
 def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
@@ -273,7 +303,8 @@ def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            order = json.loads((file.metadata() or {}).get("order", "null")) or list(file.keys())
+            metadata = json.loads((file.metadata() or {}).get("collapse", "{}"))
+            order = metadata.get("order", list(file.keys()))
             masks = {name: file.get_tensor(name) for name in order}
     except (OSError, SafetensorError, ValueError) as error:
         raise RequestError(f"masks '{path}' cannot be read: {first_line(error)}") from error

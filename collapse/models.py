@@ -1,19 +1,12 @@
-"""The paper's networks, anybody's networks, and which of their tensors are prunable.
-
-The paper's networks come from torchvision's own builders with another stem or head:
-``vgg.make_layers``, ``resnet.ResNet`` and its ``BasicBlock``.
-"""
+"""Networks by name, and which of their tensors are prunable."""
 
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +14,21 @@ import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 from torch.nn.utils import parametrize
-from torchvision.models import resnet, vgg
 
+from collapse.architectures import (
+    ARCHITECTURES,
+    IMAGENET_HEIGHT,
+    LAYERS,
+    NORMS,
+    Shape,
+    initialise,
+)
 from collapse.errors import RequestError, first_line, unknown
 from collapse.seeding import derive
 
-Shape = tuple[int, ...]
-
 # --- Which tensors are prunable ---------------------------------------------------------------
-
-_LAYERS = (nn.Linear, _ConvNd)
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def prunable(
@@ -56,10 +50,10 @@ def prunable(
     """
     wanted: set[int] = set()
     for path, module in model.named_modules():
-        if isinstance(module, _LAYERS):
+        if isinstance(module, LAYERS):
             _check_plain_weight(path, module)
             tensors = [module.weight, *([module.bias] if biases else [])]
-        elif batchnorm and isinstance(module, _NORMS):
+        elif batchnorm and isinstance(module, NORMS):
             tensors = [module.weight, module.bias]
         else:
             continue
@@ -103,136 +97,6 @@ def check_finite(model: nn.Module) -> None:
                     f"'{name}' holds NaN or infinite values: expected finite weights"
                 )
 
-
-# --- The paper's networks ---------------------------------------------------------------------
-
-_VGG_PLANS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
-_RESNET_PLANS: dict[str, tuple[Any, list[int]]] = {
-    "resnet18": (resnet.BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (resnet.BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (resnet.Bottleneck, [3, 4, 6, 3]),
-    "resnet101": (resnet.Bottleneck, [3, 4, 23, 3]),
-    "resnet152": (resnet.Bottleneck, [3, 8, 36, 3]),
-}
-_CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110, 1202)
-# From this height on a network gets torchvision's ImageNet stem and head.
-_IMAGENET_HEIGHT = 128
-_TINY_IMAGENET_HEIGHT = 48
-
-
-def _vgg(name: str, input_shape: Shape, classes: int) -> nn.Module:
-    """VGG (Simonyan & Zisserman 2015) in its 32×32, 64×64 or 224×224 form."""
-    channels, height, _ = input_shape
-    if height >= _IMAGENET_HEIGHT:
-        return _from_torchvision(name, input_shape, classes)
-    plan = list(vgg.cfgs[_VGG_PLANS[name.removesuffix("_bn")]])
-    head: list[nn.Module]
-    if height >= _TINY_IMAGENET_HEIGHT:
-        head = [
-            *(nn.Flatten(), nn.Linear(2048, 1024), nn.ReLU(True), nn.Dropout()),
-            *(nn.Linear(1024, 1024), nn.ReLU(True), nn.Dropout(), nn.Linear(1024, classes)),
-        ]
-    else:
-        plan = plan[:-1]  # the last pooling is the head's average
-        head = [nn.AvgPool2d(2), nn.Flatten(), nn.Linear(512, classes)]
-    features = vgg.make_layers(plan, batch_norm=name.endswith("_bn"))
-    if channels != 3:
-        features[0] = nn.Conv2d(channels, 64, kernel_size=3, padding=1)
-    model = nn.Sequential()
-    model.add_module("features", features)
-    model.add_module("classifier", nn.Sequential(*head))
-    for module in model.modules():  # as torchvision's VGG initialises itself
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # make_layers gives every one a bias
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
-    return model
-
-
-class _WideResNet(resnet.ResNet):  # type: ignore[misc]  # torchvision is not typed
-    """ResNet of basic blocks of double width (Zagoruyko & Komodakis 2016), the stem unchanged."""
-
-    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
-        layer: nn.Sequential = super()._make_layer(block, 2 * planes, *args, **kwargs)
-        return layer
-
-
-def _resnet(name: str, input_shape: Shape, classes: int) -> nn.Module:
-    """ResNet (He et al. 2016), below ImageNet's size with a 3×3 stem and no stem pooling."""
-    channels, height, _ = input_shape
-    model: nn.Module
-    if name == "wideresnet18":
-        model = _WideResNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes)
-        model.fc = nn.Linear(1024, classes)
-    elif height >= _IMAGENET_HEIGHT:
-        return _from_torchvision(name, input_shape, classes)
-    else:
-        block, plan = _RESNET_PLANS[name]
-        model = resnet.ResNet(block, plan, num_classes=classes)
-    if height < _IMAGENET_HEIGHT:
-        model.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
-    return model
-
-
-def _cifar_resnet(name: str, input_shape: Shape, classes: int) -> nn.Module:
-    """ResNet-20 to ResNet-1202 of He et al. 2016, section 4.2: three stages of 16, 32, 64."""
-    blocks = (int(name.removeprefix("resnet")) - 2) // 6
-    stages = nn.Sequential()
-    width = 16
-    for stage, planes in enumerate((16, 32, 64), start=1):
-        layers = []
-        for index in range(blocks):
-            stride = 2 if stage > 1 and index == 0 else 1
-            shortcut = None
-            if width != planes:
-                shortcut = nn.Sequential(
-                    resnet.conv1x1(width, planes, stride), nn.BatchNorm2d(planes)
-                )
-            layers.append(resnet.BasicBlock(width, planes, stride, shortcut))
-            width = planes
-        stages.add_module(f"stage{stage}", nn.Sequential(*layers))
-    model = nn.Sequential()
-    model.add_module("conv", nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False))
-    model.add_module("bn", nn.BatchNorm2d(16))
-    model.add_module("relu", nn.ReLU(inplace=True))
-    model.add_module("stages", stages)
-    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    model.add_module("flatten", nn.Flatten())
-    model.add_module("fc", nn.Linear(64, classes))
-    initialise(model, "kaiming")
-    return model
-
-
-def _fc(_: str, input_shape: Shape, classes: int) -> nn.Module:
-    """The paper's perceptron: six layers, 100 units each."""
-    widths = [math.prod(input_shape), *[100] * 5]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-
-
-def _conv(_: str, input_shape: Shape, classes: int) -> nn.Module:
-    """The paper's small convolutional network: two convolutions of 32 channels, one linear."""
-    channels, height, width = input_shape
-    return nn.Sequential(
-        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(32 * height * width, classes)),
-    )
-
-
-ARCHITECTURES: dict[str, Callable[[str, Shape, int], nn.Module]] = {
-    **{f"{name}{suffix}": _vgg for name in _VGG_PLANS for suffix in ("", "_bn")},
-    **dict.fromkeys([*_RESNET_PLANS, "wideresnet18"], _resnet),
-    **{f"resnet{depth}": _cifar_resnet for depth in _CIFAR_RESNET_DEPTHS},
-    "fc": _fc,
-    "conv": _conv,
-}
 
 # --- Anybody's networks -----------------------------------------------------------------------
 
@@ -303,39 +167,7 @@ def _from_factory(name: str) -> nn.Module:
     return model
 
 
-# --- Initialisation and weights ---------------------------------------------------------------
-
-INITS: dict[str, Callable[[Tensor], Tensor]] = {
-    "kaiming": partial(nn.init.kaiming_normal_, mode="fan_in"),
-    "kaiming_fan_out": partial(nn.init.kaiming_normal_, mode="fan_out"),
-    "kaiming_uniform": partial(nn.init.kaiming_uniform_, mode="fan_in"),
-    "xavier": nn.init.xavier_normal_,
-    "xavier_uniform": nn.init.xavier_uniform_,
-    "orthogonal": nn.init.orthogonal_,
-}
-
-
-def initialise(model: nn.Module, init: str) -> None:
-    """Draw every prunable weight anew, in place; biases become 0, normalisations the identity.
-
-    Args:
-        init: a name in ``INITS``. ``kaiming`` is He et al. 2015's normal with fan-in and gain √2,
-            ``xavier`` Glorot & Bengio 2010's normal.
-
-    Raises:
-        RequestError: no such initialisation.
-    """
-    if init not in INITS:
-        raise unknown("init", init, INITS)
-    draw = INITS[init]
-    for module in model.modules():
-        if isinstance(module, _LAYERS):
-            draw(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, _NORMS) and isinstance(module.weight, nn.Parameter):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+# --- Weights and building --------------------------------------------------------------------
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -423,7 +255,7 @@ def _by_name(name: str, input_shape: Shape, classes: int, pretrained: bool) -> n
     if source == "timm" and rest:
         return _from_timm(rest, input_shape, classes, pretrained)
     if pretrained:
-        own = name in torchvision.models.list_models() and input_shape[1] >= _IMAGENET_HEIGHT
+        own = name in torchvision.models.list_models() and input_shape[1] >= IMAGENET_HEIGHT
         if not own:
             raise RequestError(
                 f"no pretrained weights for '{name}' at input {input_shape}: expected "

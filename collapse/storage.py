@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,13 +43,17 @@ def atomic(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def check_writable(path: Path) -> None:
-    """Fail before the work, not after it, when ``path`` cannot be written.
+def check_writable(path: Path | None, suffixes: Sequence[str]) -> None:
+    """Fail before the work, not after it, when ``path`` cannot be written; None is fine.
 
     Raises:
-        RequestError: the folder is missing and cannot be made, is read-only, or ``path`` is a
-            folder.
+        RequestError: another suffix than these, ``path`` is a folder, or its folder is read-only
+            or cannot be made.
     """
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise RequestError(f"'{path}': expected a suffix of {', '.join(suffixes)}")
     if path.is_dir():
         raise RequestError(f"cannot write '{path}': it is a folder, expected a file name")
     try:

@@ -7,6 +7,7 @@ versions of the packages, the device and the command line: parquet in its schema
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import sys
@@ -70,11 +71,7 @@ def provenance(table: str, device: str) -> dict[str, Any]:
 
 def check_path(path: Path | None) -> None:
     """Fail early when a table cannot be written to ``path``: wrong suffix or folder."""
-    if path is None:
-        return
-    if path.suffix not in _SUFFIXES:
-        raise RequestError(f"'{path}': expected a suffix of {', '.join(_SUFFIXES)}")
-    check_writable(path)
+    check_writable(path, _SUFFIXES)
 
 
 def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> None:
@@ -155,9 +152,9 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
             metadata = json.loads((arrow.schema.metadata or {}).get(b"collapse", b"{}"))
             frame = arrow.to_pandas()
         elif path.suffix == ".csv":
-            head = path.open().readline()
+            head, _, rows = path.read_text().partition("\n")
             metadata = json.loads(head.removeprefix("#")) if head.startswith("#") else {}
-            frame = pd.read_csv(path, comment="#")
+            frame = pd.read_csv(io.StringIO(rows if metadata else f"{head}\n{rows}"))
         elif path.suffix == ".json":
             content = json.loads(path.read_text())
             metadata, frame = content["collapse"], pd.DataFrame(content["rows"])

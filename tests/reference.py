@@ -56,9 +56,7 @@ def grasp(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
         total = torch.zeros((), dtype=torch.float64)
         for x, y in batches:
             buffers = {name: b.clone() for name, b in twin.named_buffers()}
-            output = torch.func.functional_call(
-                twin, {**named, **others, **buffers}, (x.double(),)
-            )
+            output = torch.func.functional_call(twin, {**named, **others, **buffers}, (x.double(),))
             total = total + F.cross_entropy(output / 200, y, reduction="sum") / samples
         return total
 

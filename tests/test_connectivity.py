@@ -22,7 +22,10 @@ def _random_masks(model: nn.Module, density: float, seed: int) -> dict[str, Tens
 
 
 CHAINS = {
-    "mlp": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.Linear(7, 3)), (6,)),
+    "mlp": (
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.Linear(7, 3)),
+        (6,),
+    ),
     "convolutions": (
         lambda: nn.Sequential(
             *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),

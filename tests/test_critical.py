@@ -15,13 +15,13 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import _fewest, critical_compression, first_to_collapse
+from collapse.critical import _fewest, critical_compression
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.plots import critical_bars, save
 from collapse.pruning import prune
-from collapse.scores import SCORES, Scores
+from collapse.scores import SCORES
 from tests import reference
 from tests.test_masks import scored
 from tests.zoo import Case
@@ -41,9 +41,9 @@ def test_closed_form_equals_trying_every_number(problem) -> None:
     scores, masks, _ = problem
     if any(not bool(mask.any()) for mask in masks.values()):
         with pytest.raises(RequestError, match="has already collapsed"):
-            first_to_collapse(Scores(scores), masks)
+            masking.first_to_collapse(scores, masks)
         return
-    layer, rank = first_to_collapse(Scores(scores), masks)
+    layer, rank = masking.first_to_collapse(scores, masks)
     assert rank == _smallest_by_trial(scores, masks)
     if rank > 1:
         below = reference.select(scores, rank - 1, masks)

@@ -26,9 +26,7 @@ def scored(draw: st.DrawFn) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     scores, masks = {}, {}
     for index in range(draw(st.integers(1, 4))):
         size = draw(st.integers(1, 12))
-        scores[f"layer{index}"] = torch.tensor(
-            draw(st.lists(VALUES, min_size=size, max_size=size))
-        )
+        scores[f"layer{index}"] = torch.tensor(draw(st.lists(VALUES, min_size=size, max_size=size)))
         masks[f"layer{index}"] = torch.tensor(
             draw(st.lists(st.booleans(), min_size=size, max_size=size))
         )

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from collapse.architectures import ARCHITECTURES, initialise
 from collapse.errors import RequestError
-from collapse.models import ARCHITECTURES, build, check_finite, initialise, prunable
+from collapse.models import build, check_finite, prunable
 
 # (name, input height, classes) → prunable parameters, layers. Counted by hand from the papers'
 # tables (VGG: Σ 9·in·out + head; ResNet-18: 11,159,232 without a head) or published elsewhere
@@ -182,8 +183,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     save_file(source.state_dict(), path)
     loaded = build("fc", seed=2, weights=str(path))
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(source.parameters(), loaded.parameters(), strict=True)
+        torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True)
     )
     with pytest.raises(RequestError, match=r"another network: .*expected shape \(5, 100\), got"):
         build("fc", classes=5, weights=str(path))

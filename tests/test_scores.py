@@ -159,7 +159,7 @@ def test_batch_sizes_do_not_weigh_the_loss(mlp: nn.Module) -> None:
 
 
 def test_synflow_layers_sum_to_R(mlp: nn.Module) -> None:
-    scores = score(mlp.double(), "synflow", masking.dense(mlp), ScoreInputs([(torch.zeros(1, 6), None)]))
+    scores = score(mlp.double(), "synflow", masking.dense(mlp), _row())
     for tensor in scores.values():
         assert float(tensor.sum()) == pytest.approx(scores.total, rel=1e-12)
 
@@ -168,7 +168,7 @@ def test_scored_biases_are_in_R(mlp: nn.Module) -> None:
     with torch.no_grad():
         mlp[0].bias.fill_(0.5)
     masks = masking.dense(mlp, biases=True)
-    scores = score(mlp, "synflow", masks, ScoreInputs([(torch.zeros(1, 6), None)]))
+    scores = score(mlp, "synflow", masks, _row())
     assert float(scores["0.bias"].sum()) > 0
 
 
@@ -210,6 +210,10 @@ def test_vanishing_R_is_not_taken_for_dead_weights() -> None:
     scores = score(model, "synflow", masking.dense(model), ScoreInputs([(torch.zeros(1, 2), None)]))
     assert scores.precision == "float64 rescaled"
     assert all(float(tensor.min()) > 0 for tensor in scores.values())
+
+
+def _row() -> ScoreInputs:
+    return ScoreInputs([(torch.zeros(1, 6), None)])
 
 
 def _shape_only() -> ScoreInputs:
@@ -294,16 +298,20 @@ def test_output_selector(kind: str, output: str | int) -> None:
     with pytest.raises(RequestError, match="output 'foo' of the model is no tensor"):
         score(model, "snip", masks, ScoreInputs(batches, output="foo"))
     chosen = score(model, "snip", masks, ScoreInputs(batches, output=output))
-    plain = score(nn.Sequential(model.head), "snip", {"0.weight": masks["head.weight"]}, ScoreInputs(batches))
+    plain = score(
+        nn.Sequential(model.head), "snip", {"0.weight": masks["head.weight"]}, ScoreInputs(batches)
+    )
     assert torch.equal(chosen["head.weight"], plain["0.weight"])
 
 
 def test_a_users_function_may_return_a_plain_dict(
     mlp: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SCORES, "ones", lambda model, masks, inputs: {
-        name: torch.ones(mask.shape) for name, mask in masks.items()
-    })
+    monkeypatch.setitem(
+        SCORES,
+        "ones",
+        lambda model, masks, inputs: {name: torch.ones(mask.shape) for name, mask in masks.items()},
+    )
     scores = score(mlp, "ones", masking.dense(mlp), ScoreInputs())
     assert isinstance(scores, Scores)
     assert scores.total is None

@@ -68,8 +68,7 @@ def main(config: Config) -> None:
     plans = _plans(config)
     tables.check_path(config.out)
     tables.check_path(config.layers)
-    if config.plot is not None:
-        check_writable(config.plot)
+    check_writable(config.plot, (".pdf", ".svg", ".png"))
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
     device = ""

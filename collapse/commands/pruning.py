@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from collapse import cli, connectivity, masks, tables
-from collapse.errors import RequestError
 from collapse.options import Pruning, Setup
 from collapse.pruning import Pruned, Step, iterations_of, prune
 from collapse.scores import mode_of
@@ -46,10 +45,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a layer collapsed, so that CI notices."""
-    if config.out is not None:
-        if config.out.suffix != ".safetensors":
-            raise RequestError(f"'{config.out}': expected a suffix of .safetensors for masks")
-        check_writable(config.out)
+    check_writable(config.out, (".safetensors",))
     tables.check_path(config.layers)
     tables.check_path(config.trace)
     options = config.pruning

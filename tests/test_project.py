@@ -1,0 +1,91 @@
+"""The project's own rules: one direction of imports, and files that must agree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from collapse.scores import SCORES
+
+ROOT = Path(__file__).parents[1]
+# What each package may not import.
+FORBIDDEN = {"collapse": {"analysis", "figures", "tests"}, "figures": {"torch", "tests"}}
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_imports_point_one_way() -> None:
+    files = 0
+    for package, forbidden in FORBIDDEN.items():
+        for path in (ROOT / package).rglob("*.py"):
+            files += 1
+            assert not _imports(path) & forbidden, path
+    assert files > 10
+
+
+def test_environment_equals_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
+    assert sorted(pip) == sorted(project["dependencies"])
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_constraints_pin_every_dependency() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*config["project"]["dependencies"], *config["dependency-groups"]["dev"]]
+    names = {re.split("[><=]", line)[0].lower() for line in wanted}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    assert names <= pinned
+
+
+def test_readme_ci_and_workflow_run_the_same_tests() -> None:
+    command = "python3 -m pip install -q uv && uv run pytest"
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert f"\n{command}\n" in readme
+    assert f"\n{command}\n" in ci
+    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+def test_readmes_python_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    registered = dict(SCORES)
+    try:
+        for block in blocks:
+            exec(block, names)
+        assert len(SCORES) == len(registered) + 1
+    finally:
+        SCORES.clear()
+        SCORES.update(registered)
+    assert abs(names["collapse"].density(names["pruned"].masks) - 0.01) < 1e-4
+    assert names["result"].evidence == "closed form"
+
+
+def test_files_fit_one_sitting() -> None:
+    for path in [*(ROOT / "collapse").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        assert len(path.read_text().splitlines()) <= 420, path
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    links = 0
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+            if not target.startswith(("http", "mailto")):
+                links += 1
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+    assert links > 0

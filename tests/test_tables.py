@@ -1,0 +1,94 @@
+"""Tables and files: round trips, provenance, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from collapse import tables
+from collapse.errors import RequestError
+from collapse.storage import atomic, check_writable
+
+
+def _frame() -> pd.DataFrame:
+    row = dict.fromkeys(tables.COLUMNS["layers"], 1.5)
+    return pd.DataFrame([{**row, "layer": 'a,"b"', "mode": None}, {**row, "layer": "c#"}])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
+def test_round_trip(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    tables.write(_frame(), path, "layers", "cpu")
+    frame, metadata = tables.read(path, "layers")
+    assert list(frame.columns) == list(tables.COLUMNS["layers"])
+    assert frame["layer"].tolist() == ['a,"b"', "c#"]
+    assert frame["density"].tolist() == [1.5, 1.5]
+    assert frame["mode"].isna().tolist() == [True, False]
+    assert metadata["device"] == "cpu"
+    assert metadata["command"]
+    assert {"python", "torch", "layer-collapse"} <= set(metadata["versions"])
+
+
+def test_wrong_tables(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(RequestError, match="lacks the columns density"):
+        tables.write(_frame().drop(columns="density"), path, "layers")
+    with pytest.raises(RequestError, match="unknown table 'layer'; nearest: layers"):
+        tables.write(_frame(), path, "layer")
+    with pytest.raises(RequestError, match=r"expected a suffix of \.parquet, \.csv, \.json"):
+        tables.write(_frame(), tmp_path / "table.xls", "layers")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RequestError, match="cannot be read"):
+        tables.read(path, "layers")
+    tables.write(_frame(), path, "layers")
+    with pytest.raises(RequestError, match="expected table 'critical' .*got 'layers'"):
+        tables.read(path, "critical")
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(RequestError, match="expected table 'layers'"):
+        tables.read(path, "layers")
+    for name in ("cut.parquet", "cut.json"):
+        tables.write(_frame(), tmp_path / name, "layers")
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
+        with pytest.raises(RequestError, match="cannot be read"):
+            tables.read(tmp_path / name, "layers")
+
+
+def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with pytest.raises(RequestError, match="cannot write .*No space left"), atomic(path):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_places(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot write"):
+        check_writable(tmp_path / "file" / "table.csv", [".csv"])
+    with pytest.raises(RequestError, match="it is a folder, expected a file name"):
+        check_writable(tmp_path, [""])
+    check_writable(tmp_path / "new" / "table.csv", [".csv"])
+    check_writable(None, [])
+    assert not (tmp_path / "new" / "table.csv").exists()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
