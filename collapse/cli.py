@@ -38,8 +38,12 @@ def run(config: type[Config], main: Callable[[Config], int | None], prog: str) -
         sys.stdout.flush()
     except RequestError as error:
         _fail(str(error))
-    except torch.OutOfMemoryError as error:
-        _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size or input")
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch's word on a CPU
+            raise
+        _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size or input")
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         code = 0
@@ -91,6 +95,7 @@ def _one_line(box: str) -> str:
     """The text of tyro's framed message, up to its first rule."""
     lines = [re.sub("[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines[1:] if line)
+    text = text.replace("{None}|", "").replace("'None', ", "").replace(", 'None'", "")
     return re.split("─{3,}", text)[0].strip() or "wrong command line; see --help"
 
 
@@ -123,6 +128,19 @@ class Prepared:
     batches: list[tuple[Tensor, Tensor]]
     input_shape: tuple[int, ...]
     device: torch.device
+    uncounted: str
+
+
+def _uncounted(model: nn.Module) -> str:
+    """A word on weights that are no layer's, so that nobody takes N for all there is."""
+    layers = models.prunable(model)
+    others = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and n not in layers}
+    if not others:
+        return ""
+    return (
+        f"not counted: {sum(others.values()):,} parameters of {len(others)} tensors that are no "
+        f"Linear's or Conv's weight (e.g. {next(iter(others))})"
+    )
 
 
 def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
@@ -140,7 +158,7 @@ def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
         classes=setup.classes,
         seed=seed,
     )
-    if setup.input_shape not in (None, dataset.input_shape):
+    if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
         raise RequestError(
             f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "
             f"{dataset.input_shape}; leave the option out or use --dataset gaussian"
@@ -157,7 +175,7 @@ def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
         weights=setup.weights,
         seed=seed,
     )
-    models.prunable(model)  # says so now if there is nothing to prune
+    uncounted = _uncounted(model)  # says so now if there is nothing to prune
     if labelled:
         batches = dataset.score_batches(
             setup.samples_per_class, batch_size=setup.batch_size, seed=seed
@@ -167,7 +185,7 @@ def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
         batches = [(dataset.inputs(first), dataset.labels[first])]
     model = model.to(device)
     batches = [(x.to(device), y.to(device)) for x, y in batches]
-    return Prepared(model, batches, dataset.input_shape, device)
+    return Prepared(model, batches, dataset.input_shape, device, uncounted)
 
 
 def table_width() -> int:
@@ -192,7 +210,8 @@ def progress(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
         ),
         TimeElapsedColumn(),
         console=Console(stderr=True),
-        disable=quiet,
+        # A log is no place for a bar: errors there are one line.
+        disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )
     with bar:

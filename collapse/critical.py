@@ -22,9 +22,10 @@ from collapse.errors import RequestError
 from collapse.functional import Masks, Selector
 from collapse.options import Pruning
 from collapse.pruning import PathsExhaustedError, Pruned, Step, iterations_of, prune
-from collapse.scores import Batch, Loss, Scores
+from collapse.schedules import CERTIFIED_MARGIN
+from collapse.scores import Batch, Loss, ScoreInputs, Scores, score
 
-Evidence = Literal["closed form", "certified schedule", "maximum reached", "search"]
+Evidence = Literal["closed form", "certified schedule", "one run", "maximum reached", "search"]
 Watch = Callable[[str], None]
 
 # The scan keeps this factor more parameters from one compression to the next.
@@ -72,8 +73,10 @@ class Critical:
         first_collapsed_layer: the first layer to go, at ``collapse_kept``.
         effective_kept: the fewest living parameters with every layer alive; None if there is no
             such mask (or none was asked for).
-        evidence: ``closed form``, ``certified schedule`` and ``maximum reached`` prove the
-            critical compression; ``search`` found it by tests.
+        evidence: ``search`` found the critical compression by tests, all others prove it:
+            ``closed form``; ``certified schedule``, where Theorem 3 holds for every layer; ``one
+            run`` of that schedule where it does not (a layer is no cut), which is still exact;
+            ``maximum reached``.
         evaluations: prunings run (a scoring for a one-shot pruner).
         iterations: the most iterations that a pruning took.
         points: what was looked at, from the lowest compression to the highest.
@@ -166,6 +169,7 @@ def critical_compression(
     if not batches:
         raise RequestError("expected at least one batch, for the input's shape; got none")
     options = options or Pruning()
+    batches = list(batches)
     family = _Family(model, batches, options, effective, loss, output, watch or (lambda _: None))
     if options.schedule == "certified":
         return _certified(family)
@@ -285,6 +289,12 @@ def _certified(family: _Family) -> Critical:
     at which number, exactly.
     """
     dense = masking.dense(family.model)
+    inputs = ScoreInputs(batches=family.batches, output=family.output, seed=family.options.seed)
+    first = score(family.model, family.options.pruner, dense, inputs)
+    every_layer_is_a_cut = first.total is not None and all(
+        abs(layer_sum - first.total) <= CERTIFIED_MARGIN * first.total
+        for layer_sum, _ in masking.sums(first).values()
+    )
 
     def on_step(step: Step) -> bool:
         family.watch(f"step {step.iteration}, {step.kept:,} kept")
@@ -309,7 +319,7 @@ def _certified(family: _Family) -> Critical:
         collapse_kept=collapse,
         first_collapsed_layer=layer,
         effective_kept=_fewest_alive(points),
-        evidence="certified schedule",
+        evidence="certified schedule" if every_layer_is_a_cut else "one run",
         evaluations=1,
         iterations=len(result.steps),
         points=points,

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from collapse import decoding
@@ -85,7 +85,7 @@ class Dataset:
             if len(found) < samples:
                 raise RequestError(
                     f"'{self.name}' has {len(found)} examples of class {label}: "
-                    f"expected at least {samples} (samples per class)"
+                    f"expected at least {samples} (--samples-per-class)"
                 )
             picks.append(found)
         # Shuffled, so that each batch holds a mixture of classes.
@@ -155,6 +155,10 @@ def load(
     Raises:
         RequestError: unknown name, files missing, empty or truncated, or a failed download.
     """
+    if input_shape is not None and min(input_shape, default=0) < 1:
+        raise RequestError(f"input shape: expected positive sizes, got {input_shape}")
+    if classes is not None and classes < 1:
+        raise RequestError(f"classes: expected at least 1, got {classes}")
     if name == "digits":
         return _digits(split)
     if name == "gaussian":
@@ -164,6 +168,11 @@ def load(
     found = decoding.find(root, name, split, size)
     if found is None:
         if name not in _TORCHVISION:
+            if (root / name).is_dir():
+                raise RequestError(
+                    f"dataset '{name}' in '{root}' has no {split} split: expected "
+                    f"{split}-*.parquet or {split}/CLASS/IMAGE"
+                )
             if name not in DATASETS:
                 raise unknown("dataset", name, [*DATASETS, *decoding.folders(root)])
             raise RequestError(_missing(name, root))
@@ -200,10 +209,6 @@ def _gaussian(
 ) -> Dataset:
     """Standard normal inputs with balanced labels."""
     shape, count = input_shape or (3, 32, 32), classes or 10
-    if count < 1 or min(shape, default=0) < 1:
-        raise RequestError(
-            f"gaussian data: expected positive sizes, got shape {shape} and {count} classes"
-        )
     draw = generator(seed, "gaussian", split)
     # 64 a class where that fits into a gibibyte of floats, fewer on large inputs.
     repeats = min(64, max(1, 2**28 // (count * math.prod(shape))))
@@ -268,7 +273,7 @@ def _cached(source: decoding.Source) -> tuple[Tensor, Tensor, int]:
     metadata = {"collapse": json.dumps({"hash": _hash(images, labels), "classes": classes})}
     try:
         with atomic(path) as temporary:
-            save_file({"images": images, "labels": labels}, temporary, metadata)
+            temporary.write_bytes(save({"images": images, "labels": labels}, metadata))
     except RequestError:
         pass  # a read-only or full cache costs time, not the result
     return images, labels, classes

@@ -158,7 +158,14 @@ def _read_parquet(shards: tuple[Path, ...]) -> tuple[Iterator[Encoded], int]:
             f"'{shards[0]}': expected columns image and label, got {', '.join(schema.names)}"
         )
     tables = [pq.read_table(shard, columns=[image, label]) for shard in shards]
+    for table in tables:
+        if not pa.types.is_integer(table[label].type) or table[label].null_count:
+            raise RequestError(f"'{shards[0]}': expected integer labels without gaps in '{label}'")
+        if table[image].null_count:
+            raise RequestError(f"'{shards[0]}': expected an image in every row of '{image}'")
     labels = np.concatenate([table[label].to_numpy() for table in tables])
+    if len(labels) and labels.min() < 0:
+        raise RequestError(f"'{shards[0]}': expected labels from 0, got {labels.min()}")
 
     def encoded() -> Iterator[Encoded]:
         position = 0

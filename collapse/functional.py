@@ -91,12 +91,12 @@ def call(
     """
     try:
         result = functional_call(model, dict(tensors), (inputs,), strict=False)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the forward is the user's and may raise anything
         raise RequestError(
             f"the model's forward failed on an input of shape {tuple(inputs.shape)}: "
-            f"{first_line(error)}"
+            f"{first_line(error)} (another shape: --dataset gaussian --input-shape C H W)"
         ) from error
     return _select(result, output)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -289,10 +289,11 @@ def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks
 def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
     """Write masks as safetensors, whole or not at all, with their order and any metadata."""
     tensors = {name: mask.to("cpu", torch.bool).contiguous() for name, mask in masks.items()}
+    # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One key
+    # only: safetensors writes several in any order, and equal masks give equal files.
+    about = {"collapse": json.dumps({"order": list(masks), **metadata})}
     with atomic(Path(path)) as temporary:
-        # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One
-        # key only: safetensors writes several in any order, and equal masks give equal files.
-        save_file(tensors, temporary, {"collapse": json.dumps({"order": list(masks), **metadata})})
+        temporary.write_bytes(save(tensors, about))
 
 
 def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
@@ -301,6 +302,8 @@ def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
     Raises:
         RequestError: missing, truncated or foreign file, or masks of another network.
     """
+    if not Path(path).is_file():
+        raise RequestError(f"masks '{path}' cannot be read: expected a file, there is none")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("collapse", "{}"))
@@ -312,6 +315,9 @@ def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
         raise RequestError(f"masks '{path}' hold no masks: expected boolean tensors")
     if model is not None:
         check_fit(model, masks, f"masks '{path}'")
+        for name in prunable(model):
+            if name not in masks:
+                raise RequestError(f"masks '{path}' are of another network: no mask of '{name}'")
         devices = {name: p.device for name, p in model.named_parameters()}
         masks = {name: mask.to(devices[name]) for name, mask in masks.items()}
     return masks

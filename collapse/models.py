@@ -222,6 +222,8 @@ def build(
     Raises:
         RequestError: unknown name, an input shape that does not fit, or weights that do not.
     """
+    if classes < 1:
+        raise RequestError(f"classes: expected at least 1, got {classes}")
     pretrained = weights == "pretrained"
     try:
         with torch.random.fork_rng(devices=[]):
@@ -265,7 +267,8 @@ def _by_name(name: str, input_shape: Shape, classes: int, pretrained: bool) -> n
     if rest:
         return _from_factory(name)
     if name not in ARCHITECTURES:
-        raise unknown("model", name, ARCHITECTURES)
+        near = str(unknown("model", name, ARCHITECTURES))
+        raise RequestError(f"{near} (or torchvision:NAME, timm:NAME, package.module:factory)")
     if len(input_shape) != 3 and name != "fc":
         raise RequestError(
             f"model '{name}' takes images: expected an input shape C H W, got {input_shape}"

@@ -137,6 +137,7 @@ def prune(
         PathsExhaustedError: the certified schedule cannot get there.
     """
     options = options or Pruning()
+    batches = list(batches)
     if options.pruner not in SCORES:
         raise unknown("pruner", options.pruner, SCORES)
     if masks is None:
@@ -167,6 +168,12 @@ def prune(
         goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
         if goal == survivors:
             raise PathsExhaustedError(Pruned(masks, steps, scores, ranked), keep)
+        if iteration == 1 and not _any_score(scores):
+            raise RequestError(
+                f"every {options.pruner} score is zero, so there is nothing to rank: expected an "
+                "output that depends on the weights (is the last layer zero, or the forward under "
+                "no_grad, or the data of one class?)"
+            )
         ranked = masks
         masks, mass = masking.select_weighing(scores, goal, masks, options.scope)
         survivors = goal
@@ -184,6 +191,10 @@ def prune(
         if on_step is not None and on_step(step):
             break
     return Pruned(masks, steps, scores, ranked)
+
+
+def _any_score(scores: Scores) -> bool:
+    return any(bool(tensor.any()) for tensor in scores.values())
 
 
 def iterations_of(options: Pruning) -> int:
@@ -206,6 +217,8 @@ def _target(
                 f"compression {compression:g} is above the maximum: {total} parameters in "
                 f"{layers} layers allow at most {total / layers:.10g}"
             )
+    if survivors == 0:
+        raise RequestError("the masks to start from keep nothing: expected at least one survivor")
     if not 1 <= keep <= survivors:
         raise RequestError(
             f"expected to keep between 1 and {survivors} parameters, got {keep}"

@@ -9,12 +9,14 @@ To add a pruner, write one such function and one line in ``SCORES``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapse import rescaling
 from collapse.errors import RequestError, unknown
@@ -26,7 +28,7 @@ from collapse.seeding import derive, generator
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-_GRASP_TEMPERATURE = 200.0
+GRASP_TEMPERATURE = 200.0
 
 
 class Scores(dict[str, Tensor]):
@@ -88,9 +90,11 @@ def random(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
 
 def magnitude(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """Magnitude pruning, ``|θ|`` (Janowsky 1989; Han et al. 2015)."""
-    kept = _kept(masks)
-    tensors = stand_ins(model, dtype=_dtype(model), parameter=kept)
-    return Scores({name: tensors[name].abs() for name in masks}, precision=_name(_dtype(model)))
+    kept = kept_parameters(masks)
+    tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept)
+    return Scores(
+        {name: tensors[name].abs() for name in masks}, precision=_name(compute_dtype(model))
+    )
 
 
 def snip(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
@@ -98,18 +102,10 @@ def snip(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
 
     ``L`` is the mean loss over all samples of all batches.
     """
-    tensors, leaves = _with_leaves(model, masks)
-    gradients = [torch.zeros_like(leaf) for leaf in leaves.values()]
-    for x, y, share in _weighted(inputs, _dtype(model)):
-        loss = share * _loss(model, tensors, x, y, inputs)
-        for total, part in zip(gradients, _gradient(loss, leaves), strict=True):
-            total += part
+    leaves, gradients = loss_gradient(model, masks, inputs)
     return Scores(
-        {
-            name: gradient.mul_(leaf.detach()).abs_()
-            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
-        },
-        precision=_name(_dtype(model)),
+        {name: gradients[name].mul_(leaf.detach()).abs_() for name, leaf in leaves.items()},
+        precision=_name(compute_dtype(model)),
     )
 
 
@@ -120,28 +116,11 @@ def grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     divided by its temperature of 200. Both passes, the gradient's and the Hessian-vector
     product's, see the same batches.
     """
-    tensors, leaves = _with_leaves(model, masks)
-    batches = list(_weighted(inputs, _dtype(model)))
-    gradient = [torch.zeros_like(leaf) for leaf in leaves.values()]
-    for x, y, share in batches:
-        loss = share * _loss(model, tensors, x, y, inputs, _GRASP_TEMPERATURE)
-        for total, part in zip(gradient, _gradient(loss, leaves), strict=True):
-            total += part
-    products = [torch.zeros_like(leaf) for leaf in leaves.values()]
-    for x, y, share in batches:
-        loss = share * _loss(model, tensors, x, y, inputs, _GRASP_TEMPERATURE)
-        local = _gradient(loss, leaves, create_graph=True)
-        alignment = sum(
-            ((g * h).sum() for g, h in zip(gradient, local, strict=True)), torch.zeros(())
-        )
-        for total, part in zip(products, _gradient(alignment, leaves), strict=True):
-            total += part
+    _, gradient = loss_gradient(model, masks, inputs, GRASP_TEMPERATURE)
+    leaves, products = loss_gradient(model, masks, inputs, GRASP_TEMPERATURE, along=gradient)
     return Scores(
-        {
-            name: product.mul_(leaf.detach())
-            for (name, leaf), product in zip(leaves.items(), products, strict=True)
-        },
-        precision=_name(_dtype(model)),
+        {name: products[name].mul_(leaf.detach()) for name, leaf in leaves.items()},
+        precision=_name(compute_dtype(model)),
     )
 
 
@@ -171,10 +150,15 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             except RequestError as error:
                 problem = f" ({error})"
                 break
-        tensors = _positive(model, masks, dtype)
+        tensors = positive(model, masks, dtype)
+        if rescale:  # a traced copy has only what the forward uses
+            used = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+            state = {name: tensor for name, tensor in tensors.items() if name in used}
+        else:
+            state = tensors
         leaves = {name: tensors[name].requires_grad_() for name in masks}
         ones = torch.ones((1, *first.shape[1:]), dtype=dtype, device=first.device)
-        R = call(network, tensors, ones, inputs.output).sum()
+        R = call(network, state, ones, inputs.output).sum()
         gradients = _gradient(R, leaves)
         scores = Scores(
             {
@@ -188,7 +172,7 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
         if rescale or _in_range(scores, dtype):
             _check_scores(scores, "synflow", problem)
             return scores
-        del tensors, leaves, gradients, R
+        del tensors, state, leaves, gradients, R
     _check_scores(scores, "synflow", problem)
     return scores
 
@@ -203,6 +187,7 @@ SCORES: dict[str, Callable[[nn.Module, Masks, ScoreInputs], Scores]] = {
 # The paper's setting of each: iterations, and the mode in which the model is scored (None: not
 # run at all). A pruner that is not listed takes one iteration in eval mode.
 PAPER_ITERATIONS = {"synflow": 100}
+DATA_FREE = frozenset({"random", "magnitude", "synflow"})  # one input's shape is enough
 PAPER_MODE: dict[str, Mode | None] = {
     "random": None,
     "magnitude": None,
@@ -238,14 +223,18 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     if pruner not in SCORES:
         raise unknown("pruner", pruner, SCORES)
     check_finite(model)
-    seed = derive(inputs.seed, "scoring", pruner, inputs.iteration)
     mode = mode_of(pruner, inputs.mode) or "eval"
-    with untouched(model, mode, seed), torch.enable_grad():
+    with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():
         scores = SCORES[pruner](model, masks, inputs)
     if not isinstance(scores, Scores):  # a user's own function may return a plain dict
         scores = Scores(scores)
     _check_scores(scores, pruner)
     return scores
+
+
+def scoring_seed(inputs: ScoreInputs) -> int:
+    """The seed of whatever a forward draws while it is scored (dropout)."""
+    return derive(inputs.seed, "scoring", inputs.iteration)
 
 
 def _check_scores(scores: Scores, pruner: str, why: str = "") -> None:
@@ -254,7 +243,7 @@ def _check_scores(scores: Scores, pruner: str, why: str = "") -> None:
             raise RequestError(f"{pruner} score of layer '{name}' is not finite{why}")
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def compute_dtype(model: nn.Module) -> torch.dtype:
     """Half-precision models are scored in float32: their range holds no product of layers."""
     widest = max(
         (p.dtype for p in model.parameters() if p.is_floating_point()),
@@ -267,17 +256,45 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kept(masks: Masks) -> Callable[[str, Tensor], Tensor]:
+def kept_parameters(masks: Masks) -> Callable[[str, Tensor], Tensor]:
     return lambda name, value: value * masks[name] if name in masks else value
 
 
-def _with_leaves(model: nn.Module, masks: Masks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Stand-ins for a model's state with masks applied; the scored ones require gradients."""
-    tensors = stand_ins(model, dtype=_dtype(model), parameter=_kept(masks))
-    return tensors, {name: tensors[name].requires_grad_() for name in masks}
+def loss_gradient(
+    model: nn.Module,
+    masks: Masks,
+    inputs: ScoreInputs,
+    temperature: float = 1.0,
+    along: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradient of the mean loss over all batches, or its Hessian times a vector.
+
+    Args:
+        temperature: divides the logits.
+        along: the vector, by parameter name; the gradient itself without it.
+
+    Returns:
+        The masked parameters, and the gradient (or product) with respect to each.
+    """
+    # Dropout draws the same units in each pass, so that all passes see one function.
+    torch.manual_seed(scoring_seed(inputs))
+    tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
+    leaves = {name: tensors[name].requires_grad_() for name in masks}
+    totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    for x, y, share in _weighted(inputs, compute_dtype(model)):
+        # Fused attention has no second derivative.
+        with contextlib.nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH):
+            value = share * _loss(model, tensors, x, y, inputs, temperature)
+        if along is not None:
+            local = _gradient(value, leaves, create_graph=True)
+            parts = ((along[n] * g).sum() for n, g in zip(leaves, local, strict=True))
+            value = sum(parts, torch.zeros((), device=value.device))
+        for name, part in zip(leaves, _gradient(value, leaves), strict=True):
+            totals[name] += part
+    return leaves, totals
 
 
-def _positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Tensor]:
+def positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Tensor]:
     """SynFlow's state: |θ| with masks applied; unscored biases and all running means at zero."""
 
     def parameter(name: str, value: Tensor) -> Tensor:
@@ -297,7 +314,7 @@ def _precisions(model: nn.Module, device: torch.device) -> list[tuple[torch.dtyp
     if device.type == "mps":
         return [(torch.float32, False), (torch.float32, True)]
     wide = [(torch.float64, False), (torch.float64, True)]
-    return wide if _dtype(model) == torch.float64 else [(torch.float32, False), *wide]
+    return wide if compute_dtype(model) == torch.float64 else [(torch.float32, False), *wide]
 
 
 def _in_range(scores: Scores, dtype: torch.dtype) -> bool:

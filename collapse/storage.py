@@ -52,16 +52,28 @@ def check_writable(path: Path | None, suffixes: Sequence[str]) -> None:
     """
     if path is None:
         return
-    if path.suffix not in suffixes:
-        raise RequestError(f"'{path}': expected a suffix of {', '.join(suffixes)}")
     if path.is_dir():
         raise RequestError(f"cannot write '{path}': it is a folder, expected a file name")
+    if path.suffix not in suffixes:
+        raise RequestError(f"'{path}': expected a suffix of {', '.join(suffixes)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise RequestError(f"cannot write '{path}': {first_line(error)}") from error
+
+
+def check_distinct(*paths: Path | None) -> None:
+    """Fail when two results would be written to one file.
+
+    Raises:
+        RequestError: a path is named twice.
+    """
+    named = [path.resolve() for path in paths if path is not None]
+    for path in named:
+        if named.count(path) > 1:
+            raise RequestError(f"'{path.name}' is named for two results: expected different files")
 
 
 def _umask() -> int:

@@ -189,6 +189,12 @@ MISTAKES = {
     "--model net:pair": "got tuple with parts 0, 1; choose one with --output",
     "--model net:table --output logit": "output 'logit' of the model is no tensor",
     "--model torchvision:vgg61": "unknown torchvision model 'vgg61'",
+    "--model mymodel": "(or torchvision:NAME, timm:NAME, package.module:factory)",
+    "--model fc --dataset gaussian --classes 0": "classes: expected at least 1, got 0",
+    "--model fc --dataset gaussian --input-shape 3 0 8": "input shape: expected positive sizes",
+    "--model fc --out a.csv --layers a.csv": "'a.csv' is named for two results",
+    "--model net:silent --pruners snip": "every snip score is zero",
+    "--model net:gone --pruners synflow": "'Tensor' object has no attribute 'nowhere'",
 }
 
 
@@ -212,7 +218,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         "    return model\n"
         "def fails(): return nn.Linear(7, 10)\n"
         "def pair(): return Wrapped(lambda y: (y, y))\n"
-        "def table(): return Wrapped(lambda y: {'logits': y})\n",
+        "def table(): return Wrapped(lambda y: {'logits': y})\n"
+        "def silent(): return Wrapped(lambda y: y.detach())\n"
+        "def gone(): return Wrapped(lambda y: setattr(y, 'no attribute', y.nowhere))\n",
     )
     code, out, err = run(critical, f"{arguments} --quiet")
     assert code == 2
@@ -235,6 +243,10 @@ PRUNING_MISTAKES = {
     "--compression 4 --pruner certified": "unknown pruner 'certified'",
     "--compression 4 --pruner snip --schedule certified": "needs positive, conserved scores",
     "--compression 4 --weights {other}": "weights",
+    "--compression 4 --masks {folder}": "expected a file, there is none",
+    "--compression 4 --masks {nothing}": "keep nothing: expected at least one survivor",
+    "--compression 4 --masks {part}": "no mask of '3.weight'",
+    "--compression 4 --layers {folder}": "it is a folder, expected a file name",
 }
 
 
@@ -242,9 +254,34 @@ PRUNING_MISTAKES = {
 def test_pruning_mistakes(arguments: str, run: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     masking.save_masks({"0.weight": torch.ones(2, 2, dtype=torch.bool)}, other)
-    code, out, err = run(pruning, f"{SMALL} {arguments.format(other=other)}")
+    whole = masking.dense(build("fc", input_shape=(3, 8, 8), classes=4))
+    masking.save_masks({"1.weight": whole["1.weight"]}, tmp_path / "part.safetensors")
+    masking.save_masks({n: ~m for n, m in whole.items()}, tmp_path / "nothing.safetensors")
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("other", "part", "nothing")}
+    code, out, err = run(pruning, f"{SMALL} {arguments.format(**files, folder=tmp_path)}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert PRUNING_MISTAKES[arguments] in err
+
+
+def test_an_extra_row_that_does_not_apply_is_a_note(run: Run, module_named) -> None:
+    """Nobody asked for the certified schedule; a network whose R is zero keeps the other rows."""
+    module_named(
+        "attention",
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)\n"
+        "        self.head = nn.Linear(8, 4)\n"
+        "    def forward(self, x): return self.head(self.body(x).mean(1))\n",
+    )
+    code, out, _ = run(
+        critical, "--model attention:Net --dataset gaussian --input-shape 5 8 --classes 4 --quiet "
+        "--pruners magnitude grasp synflow --iterations 1"
+    )  # fmt: skip
+    assert code == 0
+    assert "grasp" in out  # fused attention has no second derivative; the plain one has
+    assert "not counted: 192 parameters" in out
 
 
 def test_no_gpu_when_one_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,8 @@ def test_gaussian_of_any_shape() -> None:
     assert len(large.labels) == 1000
     with pytest.raises(RequestError, match="expected positive sizes"):
         data.load("gaussian", input_shape=(3, 0))
+    with pytest.raises(RequestError, match="classes: expected at least 1, got 0"):
+        data.load("gaussian", classes=0)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -233,6 +235,14 @@ def test_damaged_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": [1]}), shard)
     with pytest.raises(RequestError, match="expected columns image and label, got picture"):
         data.load("mine", root=tmp_path)
+    for labels in (["a", "b"], [0, None], [-1, -1]):
+        _shard(shard, [1, 2])
+        table = pq.read_table(shard)
+        pq.write_table(table.set_column(1, "label", pa.array(labels)), shard)
+        with pytest.raises(RequestError, match="expected (integer labels|labels from 0)"):
+            data.load("mine", root=tmp_path)
+    with pytest.raises(RequestError, match="'mine' in '.*' has no test split: expected test-"):
+        data.load("mine", "test", root=tmp_path)
     _shard(shard, [])
     with pytest.raises(RequestError, match="dataset 'mine' is empty"):
         data.load("mine", root=tmp_path)

@@ -202,6 +202,24 @@ def test_rescaled_scores_equal_float64_bit_for_bit(monkeypatch: pytest.MonkeyPat
         assert torch.equal(rescaled[name] * 2.0**rescaled.exponent, plain[name])
 
 
+def test_rescaling_copes_with_layers_that_are_never_used() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(40)))
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chain(x * 1e-9)
+
+    model = Unused()
+    for parameter in model.chain.parameters():
+        nn.init.constant_(parameter, 1e-9)
+    scores = score(model, "synflow", masking.dense(model), ScoreInputs([(torch.zeros(1, 2), None)]))
+    assert scores.precision == "float64 rescaled"
+    assert float(scores["unused.weight"].abs().max()) == 0
+
+
 def test_vanishing_R_is_not_taken_for_dead_weights() -> None:
     """Products below float32's range: every weight is alive, so no score may be zero."""
     model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(40)))

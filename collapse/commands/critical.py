@@ -19,8 +19,8 @@ from collapse.critical import Critical, critical_compression
 from collapse.errors import RequestError, unknown
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
 from collapse.pruning import iterations_of
-from collapse.scores import SCORES, mode_of
-from collapse.storage import check_writable
+from collapse.scores import DATA_FREE, SCORES, mode_of
+from collapse.storage import check_distinct, check_writable
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,32 @@ class Config:
 def main(config: Config) -> None:
     """Run the request: table to stdout, files where asked for."""
     plans = _plans(config)
+    check_distinct(config.out, config.layers, config.plot)
     tables.check_path(config.out)
     tables.check_path(config.layers)
     check_writable(config.plot, (".pdf", ".svg", ".png"))
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     device = ""
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
-        for seed in config.seeds:
-            labelled = any(plan.pruner in ("snip", "grasp") for plan in plans)
+        for seed in dict.fromkeys(config.seeds):
+            labelled = any(plan.pruner not in DATA_FREE for plan in plans)
             prepared = cli.prepare(config.setup, seed, labelled=labelled)
             device = str(prepared.device)
+            notes += [prepared.uncounted] if prepared.uncounted and not notes else []
             for plan in plans:
 
                 def watch(text: str, plan: Pruning = plan) -> None:
                     update(f"{plan.pruner}: {text}", len(rows))  # rows only grows
 
-                row, more = _measure(config, prepared, replace(plan, seed=seed), watch)
+                try:
+                    row, more = _measure(config, prepared, replace(plan, seed=seed), watch)
+                except RequestError as error:
+                    if plan is not _EXTRA or not rows:
+                        raise
+                    notes.append(f"no row for the certified schedule: {error}")
+                    continue
                 rows.append(row)
                 layer_rows.extend(more)
     frame = _frame(rows)
@@ -94,7 +103,11 @@ def main(config: Config) -> None:
         from collapse.plots import critical_bars, save
 
         save(critical_bars(frame), config.plot)
-    _print(frame)
+    _print(frame, notes)
+
+
+# The row that nobody asked for: if the network does not take it, the others still stand.
+_EXTRA = Pruning(pruner="synflow", schedule="certified")
 
 
 def _plans(config: Config) -> list[Pruning]:
@@ -116,10 +129,10 @@ def _plans(config: Config) -> list[Pruning]:
             scope=config.scope,
             mode=config.mode,
         )
-        for pruner in config.pruners
+        for pruner in dict.fromkeys(config.pruners)
     ]
     if config.schedule is None and "synflow" in config.pruners and config.scope == "global":
-        plans.append(Pruning(pruner="synflow", schedule="certified"))
+        plans.append(_EXTRA)
     if config.schedule == "certified":
         # The other scores are not conserved: their rows keep the paper's schedule.
         if "synflow" not in config.pruners:
@@ -200,7 +213,7 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(types)
 
 
-def _print(frame: pd.DataFrame) -> None:
+def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
     """The rows a reader wants first; everything is in ``--out``."""
     first = frame.iloc[0]
     seeds = frame["seed"].nunique()
@@ -219,7 +232,7 @@ def _print(frame: pd.DataFrame) -> None:
         table.add_row(*(cells[name] for name, _ in _HEADINGS if name != "seed" or seeds > 1))
     console = Console(width=cli.table_width())
     console.print(table)
-    for note in _notes(frame):
+    for note in [*_notes(frame), *notes]:
         console.print(note, highlight=False)
 
 
@@ -242,10 +255,12 @@ def _cells(row: dict[Any, Any]) -> dict[str, str]:
     collapse = row["collapse_compression"]
     effective = row["effective_critical_compression"]
     mark = " *" if row["monotone"] is False else ""
+    once = row["iterations"] == 1 and row["schedule"] != "certified"
+    schedule = "" if once else row["schedule"]
     return {
         "pruner": row["pruner"],
         "seed": str(row["seed"]),
-        "iterations": f"{row['iterations']} {row['schedule'] if row['iterations'] > 1 else ''}",
+        "iterations": f"{row['iterations']} {schedule}".strip(),
         "mode": row["mode"] or "",
         "critical": f"{row['critical_compression']:,.6g}",
         "of maximum": f"{row['critical_compression'] / row['maximal_compression']:.3%}",

@@ -16,8 +16,8 @@ from rich.table import Table
 from collapse import cli, connectivity, masks, tables
 from collapse.options import Pruning, Setup
 from collapse.pruning import Pruned, Step, iterations_of, prune
-from collapse.scores import mode_of
-from collapse.storage import check_writable
+from collapse.scores import DATA_FREE, mode_of
+from collapse.storage import check_distinct, check_writable
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ class Config:
 
 def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a layer collapsed, so that CI notices."""
+    check_distinct(config.out, config.layers, config.trace)
     check_writable(config.out, (".safetensors",))
     tables.check_path(config.layers)
     tables.check_path(config.trace)
     options = config.pruning
-    prepared = cli.prepare(
-        config.setup, options.seed, labelled=options.pruner not in ("random", "magnitude")
-    )
+    prepared = cli.prepare(config.setup, options.seed, labelled=options.pruner not in DATA_FREE)
     start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
     with cli.progress(iterations_of(options), config.quiet) as update:
         result = prune(
