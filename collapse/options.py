@@ -23,7 +23,7 @@ class Pruning:
     """How to prune, up to the compression.
 
     Attributes:
-        pruner: random, magnitude, snip, grasp or synflow.
+        pruner: random, magnitude, snip, grasp, synflow, or package.module:function.
         iterations: how often scores are computed; the paper's without it (synflow 100, the
             others 1). The certified schedule takes as many as it needs.
         schedule: how density falls over the iterations.

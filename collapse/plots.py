@@ -93,6 +93,39 @@ def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def score_against_inverse_size(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Mean layer score against inverse layer size, on logarithmic axes (figure 4).
+
+    Conserved scores lie on a line of slope 1, drawn dashed through the middle of the points.
+
+    Args:
+        table: a ``layers`` table of one network, pruner and compression.
+        ax: where to draw; a new figure without it.
+
+    Raises:
+        RequestError: the table is empty.
+    """
+    if table.empty:
+        raise RequestError("the layers table is empty: expected at least one row")
+    if ax is None:
+        ax = Figure(figsize=(4.4, 3.6), layout="constrained").subplots()
+    pruner = str(table["pruner"].iloc[0])
+    inverse = 1 / table["parameters"].to_numpy(float)
+    mean = table["score_mean"].abs().to_numpy(float)
+    ax.loglog(inverse, mean, "o", color=COLOURS.get(pruner, _OTHER), label=pruner)
+    seen = mean > 0
+    if seen.any():
+        middle = np.exp(np.log(mean[seen] / inverse[seen]).mean())
+        ends = np.array([inverse.min(), inverse.max()])
+        ax.loglog(ends, middle * ends, "--", color="black", linewidth=1, label="slope 1")
+    ax.set_xlabel("inverse layer size")
+    ax.set_ylabel("mean layer score (absolute)")
+    ax.set_title(f"{table['model'].iloc[0]}, {pruner}", loc="left", fontsize=10)
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
 def _number(value: float) -> str:
     """Three digits, with a power of ten where counting zeros would be work."""
     if value < 1e5:

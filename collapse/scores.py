@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from collapse import rescaling
 from collapse.errors import RequestError, unknown
 from collapse.functional import Masks, Selector, call, stand_ins, untouched
-from collapse.models import check_finite
+from collapse.models import check_finite, import_user
 from collapse.options import Mode
 from collapse.seeding import derive, generator
 
@@ -194,6 +194,23 @@ PAPER_MODE: dict[str, Mode | None] = {
     "snip": "train",
     "grasp": "train",
 }
+
+
+def load_pruner(name: str) -> str:
+    """A pruner's name in ``SCORES``; ``package.module:function`` is registered under itself.
+
+    Raises:
+        RequestError: unknown name, or an import that fails.
+    """
+    if ":" in name and name not in SCORES:
+        function = import_user(name, "pruner")
+        if not callable(function):
+            raise RequestError(f"pruner '{name}': expected a function (model, masks, inputs)")
+        SCORES[name] = function
+    if name not in SCORES:
+        near = str(unknown("pruner", name, SCORES))
+        raise RequestError(f"{near} (or package.module:function)")
+    return name
 
 
 def mode_of(pruner: str, requested: Mode | None) -> Mode | None:

@@ -41,6 +41,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("compression", "layer", "layer_index", "parameters", "kept", "density"),
         *("effective_kept", "score_sum", "score_mean", "score_abs_sum"),
     ),
+    "conservation": (
+        *_SETTINGS,
+        *("identity", "place", "lhs", "rhs", "residual"),
+    ),
     "trace": (
         *_SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),

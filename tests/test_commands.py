@@ -12,10 +12,11 @@ import torch
 
 from collapse import masks as masking
 from collapse import tables
-from collapse.commands import critical, pruning
+from collapse.commands import conservation, critical, pruning
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import prune
+from collapse.scores import SCORES
 
 SMALL = "--model fc --dataset gaussian --input-shape 3 8 8 --classes 4 --quiet"
 Run = Callable[..., tuple[int, str, str]]
@@ -139,7 +140,7 @@ def test_pruning_nothing_is_fine(run: Run, tmp_path: Path) -> None:
 
 
 def test_help_explains_every_option(run: Run) -> None:
-    for command in (critical, pruning):
+    for command in (conservation, critical, pruning):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "--samples-per-class" in out
@@ -289,3 +290,85 @@ def test_no_gpu_when_one_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch)
     code, _, err = run(critical, f"{SMALL} --device cuda")
     assert (code, err.count("\n")) == (2, 1)
     assert "--device cuda: no such GPU here; available: " in err
+
+
+# --- Conservation -------------------------------------------------------------------------------
+
+
+def test_conservation_prints_the_worst_and_writes_everything(run: Run, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("ledger.parquet", "layers.csv", "fig.png")}
+    code, out, err = run(
+        conservation, "--model vgg11_bn --pruner synflow --tolerance 1e-5 --quiet --out "
+        f"{files['ledger.parquet']} --layers {files['layers.csv']} --plot {files['fig.png']}",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    for identity in ("output units", "neuron", "batchnorm eval", "cut", "score"):
+        assert f"  {identity} " in out
+    assert "slope 1.00000" in out
+    ledger, _ = tables.read(files["ledger.parquet"], "conservation")
+    assert (ledger["residual"] <= 1e-5).all()
+    assert ledger[ledger["identity"] == "cut"]["place"].nunique() == 9
+    layers, _ = tables.read(files["layers.csv"], "layers")
+    sums = layers["score_sum"]
+    assert sums.max() / sums.min() - 1 < 1e-5
+    assert files["fig.png"].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--pruner snip --samples-per-class 2",
+        "--pruner snip --mode eval --samples-per-class 2 --compression 4",
+        "--pruner grasp --samples-per-class 2 --dtype float64 --tolerance 1e-10",
+        "--pruner synflow --compression 100 --dtype float64 --tolerance 1e-10",
+    ],
+)
+def test_conservation_holds_for_the_papers_pruners(run: Run, arguments: str) -> None:
+    code, out, _ = run(conservation, f"{SMALL} {arguments}")
+    assert code == 0, out
+
+
+PLANTED = {
+    "scaled": "score layers fails at 5.weight: 1.01 against 1",
+    "absolute": "score neurons fails at",
+    "magnitude_again": "score layers fails at",
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_broken_pruner_of_a_user_exits_1_and_is_named(run: Run, module_named, fault) -> None:
+    module_named(
+        "broken",
+        "from collapse.scores import SCORES\n"
+        "def scaled(model, masks, inputs):\n"
+        "    scores = SCORES['synflow'](model, masks, inputs)\n"
+        "    scores['5.weight'] = scores['5.weight'] * 1.01\n"
+        "    return scores\n"
+        "def absolute(model, masks, inputs): return SCORES['snip'](model, masks, inputs)\n"
+        "def magnitude_again(model, masks, inputs):\n"
+        "    weights = dict(model.named_parameters())\n"
+        "    return {name: weights[name].detach().abs() for name in masks}\n",
+    )
+    code, out, _ = run(conservation, f"{SMALL} --pruner broken:{fault}")
+    SCORES.pop(f"broken:{fault}")
+    assert code == 1
+    assert PLANTED[fault] in out
+    assert "BEYOND TOLERANCE" in out
+
+
+CONSERVATION_MISTAKES = {
+    "--tolerance 0": "--tolerance: expected more than 0, got 0",
+    "--tolerance -1": "--tolerance: expected more than 0, got -1",
+    "--pruner synflw": "unknown pruner 'synflw'; nearest: synflow (or package.module:function)",
+    "--pruner no_module:f": "pruner 'no_module:f': importing 'no_module' failed",
+    "--dtype float16": "--dtype",
+    "--masks a.safetensors --compression 2": "expected --masks or --compression, got both",
+    "--out ledger.xls": "expected a suffix of",
+}
+
+
+@pytest.mark.parametrize("arguments", CONSERVATION_MISTAKES)
+def test_conservation_mistakes(run: Run, arguments: str) -> None:
+    code, out, err = run(conservation, f"{SMALL} {arguments}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert CONSERVATION_MISTAKES[arguments] in err

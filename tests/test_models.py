@@ -159,7 +159,7 @@ def test_factories(module_named) -> None:
         "def text(): return 'net'\n",
     )
     assert isinstance(build("my_models:net"), nn.Linear)
-    with pytest.raises(RequestError, match="unknown factory in 'my_models' 'nett'; nearest: net"):
+    with pytest.raises(RequestError, match="unknown model in 'my_models' 'nett'; nearest: net"):
         build("my_models:nett")
     with pytest.raises(RequestError, match="failed with KeyError: 'missing piece'"):
         build("my_models:broken")

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from collapse import cli, tables
 from collapse.critical import Critical, critical_compression
-from collapse.errors import RequestError, unknown
+from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
 from collapse.pruning import iterations_of
-from collapse.scores import DATA_FREE, SCORES, mode_of
+from collapse.scores import DATA_FREE, SCORES, load_pruner, mode_of
 from collapse.storage import check_distinct, check_writable
 
 
@@ -31,7 +31,7 @@ class Config:
     certified schedule as a sixth row.
 
     Attributes:
-        pruners: random, magnitude, snip, grasp, synflow.
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
         iterations: of every pruner; the paper's without it (synflow 100, the others 1).
         schedule: linear, exponential or certified (synflow); without it the paper's exponential,
             and a further row for SynFlow with the certified one.
@@ -47,7 +47,7 @@ class Config:
     """
 
     setup: Setup
-    pruners: tuple[str, ...] = tuple(SCORES)
+    pruners: tuple[str, ...] = ("random", "magnitude", "snip", "grasp", "synflow")
     iterations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     schedule: Annotated[
         ScheduleName | None, tyro.conf.arg(metavar="linear|exponential|certified")
@@ -119,8 +119,7 @@ def _plans(config: Config) -> list[Pruning]:
     if config.iterations is not None and config.iterations < 1:
         raise RequestError(f"--iterations: expected at least 1, got {config.iterations}")
     for pruner in config.pruners:
-        if pruner not in SCORES:
-            raise unknown("pruner", pruner, SCORES)
+        load_pruner(pruner)
     plans = [
         Pruning(
             pruner=pruner,

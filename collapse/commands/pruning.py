@@ -16,7 +16,7 @@ from rich.table import Table
 from collapse import cli, connectivity, masks, tables
 from collapse.options import Pruning, Setup
 from collapse.pruning import Pruned, Step, iterations_of, prune
-from collapse.scores import DATA_FREE, mode_of
+from collapse.scores import DATA_FREE, load_pruner, mode_of
 from collapse.storage import check_distinct, check_writable
 
 
@@ -50,6 +50,7 @@ def main(config: Config) -> int:
     tables.check_path(config.layers)
     tables.check_path(config.trace)
     options = config.pruning
+    load_pruner(options.pruner)
     prepared = cli.prepare(config.setup, options.seed, labelled=options.pruner not in DATA_FREE)
     start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
     with cli.progress(iterations_of(options), config.quiet) as update:
