@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.stats import linregress
 from torch import Tensor, nn
 
 from collapse import masks as masking
@@ -50,6 +52,7 @@ class Audit:
         R: the scalar whose flow it is.
         unit: what the ledger's flows are given in multiples of: the absolute flow at the output
             where that is below 1, because residuals divide by ``max(1, absolute flow)``.
+        saliency: each layer's signed ``Σ S``, in these units; of ``R``, whatever the pruner.
         absolute: for SNIP, the same neuron-wise comparison of ``|S|``, which is *not* conserved.
     """
 
@@ -58,6 +61,7 @@ class Audit:
     scores: Scores
     R: float
     unit: float
+    saliency: dict[str, float]
     absolute: pd.DataFrame | None = None
 
 
@@ -105,7 +109,12 @@ def audit(
     else:
         rows += _conserved(trace, scores)
     table = pd.concat([ledger(trace), frame_of(rows)], ignore_index=True)
-    return Audit(table, outside(trace), scores, trace.R, trace.unit, absolute)
+    saliency = {
+        name: sum(float(units.sum()) for units, _, _ in uses)
+        for name, uses in _measured(trace).items()
+        if name in masks
+    }
+    return Audit(table, outside(trace), scores, trace.R, trace.unit, saliency, absolute)
 
 
 def _flow(
@@ -233,15 +242,19 @@ def layer_statistics(scores: Mapping[str, Tensor]) -> tuple[float, float]:
     Raises:
         RequestError: fewer than two layers of different size, or a layer whose mean is zero.
     """
-    from scipy.stats import linregress
+    sums = {name: total for name, (total, _) in masking.sums(scores).items()}
+    return inverse_size_fit({name: s.numel() for name, s in scores.items()}, sums)
 
-    sizes = torch.tensor([float(s.numel()) for s in scores.values()], dtype=torch.float64)
-    sums = torch.stack([s.sum(dtype=torch.float64).abs() for s in scores.values()])
-    if len(set(sizes.tolist())) < 2 or not bool((sums > 0).all()):
+
+def inverse_size_fit(sizes: Mapping[str, int], sums: Mapping[str, float]) -> tuple[float, float]:
+    """``layer_statistics`` from layer sizes and sums, e.g. ``Audit.saliency``."""
+    totals = [abs(sums[name]) for name in sizes]
+    if len(set(sizes.values())) < 2 or min(totals) == 0:
         raise RequestError(
             "a slope needs two layers of different size, each with a mean that is not zero"
         )
-    fit = linregress((-sizes.log()).numpy(), (sums / sizes).log().cpu().numpy())
+    inverse = -np.log(list(sizes.values()))
+    fit = linregress(inverse, np.log(totals) + inverse)
     return float(fit.slope), float(fit.rvalue)
 
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from collapse import masks as masking
+from collapse.auditing import audit, inverse_size_fit, layer_statistics
 from collapse.critical import critical_compression
 from collapse.data import load
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import prune
+from collapse.scores import ScoreInputs, score
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +75,43 @@ def test_vgg16_reaches_the_maximum() -> None:
     assert certified.critical_compression == certified.maximal_compression
     assert certified.collapse_compression is None
     assert set(certified.points[0].alive.values()) == {1}
+
+
+# --- VGG-19/ImageNet: figures 3 and 4 -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vgg19() -> torch.nn.Module:
+    return build("vgg19", input_shape=(3, 224, 224), classes=1000)
+
+
+def test_vgg19_synflow_sums_are_equal_and_slopes_are_one(vgg19: torch.nn.Module) -> None:
+    batch = (torch.randn(2, 3, 224, 224), torch.arange(2))
+    sizes = masking.sizes(masking.dense(vgg19))
+    bounds = {"synflow": 1e-3, "snip": 0.1}
+    for pruner, bound in bounds.items():
+        found = audit(vgg19, batch, pruner=pruner, mode="eval")
+        assert float(found.ledger["residual"].max()) <= 1e-5
+        slope, _ = inverse_size_fit(sizes, found.saliency)
+        assert abs(slope - 1) <= bound
+        if pruner == "synflow":
+            sums = found.saliency.values()
+            assert max(sums) / min(sums) - 1 <= 1e-5
+    inputs = ScoreInputs([batch], mode="eval")
+    slope, _ = layer_statistics(score(vgg19, "grasp", masking.dense(vgg19), inputs))
+    assert abs(slope - 1) <= 0.1
+
+
+def test_vgg19_mean_scores_follow_figure_4(vgg19: torch.nn.Module) -> None:
+    """Published means count biases too, so absolute values differ; their shape must not."""
+    folder = Path(__file__).parents[2] / "shared" / "published"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/published beside the checkout")
+    table = pd.read_csv(folder / "fig4_vgg19_imagenet_mean_layer_score.csv")
+    inputs = ScoreInputs([(torch.zeros(1, 3, 224, 224), torch.zeros(1, dtype=torch.long))])
+    for pruner, column in {"magnitude": "magnitude", "synflow": "synflow"}.items():
+        scores = score(vgg19, pruner, masking.dense(vgg19), inputs)
+        means = np.array([float(s.mean(dtype=torch.float64)) for s in scores.values()])
+        published = table.sort_values("layer_index")[column].to_numpy()
+        r = np.corrcoef(np.log(means), np.log(published))[0, 1]
+        assert r > 0.99

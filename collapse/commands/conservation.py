@@ -14,7 +14,7 @@ from rich.table import Table
 
 from collapse import cli, conservation, tables
 from collapse import masks as masking
-from collapse.auditing import Audit, audit, layer_statistics, likely_cause
+from collapse.auditing import Audit, audit, inverse_size_fit, likely_cause
 from collapse.errors import RequestError
 from collapse.functional import Masks
 from collapse.options import Mode, Pruning, Setup
@@ -175,17 +175,17 @@ def _print(config: Config, found: Audit) -> None:
         )
     if config.pruner == "grasp" and "grasp defect" not in set(found.ledger["identity"]):
         console.print("grasp: no unit here has both sides known, so its defect is not checked")
-    with_slope = _slope(found)
-    if with_slope:
-        console.print(with_slope, highlight=False)
-
-
-def _slope(found: Audit) -> str:
-    try:
-        slope, r = layer_statistics(found.scores)
-    except RequestError:
-        return ""  # one layer, or a layer without a score: there is no line to draw
-    return f"log mean score against log inverse layer size: slope {slope:.6f}, r {r:.6f}"
+    sizes = masking.sizes(found.scores)
+    scores = {name: total for name, (total, _) in masking.sums(found.scores).items()}
+    for what, sums in (("score", scores), ("signed saliency", found.saliency)):
+        try:
+            slope, r = inverse_size_fit(sizes, sums)
+        except (RequestError, KeyError):
+            continue  # one layer, or a layer without a score: there is no line to draw
+        console.print(
+            f"log mean {what} against log inverse layer size: slope {slope:.6f}, r {r:.6f}",
+            highlight=False,
+        )
 
 
 def run() -> None:
