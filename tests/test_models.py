@@ -81,7 +81,7 @@ def test_initialisations_have_their_variance() -> None:
         model[0].bias.data.fill_(1)
         initialise(model, init)
         assert float(model[0].weight.detach().std()) == pytest.approx(math.sqrt(variance), rel=0.02)
-        assert float(model[0].bias.abs().max()) == 0
+        assert float(model[0].bias.detach().abs().max()) == 0
     with pytest.raises(RequestError, match="unknown init 'kaimng'; nearest: kaiming"):
         initialise(model, "kaimng")
 
