@@ -24,7 +24,7 @@ from collapse.flow import Trace, record
 from collapse.functional import Masks, Selector, stand_ins, untouched
 from collapse.models import check_finite
 from collapse.options import Mode
-from collapse.recording import unit_sums
+from collapse.recording import unit_sums, wide
 from collapse.scores import (
     GRASP_TEMPERATURE,
     Batch,
@@ -39,6 +39,8 @@ from collapse.scores import (
     score,
     scoring_seed,
 )
+
+SCORE_IDENTITIES = ("score", "score layers", "score neurons", "grasp defect")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,32 @@ class Audit:
     unit: float
     saliency: dict[str, float]
     absolute: pd.DataFrame | None = None
+
+    def table(self) -> pd.DataFrame:
+        """The ledger, and what is listed beside it but is no identity and never gated.
+
+        ``outside the theory``: flow out against flow in of such operations; ``absolute …``: SNIP's
+        ``|S|`` compared as if it were conserved.
+        """
+        parts = [self.ledger]
+        if len(self.outside):
+            listed = self.outside
+            scale = np.maximum(1.0, listed["absolute"])
+            parts.append(pd.DataFrame({
+                "identity": "outside the theory",
+                "place": listed["place"] + ":" + listed["operation"],
+                "lhs": listed["flow_in"],
+                "rhs": listed["flow_out"],
+                "residual": listed["created"].abs() / scale,
+            }))  # fmt: skip
+        if self.absolute is not None and len(self.absolute):
+            parts.append(self.absolute.assign(identity="absolute " + self.absolute["identity"]))
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def scores_checked(self) -> bool:
+        """Whether any identity could hold the pruner's own scores to anything."""
+        return bool(self.ledger["identity"].isin(SCORE_IDENTITIES).any())
 
 
 def audit(
@@ -174,7 +202,7 @@ def _scores_are_saliency(trace: Trace, scores: Scores) -> list[Row]:
     for name, tensor in scores.items():
         uses = measured.get(name, [])
         layout = uses[0][2] if uses else {}
-        units = unit_sums(tensor, **layout)[0] if tensor.ndim > 1 else tensor.double()
+        units = unit_sums(tensor, **layout)[0] if tensor.ndim > 1 else wide(tensor).cpu()
         units = units / trace.unit
         saliency = sum((use[0] for use in uses), torch.zeros_like(units))
         scale = torch.maximum(saliency.abs(), units.abs())
@@ -183,10 +211,10 @@ def _scores_are_saliency(trace: Trace, scores: Scores) -> list[Row]:
 
 
 def _scores_are_absolute_saliency(trace: Trace, scores: Scores) -> list[Row]:
-    rows = []
+    rows, sums = [], masking.sums(scores)
     for name, uses in _measured(trace).items():
         if name in scores and len(uses) == 1:  # |a + b| is not |a| + |b|
-            total = scores[name].sum(dtype=torch.float64) / trace.unit
+            total = torch.tensor(sums[name][0], dtype=torch.float64) / trace.unit
             absolute = uses[0][1].sum()
             rows.append(Row("score", name, total, absolute, torch.maximum(total, absolute)))
     return rows
@@ -198,7 +226,8 @@ def _conserved(trace: Trace, scores: Mapping[str, Tensor]) -> list[Row]:
     In units of the median layer sum, so that the tolerance means the same for any scores.
     """
     cuts = [name for name in cut_layers(trace) if name in scores]
-    sums = {name: scores[name].sum(dtype=torch.float64) for name in cuts or scores}
+    totals = masking.sums(scores)
+    sums = {name: torch.tensor(totals[name][0], dtype=torch.float64) for name in cuts or scores}
     middle = torch.stack(list(sums.values())).median()
     unit = float(middle.abs()) or 1.0
     one = torch.ones((), dtype=torch.float64)
@@ -220,13 +249,13 @@ def _grasp_defect(model: nn.Module, masks: Masks, inputs: ScoreInputs, trace: Tr
     scores = score(model, "grasp", every, inputs)
     with untouched(model, inputs.mode), torch.enable_grad():
         _, gradient = loss_gradient(model, every, inputs, GRASP_TEMPERATURE)
-    squares = {name: g.double().square() for name, g in gradient.items()}
+    squares = {name: wide(g).square() for name, g in gradient.items()}
     # Scores of pruned weights are zero; their gradient is not, and is no part of the network's.
-    squares = {name: s * every[name] for name, s in squares.items()}
+    squares = {name: s * every[name].to(s.device) for name, s in squares.items()}
     unit = float(sum(s.sum() for s in squares.values())) or 1.0
     rows = []
     for closure in linear_closures(trace, through_batchnorm=False):
-        saliency = {name: -s.double() for name, s in scores.items()}
+        saliency = {name: -wide(s) for name, s in scores.items()}
         lhs = (closure.inflow(saliency) - closure.outflow(saliency)) / unit
         rhs = (closure.inflow(squares) - closure.outflow(squares)) / unit
         scale = (closure.inflow(squares) + closure.outflow(squares)) / unit

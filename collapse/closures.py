@@ -14,7 +14,7 @@ from torch import Tensor
 
 from collapse.flow import Trace
 from collapse.laws import FOLDS, UNITWISE, carriers, fold, law, place, sources, weight_of
-from collapse.recording import Operation, unit_sums
+from collapse.recording import Operation, unit_sums, wide
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Closure:
         for name, layout in self.inside:
             if name in values:
                 value = values[name]
-                total = total + (unit_sums(value, **layout)[0] if layout else value.double()).cpu()
+                total = total + (unit_sums(value, **layout)[0] if layout else wide(value).cpu())
         return total
 
     def outflow(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum over the weights out of each unit."""
         total = torch.zeros(self.units, dtype=torch.float64)
         for name, layout in self.outside:
-            part = fold(unit_sums(values[name], **layout)[1].cpu(), self.units)
+            part = fold(unit_sums(values[name], **layout)[1], self.units)
             assert part is not None
             total = total + part
         return total

@@ -91,7 +91,7 @@ def call(
     """
     try:
         result = functional_call(model, dict(tensors), (inputs,), strict=False)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RequestError):
         raise
     except Exception as error:  # the forward is the user's and may raise anything
         raise RequestError(

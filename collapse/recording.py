@@ -113,9 +113,9 @@ def unit_sums(values: Tensor, groups: int = 1, transposed: bool = False) -> tupl
     Args:
         values: ``[out, in / groups, …]``, of a transposed convolution ``[in, out / groups, …]``.
     """
-    table = (values.flatten(2).sum(-1) if values.ndim > 2 else values).double()
-    rows = table.sum(1)
-    columns = table.reshape(groups, -1, table.shape[1]).sum(1).reshape(-1)
+    table = wide(values.flatten(2).sum(-1) if values.ndim > 2 else values)
+    rows = table.sum(1).cpu()
+    columns = table.reshape(groups, -1, table.shape[1]).sum(1).reshape(-1).cpu()
     return (columns, rows) if transposed else (rows, columns)
 
 
@@ -156,19 +156,24 @@ def _note_tensor(use: Use, channel: int, x: Tensor, gradient: Tensor) -> None:
 
 def _by_channel(flow: Tensor) -> Tensor:
     """Positions are summed in the tensor's own precision, then the batch in float64."""
-    return (flow.flatten(2).sum(-1) if flow.ndim > 2 else flow).double().sum(0)
+    return wide(flow.flatten(2).sum(-1) if flow.ndim > 2 else flow).sum(0).cpu()
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64, on the CPU where the device (MPS) has none. Notes are kept on the CPU."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def _note_parameter(use: Use, groups: int, transposed: bool, x: Tensor, gradient: Tensor) -> None:
     if x.ndim < 2:
-        use.gradient = gradient.detach().double().reshape(-1)
+        use.gradient = wide(gradient.detach()).reshape(-1).cpu()
     saliency = x * gradient
     if saliency.ndim < 2:
-        use.units = saliency.double().reshape(-1)
+        use.units = wide(saliency).reshape(-1).cpu()
         use.absolute = use.units.abs()
         return
     use.units, use.inputs = unit_sums(saliency, groups, transposed)
-    use.absolute = saliency.abs_().sum().double().reshape(1)
+    use.absolute = wide(saliency.abs_().sum()).reshape(1).cpu()
 
 
 SOURCE = "_flow_source"
@@ -347,14 +352,14 @@ def _constants(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> 
         x = values["input"].detach()
         dims = [d for d in range(x.ndim) if d != 1]
         if values["training"]:
-            variance = x.double().var(dims, unbiased=False)
+            variance = wide(x).var(dims, unbiased=False).cpu()
             return {"training": True, "epsilon": values["eps"], "variance": variance}
         mean, variance, gamma = values["running_mean"], values["running_var"], values["weight"]
         return {
             "training": False,
-            "gamma": 1.0 if gamma is None else gamma.detach().double(),
-            "mean": mean.double(),
-            "deviation": (variance.double() + values["eps"]).sqrt(),
+            "gamma": 1.0 if gamma is None else wide(gamma.detach()).cpu(),
+            "mean": wide(mean).cpu(),
+            "deviation": (wide(variance).cpu() + values["eps"]).sqrt(),
         }
     others = [a for a in (*args, *options.values()) if isinstance(a, Tensor | int | float)]
     constants = [a for a in others if not (isinstance(a, Tensor) and a.requires_grad)]

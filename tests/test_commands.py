@@ -335,6 +335,38 @@ PLANTED = {
 }
 
 
+def test_table_lists_what_is_never_gated(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "ledger.csv"
+    code, _, _ = run(
+        conservation, "--model torchvision:mobilenet_v3_small --pruner snip --samples-per-class 1 "
+        f"--mode eval --quiet --out {out}",
+    )  # fmt: skip
+    assert code == 0
+    rows = tables.read(out, "conservation")[0].groupby("identity")["residual"].max()
+    assert rows["outside the theory"] > 1e-3
+    assert rows["absolute score neurons"] > 1e-3
+    assert rows.drop(["outside the theory", "absolute score neurons", "absolute score layers"],
+                     errors="ignore").max() < 1e-5  # fmt: skip
+
+
+def test_scores_that_nothing_can_hold_are_said_to_be_unchecked(run: Run, module_named) -> None:
+    module_named(
+        "cross",
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(8, 4), nn.Linear(8, 4)\n"
+        "    def forward(self, x): return self.a(x) + self.b(x)\n",
+    )
+    code, out, _ = run(
+        conservation, "--model cross:Net --dataset gaussian --input-shape 8 --classes 4 --quiet "
+        "--pruner magnitude",
+    )  # fmt: skip
+    assert code == 0
+    assert "its scores were held to nothing" in out
+
+
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_broken_pruner_of_a_user_exits_1_and_is_named(run: Run, module_named, fault) -> None:
     module_named(

@@ -94,7 +94,7 @@ def main(config: Config) -> int:
         "mode": mode_of(pruner, config.mode) or config.mode or "eval",
         "seed": config.seed,
     }
-    table = found.ledger.assign(**settings)[list(tables.COLUMNS["conservation"])]
+    table = found.table().assign(**settings)[list(tables.COLUMNS["conservation"])]
     kept = masking.kept_by_layer(masks)
     layers = pd.DataFrame([
         {**settings, **row}
@@ -173,8 +173,12 @@ def _print(config: Config, found: Audit) -> None:
             f"{row['lhs']:.4g} against {row['rhs']:.4g} (in units of the median layer sum)",
             highlight=False,
         )
-    if config.pruner == "grasp" and "grasp defect" not in set(found.ledger["identity"]):
-        console.print("grasp: no unit here has both sides known, so its defect is not checked")
+    if not found.scores_checked:
+        console.print(
+            f"{config.pruner}: no unit here has both sides known and no layer is a cut, so its "
+            "scores were held to nothing; only the network's flow was checked",
+            highlight=False,
+        )
     sizes = masking.sizes(found.scores)
     scores = {name: total for name, (total, _) in masking.sums(found.scores).items()}
     for what, sums in (("score", scores), ("signed saliency", found.saliency)):
