@@ -1,6 +1,6 @@
 """Time of each part of the main jobs, and, beside a checkout of the authors' code, the ratio.
 
-    uv run python benchmarks/critical.py [--authors DIR]
+    uv run python benchmarks/critical.py [--authors DIR] [--device cuda]
 
 Prints seconds of (1) 100 iterations of SynFlow on VGG-16-BN at compression 100, split into
 scoring and selection, (2) each row of ``python -m collapse.critical --model vgg16``, and (3) one
@@ -41,23 +41,27 @@ class Config:
     Attributes:
         authors: a checkout of ganguli-lab/Synaptic-Flow, to run beside ours.
         repeats: of the SynFlow comparison; the median counts.
+        device: where ours runs (the authors' is timed on the CPU).
     """
 
     authors: Path | None = None
     repeats: int = 3
+    device: str = "cpu"
 
 
 def seconds(work: Any) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def ours() -> None:
+def ours(device: str) -> None:
     """100 iterations of SynFlow on VGG-16-BN, 100 classes, compression 100."""
-    model = build("vgg16_bn", classes=100, init="kaiming")
-    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    model = build("vgg16_bn", classes=100, init="kaiming").to(device)
+    batch = [(torch.zeros(1, 3, 32, 32, device=device), torch.zeros(1, dtype=torch.long))]
     result = pruning.prune(model, batch, Pruning(), compression=100)
     assert masking.kept(result.masks) == -(-14_761_664 // 100)
 
@@ -90,11 +94,11 @@ def theirs(checkout: Path) -> Any:
     return work
 
 
-def parts_of_an_iteration(name: str, **options: Any) -> tuple[int, float, float]:
+def parts_of_an_iteration(name: str, device: str, **options: Any) -> tuple[int, float, float]:
     """(parameters, seconds of scoring, seconds of selection) of one SynFlow iteration."""
-    model = build(name, **options)
+    model = build(name, **options).to(device)
     shape = options.get("input_shape", (3, 32, 32))
-    inputs = ScoreInputs([(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long))])
+    inputs = ScoreInputs([(torch.zeros(1, *shape, device=device), torch.zeros(1))])
     masks = masking.dense(model)
     total = masking.total(masks)
     score(model, "synflow", masks, inputs)
@@ -118,7 +122,7 @@ def main(config: Config) -> None:
     mine, other = [], []
     work = theirs(config.authors) if config.authors else None
     for _ in range(config.repeats):
-        mine.append(seconds(ours))
+        mine.append(seconds(lambda: ours(config.device)))
         if work is not None:
             other.append(seconds(work))
     print(f"  ours     median {statistics.median(mine):8.2f} s")
@@ -130,7 +134,8 @@ def main(config: Config) -> None:
     print("\npython -m collapse.critical --model vgg16, part by part")
     start = time.perf_counter()
     dataset = load("digits")
-    model, batches = build("vgg16"), dataset.score_batches()
+    model = build("vgg16").to(config.device)
+    batches = [(x.to(config.device), y.to(config.device)) for x, y in dataset.score_batches()]
     print(f"  {'model and data':24s}{time.perf_counter() - start:8.2f} s")
     plans = [*(Pruning(pruner=name) for name in SCORES), Pruning(schedule="certified")]
     for plan in plans:
@@ -147,7 +152,7 @@ def main(config: Config) -> None:
         ("wideresnet18", {}),
         ("vgg19", {"input_shape": (3, 224, 224), "classes": 1000}),
     ):
-        total, scoring, selecting = parts_of_an_iteration(name, **options)
+        total, scoring, selecting = parts_of_an_iteration(name, config.device, **options)
         print(
             f"  {name:18s}{total:14,}{scoring:9.3f}s{selecting:9.3f}s"
             f"{(scoring + selecting) / total * 1e9:10.2f}"
