@@ -40,6 +40,19 @@ def test_exact_and_monotone_in_every_iteration(
     assert all(bool((result.masks[n] <= result.ranked[n]).all()) for n in result.masks)
 
 
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_exact_count_among_millions_of_zero_scores(iterations: int) -> None:
+    """On 32×32, torchvision's ResNet-18 ends in 1×1 maps: most deep kernels see padding only."""
+    model = build("torchvision:resnet18")
+    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    keep = 10_000_000  # more than have a score above zero, so zeros must be chosen among
+    result = prune(model, batch, Pruning(iterations=iterations), keep=keep)
+    zeros = sum(int((s == 0).sum()) for s in result.scores.values())
+    assert zeros > 5_000_000
+    assert masking.total(result.masks) - zeros < keep
+    assert masking.kept(result.masks) == keep
+
+
 @pytest.mark.parametrize("pruner", reference.SCORES)
 def test_whole_pruning_equals_the_naive_loop(pruner: str, mlp: nn.Module) -> None:
     """Score, sort, keep, again: the twin knows neither schedules nor partitions."""
