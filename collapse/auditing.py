@@ -22,6 +22,7 @@ from collapse.conservation import Row, cut_layers, frame_of, ledger, outside
 from collapse.errors import RequestError
 from collapse.flow import Trace, record
 from collapse.functional import Masks, Selector, stand_ins, untouched
+from collapse.laws import layout_of
 from collapse.models import check_finite
 from collapse.options import Mode
 from collapse.recording import unit_sums, wide
@@ -186,10 +187,7 @@ def _measured(trace: Trace) -> dict[str, list[tuple[Tensor, Tensor, dict[str, An
     """Each weight's saliency on every use: (by output unit, absolute, layout of the weight)."""
     found: dict[str, list[tuple[Tensor, Tensor, dict[str, Any]]]] = {}
     for operation in trace.operations:
-        layout: dict[str, Any] = {
-            key: operation.constants[key]
-            for key in ("groups", "transposed") if key in operation.constants
-        }  # fmt: skip
+        layout = layout_of(operation)
         for use in operation.uses:
             if use.parameter is not None and use.units is not None and use.absolute is not None:
                 found.setdefault(use.parameter, []).append((use.units, use.absolute, layout))

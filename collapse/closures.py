@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from collapse.flow import Trace
-from collapse.laws import FOLDS, UNITWISE, carriers, fold, law, place, sources, weight_of
+from collapse.laws import FOLDS, UNITWISE, carriers, fold, law, layout_of, place, sources, weight_of
 from collapse.recording import Operation, unit_sums, wide
 
 
@@ -74,7 +74,7 @@ def linear_closures(trace: Trace, *, through_batchnorm: bool) -> list[Closure]:
     for operation in trace.operations:
         weight = weight_of(operation)
         if weight is not None and weight.parameter is not None:
-            inside = [(weight.parameter, _layout_of(operation))]
+            inside = [(weight.parameter, layout_of(operation))]
             inside += [(b.parameter, {}) for b in sources(operation) if b.parameter is not None]
         elif law(operation) == "batchnorm" and not through_batchnorm:
             inside = [(u.parameter, {}) for u in operation.uses if u.parameter is not None]
@@ -89,10 +89,6 @@ def linear_closures(trace: Trace, *, through_batchnorm: bool) -> list[Closure]:
     return found
 
 
-def _layout_of(operation: Operation) -> dict[str, Any]:
-    return {key: operation.constants[key] for key in ("groups", "transposed")}
-
-
 def _weights_behind(
     trace: Trace, operation: Operation, units: int, through_batchnorm: bool
 ) -> list[tuple[str, dict[str, Any]]] | None:
@@ -104,7 +100,7 @@ def _weights_behind(
         consumer = trace.operations[use.consumer]
         weight = weight_of(consumer)
         if weight is not None and weight.parameter is not None and use in carriers(consumer):
-            found.append((weight.parameter, _layout_of(consumer)))
+            found.append((weight.parameter, layout_of(consumer)))
             continue
         passes = consumer.function in UNITWISE | FOLDS and len(carriers(consumer)) == 1
         if law(consumer) == "batchnorm" and through_batchnorm:

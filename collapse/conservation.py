@@ -25,6 +25,7 @@ from collapse.laws import (
     carriers,
     created,
     fold,
+    incoming,
     law,
     place,
     sources,
@@ -100,12 +101,10 @@ def _local(operation: Operation) -> Iterator[Row]:
                    _number(operation.out_scale))  # fmt: skip
     if kind == "linear" and flow is not None and out_scale is not None:
         weight, carried = weight_of(operation), carriers(operation)
-        if weight is None or weight.units is None or weight.inputs is None:
+        into_units = incoming(operation)
+        if weight is None or into_units is None or weight.inputs is None:
             return
-        incoming = weight.units
-        for bias in sources(operation):
-            incoming = incoming if bias.units is None else incoming + bias.units
-        yield Row("output units", where, incoming, flow, out_scale, by_unit=True)
+        yield Row("output units", where, into_units, flow, out_scale, by_unit=True)
         if carried and carried[0].units is not None and carried[0].absolute is not None:
             into, scale = carried[0].units, carried[0].absolute
             if into.shape == weight.inputs.shape:
@@ -156,23 +155,20 @@ def _neurons(trace: Trace, operation: Operation) -> Iterator[Row]:
     """Incoming saliency, bias included, against outgoing saliency (DESIGN 4.4)."""
     kind = law(operation)
     if kind == "linear":
-        weight = weight_of(operation)
-        if weight is None or weight.units is None:
-            return
-        incoming = weight.units
-        for bias in sources(operation):
-            incoming = incoming if bias.units is None else incoming + bias.units
+        into_units = incoming(operation)
     elif kind == "batchnorm" and operation.out_units is not None:
         s_gamma, s_beta, _ = affine(operation)
-        incoming = s_gamma + s_beta
+        into_units = s_gamma + s_beta
     else:
+        return
+    if into_units is None:
         return
     if len(operation.results) != 1 or operation.results[0].absolute is None:
         return
-    outgoing, scale = _outgoing(trace, operation, len(incoming))
+    outgoing, scale = _outgoing(trace, operation, len(into_units))
     if outgoing is not None and scale is not None:
         scale = torch.maximum(scale, operation.results[0].absolute)
-        yield Row("neuron", place(operation), incoming, outgoing, scale, by_unit=True)
+        yield Row("neuron", place(operation), into_units, outgoing, scale, by_unit=True)
 
 
 def _outgoing(

@@ -24,6 +24,11 @@ Masks = dict[str, Tensor]
 Selector = str | int | None
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite. aminmax lets both through and allocates nothing."""
+    return x.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
+
+
 @contextmanager
 def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
     """Put the model into ``mode`` and the random streams at ``seed``, and undo both afterwards."""

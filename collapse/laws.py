@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from collapse.recording import LINEAR, Operation, Use
 UNITWISE = frozenset({
     *("relu", "leaky_relu", "prelu", "dropout", "dropout1d", "dropout2d", "dropout3d"),
     *("feature_dropout", "contiguous", "clone", "to", "float", "double", "half", "__neg__", "neg"),
-    *("interpolate", "upsample", "__pos__", "type", "rrelu"),
+    *("interpolate", "upsample", "__pos__", "type", "type_as", "rrelu"),
     *(f"{prefix}{kind}_pool{d}d" for prefix in ("", "_", "adaptive_", "_adaptive_")
       for kind in ("max", "avg") for d in (1, 2, 3)),
 })  # fmt: skip
@@ -61,8 +63,9 @@ def law(operation: Operation) -> str:
     name, data = operation.function, [use for use in operation.uses if use.parameter is None]
     if name in LINEAR:
         return "linear"
-    if name == "batch_norm":
-        return "batchnorm"
+    if name == "batch_norm":  # without γ and β there is no saliency to write its law in
+        learned = operation.use(3, "weight") is not None and operation.use(4, "bias") is not None
+        return "batchnorm" if learned else "outside"
     if name in UNITWISE | FOLDS | _REARRANGES:
         return "homogeneous"
     if name in _SUMS and not operation.constants.get("constants"):
@@ -97,6 +100,23 @@ def weight_of(operation: Operation) -> Use | None:
         return None
     use = operation.use(1, "weight")
     return use if use is not None and use.parameter is not None else None
+
+
+def layout_of(operation: Operation) -> dict[str, Any]:
+    """How a linear map's weight is laid out, as ``unit_sums`` takes it; empty for others."""
+    constants = operation.constants
+    return {key: constants[key] for key in ("groups", "transposed") if key in constants}
+
+
+def incoming(operation: Operation) -> Tensor | None:
+    """Saliency into each unit of a linear map's result, the bias included."""
+    weight = weight_of(operation)
+    if weight is None or weight.units is None:
+        return None
+    total = weight.units
+    for bias in sources(operation):
+        total = total if bias.units is None else total + bias.units
+    return total
 
 
 def affine(operation: Operation) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,6 +159,7 @@ def through_train(operation: Operation, s_gamma: Tensor) -> Tensor:
 
 
 def place(operation: Operation) -> str:
+    """What a reader calls an operation: its weight's name, or its module and function."""
     weight = weight_of(operation)
     if weight is not None and weight.parameter is not None:
         return weight.parameter

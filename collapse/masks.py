@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from collapse.errors import RequestError, first_line
-from collapse.functional import Masks
+from collapse.functional import Masks, all_finite
 from collapse.models import prunable
 from collapse.options import Scope
 from collapse.storage import atomic
@@ -171,7 +171,7 @@ def gather(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
             part = torch.from_numpy(np.compress(mask.numpy(), score.flatten().numpy()))
         else:
             part = score.flatten()[mask]
-        if part.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()):
+        if not all_finite(part):
             raise RequestError(f"scores of layer '{name}' are not finite: cannot rank them")
         parts.append(part)
     return torch.cat(parts)

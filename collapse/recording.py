@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from collapse.errors import RequestError
+from collapse.functional import all_finite
 
 INPUT = -1  # the place of the network's input among the operations
 
@@ -139,6 +140,7 @@ class _Tap(torch.autograd.Function):
 def tap_tensor(
     x: Tensor, use: Use, *, channel: int = 1, groups: int = 1, transposed: bool = False
 ) -> Tensor:
+    """``x`` itself, noting its flow in ``use`` when the gradient comes back."""
     if use.parameter is None:
         note = functools.partial(_note_tensor, use, channel)
     else:
@@ -180,25 +182,16 @@ SOURCE = "_flow_source"
 _CHANNEL = "_flow_channel"  # -1 behind a Linear, whose units are the last dimension; else 1
 _REDIRECT = "_flow_redirect"
 # Operations that read a tensor's form, not its values.
-_IGNORED = frozenset(
-    {
-        *(
-            "size",
-            "dim",
-            "numel",
-            "stride",
-            "is_floating_point",
-            "requires_grad_",
-            "detach",
-            "item",
-        ),
-        *("tolist", "type_as", "is_contiguous", "data_ptr", "element_size", "get_device"),
-        *("storage_offset", "__bool__", "__len__", "__repr__", "__format__"),
-    }
-)
+_IGNORED = frozenset({
+    *("size", "dim", "numel", "stride", "is_floating_point", "requires_grad_", "detach", "item"),
+    *("tolist", "is_contiguous", "data_ptr", "element_size", "get_device", "storage_offset"),
+    *("__bool__", "__len__", "__repr__", "__format__"),
+})  # fmt: skip
 
 
 class Recorder(TorchFunctionMode):
+    """Runs each operation out of place on tapped tensors, and lists it in ``operations``."""
+
     def __init__(self, parameters: Mapping[str, Tensor], where: Callable[[], str]) -> None:
         super().__init__()
         self.names = {id(tensor): name for name, tensor in parameters.items()}
@@ -277,7 +270,7 @@ class Recorder(TorchFunctionMode):
         if not (isinstance(part, Tensor) and part.requires_grad):
             return part
         values = part.detach()
-        if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
+        if not all_finite(values):
             where = operation.place or "the network"
             raise RequestError(
                 f"the output of {operation.function} in '{where}' holds NaN or infinite values: "
@@ -303,9 +296,8 @@ def current(x: Any) -> Any:
 
 
 def _is_in_place(name: str) -> bool:
-    dunder = (
-        name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__int__")
-    )
+    others = ("__invert__", "__int__", "__index__")
+    dunder = name.startswith("__i") and name.endswith("__") and name not in others
     return dunder or (name.endswith("_") and not name.endswith("__"))
 
 
@@ -313,7 +305,7 @@ def _out_of_place(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Callable[..., Any], str, tuple[Any, ...], dict[str, Any]]:
     """The same operation without overwriting its input."""
-    if _is_in_place(name) and name != "__index__":
+    if _is_in_place(name):
         plain = f"__{name[3:]}" if name.startswith("__i") else name[:-1]
         twin = (
             getattr(Tensor, plain, None) or getattr(torch, plain, None) or getattr(F, plain, None)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapse import rescaling
 from collapse.errors import RequestError, unknown
-from collapse.functional import Masks, Selector, call, stand_ins, untouched
+from collapse.functional import Masks, Selector, all_finite, call, stand_ins, untouched
 from collapse.models import check_finite, import_user
 from collapse.options import Mode
 from collapse.seeding import derive, generator
@@ -256,7 +256,7 @@ def scoring_seed(inputs: ScoreInputs) -> int:
 
 def _check_scores(scores: Scores, pruner: str, why: str = "") -> None:
     for name, tensor in scores.items():
-        if not _finite(tensor):
+        if not all_finite(tensor):
             raise RequestError(f"{pruner} score of layer '{name}' is not finite{why}")
 
 
@@ -342,11 +342,7 @@ def _in_range(scores: Scores, dtype: torch.dtype) -> bool:
     """
     assert scores.total is not None
     low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
-    return low < scores.total < high and all(_finite(tensor) for tensor in scores.values())
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+    return low < scores.total < high and all(all_finite(tensor) for tensor in scores.values())
 
 
 def _weighted(inputs: ScoreInputs, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, float]]:
