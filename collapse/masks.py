@@ -30,7 +30,12 @@ from collapse.storage import atomic
 def dense(model: nn.Module, *, biases: bool = False, batchnorm: bool = False) -> Masks:
     """Masks that keep everything prunable (see ``models.prunable``)."""
     tensors = prunable(model, biases=biases, batchnorm=batchnorm)
-    return {name: torch.ones_like(p, dtype=torch.bool) for name, p in tensors.items()}
+    return {name: _ones(p) for name, p in tensors.items()}
+
+
+def _ones(like: Tensor) -> Tensor:
+    """Contiguous whatever the memory format, because ties are decided in the order of memory."""
+    return torch.ones(like.shape, dtype=torch.bool, device=like.device)
 
 
 def total(masks: Mapping[str, Tensor]) -> int:
@@ -106,7 +111,7 @@ def select(
             NaN or infinite (its layer is named).
     """
     if masks is None:
-        masks = {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
+        masks = {name: _ones(s) for name, s in scores.items()}
     return select_weighing(scores, keep, masks, scope)[0]
 
 
@@ -147,7 +152,10 @@ def _select_group(
         survivors = survivors.sort().values
     threshold, mass = survivors[drop].clone(), _sum64(survivors[:drop])
     # All above the threshold, and of those equal to it the first ones until there are `keep`.
-    result = {name: (score > threshold).logical_and_(masks[name]) for name, score in scores.items()}
+    result = {
+        name: (score > threshold).logical_and_(masks[name]).contiguous()
+        for name, score in scores.items()
+    }
     missing = keep - kept(result)
     for name, score in scores.items():
         if missing == 0:

@@ -40,6 +40,19 @@ def test_exact_and_monotone_in_every_iteration(
     assert all(bool((result.masks[n] <= result.ranked[n]).all()) for n in result.masks)
 
 
+@pytest.mark.parametrize("pruner", ["random", "magnitude", "synflow"])
+def test_memory_format_changes_no_mask(pruner: str) -> None:
+    """channels_last weights are strided, and ties (magnitude in bfloat16 has many) go by index."""
+    model = build("resnet20").bfloat16()
+    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    plain = prune(model, batch, Pruning(pruner=pruner, iterations=1), compression=20)
+    strided = model.to(memory_format=torch.channels_last)
+    again = prune(strided, batch, Pruning(pruner=pruner, iterations=1), compression=20)
+    for name, mask in plain.masks.items():
+        assert torch.equal(mask, again.masks[name])
+        assert again.masks[name].is_contiguous()
+
+
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_exact_count_among_millions_of_zero_scores(iterations: int) -> None:
     """On 32×32, torchvision's ResNet-18 ends in 1×1 maps: most deep kernels see padding only."""
