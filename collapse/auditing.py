@@ -200,7 +200,7 @@ def _scores_are_saliency(trace: Trace, scores: Scores) -> list[Row]:
     for name, tensor in scores.items():
         uses = measured.get(name, [])
         layout = uses[0][2] if uses else {}
-        units = unit_sums(tensor, **layout)[0] if tensor.ndim > 1 else wide(tensor).cpu()
+        units = (unit_sums(tensor, **layout)[0] if tensor.ndim > 1 else wide(tensor)).cpu()
         units = units / trace.unit
         saliency = sum((use[0] for use in uses), torch.zeros_like(units))
         scale = torch.maximum(saliency.abs(), units.abs())
@@ -232,7 +232,7 @@ def _conserved(trace: Trace, scores: Mapping[str, Tensor]) -> list[Row]:
     rows = [Row("score layers", name, sums[name] / unit, middle / unit, one) for name in cuts]
     for closure in linear_closures(trace, through_batchnorm=True):
         if closure.weights <= set(scores):
-            lhs, rhs = closure.inflow(scores) / unit, closure.outflow(scores) / unit
+            lhs, rhs = closure.inflow(scores).cpu() / unit, closure.outflow(scores).cpu() / unit
             scale = torch.maximum(lhs.abs(), rhs.abs())
             rows.append(Row("score neurons", closure.place, lhs, rhs, scale, by_unit=True))
     return rows
@@ -254,9 +254,9 @@ def _grasp_defect(model: nn.Module, masks: Masks, inputs: ScoreInputs, trace: Tr
     rows = []
     for closure in linear_closures(trace, through_batchnorm=False):
         saliency = {name: -wide(s) for name, s in scores.items()}
-        lhs = (closure.inflow(saliency) - closure.outflow(saliency)) / unit
-        rhs = (closure.inflow(squares) - closure.outflow(squares)) / unit
-        scale = (closure.inflow(squares) + closure.outflow(squares)) / unit
+        lhs = (closure.inflow(saliency) - closure.outflow(saliency)).cpu() / unit
+        into, out_of = closure.inflow(squares).cpu(), closure.outflow(squares).cpu()
+        rhs, scale = (into - out_of) / unit, (into + out_of) / unit
         rows.append(Row("grasp defect", closure.place, lhs, rhs, scale, by_unit=True))
     return rows
 

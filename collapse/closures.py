@@ -40,21 +40,25 @@ class Closure:
 
     def inflow(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum over the parameters into each unit; parameters without a value count as zero."""
-        total = torch.zeros(self.units, dtype=torch.float64)
+        total = self._zeros(values)
         for name, layout in self.inside:
             if name in values:
                 value = values[name]
-                total = total + (unit_sums(value, **layout)[0] if layout else wide(value).cpu())
+                total = total + (unit_sums(value, **layout)[0] if layout else wide(value))
         return total
 
     def outflow(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum over the weights out of each unit."""
-        total = torch.zeros(self.units, dtype=torch.float64)
+        total = self._zeros(values)
         for name, layout in self.outside:
             part = fold(unit_sums(values[name], **layout)[1], self.units)
             assert part is not None
             total = total + part
         return total
+
+    def _zeros(self, values: Mapping[str, Tensor]) -> Tensor:
+        device = wide(values[self.outside[0][0]].new_empty(0)).device
+        return torch.zeros(self.units, dtype=torch.float64, device=device)
 
 
 def linear_closures(trace: Trace, *, through_batchnorm: bool) -> list[Closure]:

@@ -115,8 +115,8 @@ def unit_sums(values: Tensor, groups: int = 1, transposed: bool = False) -> tupl
         values: ``[out, in / groups, …]``, of a transposed convolution ``[in, out / groups, …]``.
     """
     table = wide(values.flatten(2).sum(-1) if values.ndim > 2 else values)
-    rows = table.sum(1).cpu()
-    columns = table.reshape(groups, -1, table.shape[1]).sum(1).reshape(-1).cpu()
+    rows = table.sum(1)
+    columns = table.reshape(groups, -1, table.shape[1]).sum(1).reshape(-1)
     return (columns, rows) if transposed else (rows, columns)
 
 
@@ -174,7 +174,8 @@ def _note_parameter(use: Use, groups: int, transposed: bool, x: Tensor, gradient
         use.units = wide(saliency).reshape(-1).cpu()
         use.absolute = use.units.abs()
         return
-    use.units, use.inputs = unit_sums(saliency, groups, transposed)
+    units, inputs = unit_sums(saliency, groups, transposed)
+    use.units, use.inputs = units.cpu(), inputs.cpu()
     use.absolute = wide(saliency.abs_().sum()).reshape(1).cpu()
 
 
