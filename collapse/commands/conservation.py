@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 import tyro
@@ -18,6 +18,7 @@ from collapse.auditing import Audit, audit, inverse_size_fit, likely_cause
 from collapse.errors import RequestError
 from collapse.functional import Masks
 from collapse.options import Mode, Pruning, Setup
+from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import prune
 from collapse.scores import load_pruner, mode_of
 from collapse.storage import check_distinct, check_writable
@@ -67,7 +68,7 @@ def main(config: Config) -> int:
     tables.check_path(config.layers)
     check_writable(config.plot, (".pdf", ".svg", ".png"))
     pruner = load_pruner(config.pruner)
-    prepared = cli.prepare(config.setup, config.seed, labelled=pruner != "synflow")
+    prepared = prepare(config.setup, config.seed, labelled=pruner != "synflow")
     model, (inputs, targets) = prepared.model, prepared.batches[0]
     if config.dtype == "float64":
         model, inputs = model.double(), inputs.double()
@@ -83,17 +84,9 @@ def main(config: Config) -> int:
             output=config.setup.output,
             seed=config.seed,
         )
-    settings: dict[str, Any] = {
-        "model": config.setup.model,
-        "dataset": config.setup.dataset,
-        "input_shape": "x".join(str(size) for size in prepared.input_shape),
-        "pruner": config.pruner,
-        "iterations": 1,
-        "schedule": None,
-        "scope": "global",
-        "mode": mode_of(pruner, config.mode) or config.mode or "eval",
-        "seed": config.seed,
-    }
+    options = Pruning(pruner=config.pruner, seed=config.seed)
+    settings = settings_row(config.setup, prepared.input_shape, options, iterations=1)
+    settings |= {"schedule": None, "mode": mode_of(pruner, config.mode) or config.mode or "eval"}
     table = found.table().assign(**settings)[list(tables.COLUMNS["conservation"])]
     kept = masking.kept_by_layer(masks)
     layers = pd.DataFrame([
@@ -115,7 +108,7 @@ def main(config: Config) -> int:
     return 0 if bool((worst["residual"] <= config.tolerance).all()) else 1
 
 
-def _masks(config: Config, prepared: cli.Prepared, pruner: str) -> Masks:
+def _masks(config: Config, prepared: Prepared, pruner: str) -> Masks:
     if config.masks is not None and config.compression is not None:
         raise RequestError("expected --masks or --compression, got both")
     if config.masks is not None:

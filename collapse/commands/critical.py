@@ -18,8 +18,9 @@ from collapse import cli, tables
 from collapse.critical import Critical, critical_compression
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
+from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import iterations_of
-from collapse.scores import DATA_FREE, SCORES, load_pruner, mode_of
+from collapse.scores import DATA_FREE, SCORES, load_pruner
 from collapse.storage import check_distinct, check_writable
 
 
@@ -77,7 +78,7 @@ def main(config: Config) -> None:
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
         for seed in dict.fromkeys(config.seeds):
             labelled = any(plan.pruner not in DATA_FREE for plan in plans)
-            prepared = cli.prepare(config.setup, seed, labelled=labelled)
+            prepared = prepare(config.setup, seed, labelled=labelled)
             device = str(prepared.device)
             notes += [prepared.uncounted] if prepared.uncounted and not notes else []
             for plan in plans:
@@ -147,7 +148,7 @@ def _plans(config: Config) -> list[Pruning]:
 
 
 def _measure(
-    config: Config, prepared: cli.Prepared, plan: Pruning, watch: Callable[[str], None]
+    config: Config, prepared: Prepared, plan: Pruning, watch: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of the critical table, and its rows of the layers table."""
     start = time.perf_counter()
@@ -160,17 +161,9 @@ def _measure(
         output=config.setup.output,
         watch=watch,
     )
-    settings = {
-        "model": config.setup.model,
-        "dataset": config.setup.dataset,
-        "input_shape": "x".join(str(size) for size in prepared.input_shape),
-        "pruner": plan.pruner,
-        "iterations": result.iterations if plan.schedule == "certified" else iterations_of(plan),
-        "schedule": plan.schedule,
-        "scope": plan.scope,
-        "mode": mode_of(plan.pruner, plan.mode),
-        "seed": plan.seed,
-    }
+    certified = plan.schedule == "certified"
+    iterations = result.iterations if certified else iterations_of(plan)
+    settings = settings_row(config.setup, prepared.input_shape, plan, iterations)
     low, high = result.bracket
     row = {
         **settings,

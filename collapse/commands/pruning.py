@@ -15,8 +15,9 @@ from rich.table import Table
 
 from collapse import cli, connectivity, masks, tables
 from collapse.options import Pruning, Setup
+from collapse.preparation import prepare, settings_row
 from collapse.pruning import Pruned, Step, iterations_of, prune
-from collapse.scores import DATA_FREE, load_pruner, mode_of
+from collapse.scores import DATA_FREE, load_pruner
 from collapse.storage import check_distinct, check_writable
 
 
@@ -51,7 +52,7 @@ def main(config: Config) -> int:
     tables.check_path(config.trace)
     options = config.pruning
     load_pruner(options.pruner)
-    prepared = cli.prepare(config.setup, options.seed, labelled=options.pruner not in DATA_FREE)
+    prepared = prepare(config.setup, options.seed, labelled=options.pruner not in DATA_FREE)
     start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
     with cli.progress(iterations_of(options), config.quiet) as update:
         result = prune(
@@ -65,17 +66,12 @@ def main(config: Config) -> int:
         )
     example = prepared.batches[0][0]
     alive = connectivity.living(prepared.model, result.masks, example, output=config.setup.output)
-    settings: dict[str, Any] = {
-        "model": config.setup.model,
-        "dataset": config.setup.dataset,
-        "input_shape": "x".join(str(size) for size in prepared.input_shape),
-        "pruner": options.pruner,
-        "iterations": result.steps[-1].iteration if result.steps else 0,
-        "schedule": options.schedule,
-        "scope": options.scope,
-        "mode": mode_of(options.pruner, options.mode),
-        "seed": options.seed,
-    }
+    settings = settings_row(
+        config.setup,
+        prepared.input_shape,
+        options,
+        result.steps[-1].iteration if result.steps else 0,
+    )
     rows = tables.layer_rows(
         masks.sizes(result.masks),
         masks.kept_by_layer(result.masks),

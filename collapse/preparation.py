@@ -1,0 +1,120 @@
+"""From the options to a network on its device, with the data that it is scored on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapse import data, models
+from collapse.errors import RequestError
+from collapse.options import Pruning, Setup
+from collapse.scores import mode_of
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        RequestError: a GPU was asked for and there is none.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(name, False):
+        raise RequestError(
+            f"--device {name}: no such GPU here; available: "
+            f"{', '.join(kind for kind, there in available.items() if there)}"
+        )
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network on its device with the data that it is scored on."""
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+    input_shape: tuple[int, ...]
+    device: torch.device
+    uncounted: str
+
+
+def _uncounted(model: nn.Module) -> str:
+    """A word on weights that are no layer's, so that nobody takes N for all there is."""
+    layers = models.prunable(model)
+    others = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and n not in layers}
+    if not others:
+        return ""
+    return (
+        f"not counted: {sum(others.values()):,} parameters of {len(others)} tensors that are no "
+        f"Linear's or Conv's weight (e.g. {next(iter(others))})"
+    )
+
+
+def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
+    """Build the network and draw its scoring batches.
+
+    Args:
+        seed: of the initialisation and of the samples.
+        labelled: whether a data-driven score will be computed; one sample is enough otherwise.
+    """
+    device = choose_device(setup.device)
+    dataset = data.load(
+        setup.dataset,
+        root=setup.data_root,
+        input_shape=setup.input_shape,
+        classes=setup.classes,
+        seed=seed,
+    )
+    if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
+        raise RequestError(
+            f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "
+            f"{dataset.input_shape}; leave the option out or use --dataset gaussian"
+        )
+    if setup.classes is not None and setup.classes < dataset.classes:
+        raise RequestError(
+            f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
+        )
+    model = models.build(
+        setup.model,
+        input_shape=dataset.input_shape,
+        classes=setup.classes or dataset.classes,
+        init=setup.init,
+        weights=setup.weights,
+        seed=seed,
+    )
+    uncounted = _uncounted(model)  # says so now if there is nothing to prune
+    if labelled:
+        batches = dataset.score_batches(
+            setup.samples_per_class, batch_size=setup.batch_size, seed=seed
+        )
+    else:
+        first = slice(0, 1)
+        batches = [(dataset.inputs(first), dataset.labels[first])]
+    model = model.to(device)
+    batches = [(x.to(device), y.to(device)) for x, y in batches]
+    return Prepared(model, batches, dataset.input_shape, device, uncounted)
+
+
+def settings_row(
+    setup: Setup, input_shape: tuple[int, ...], options: Pruning, iterations: int
+) -> dict[str, Any]:
+    """The columns that every table begins with (``tables.COLUMNS``)."""
+    return {
+        "model": setup.model,
+        "dataset": setup.dataset,
+        "input_shape": "x".join(str(size) for size in input_shape),
+        "pruner": options.pruner,
+        "iterations": iterations,
+        "schedule": options.schedule,
+        "scope": options.scope,
+        "mode": mode_of(options.pruner, options.mode),
+        "seed": options.seed,
+    }
