@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,9 +67,9 @@ class Dataset:
     def to(self, device: torch.device) -> Dataset:
         """The same on a device."""
         images, labels = self.images.to(device), self.labels.to(device)
-        return Dataset(self.name, images, labels, self.classes, self.mean, self.std)
+        return replace(self, images=images, labels=labels)
 
-    def per_class(self, samples: int, seed: int) -> Tensor:
+    def per_class(self, samples: int, seed: int, option: str = "--samples-per-class") -> Tensor:
         """Indices of ``samples`` examples of each class, in random order.
 
         Raises:
@@ -85,12 +85,32 @@ class Dataset:
             if len(found) < samples:
                 raise RequestError(
                     f"'{self.name}' has {len(found)} examples of class {label}: "
-                    f"expected at least {samples} (--samples-per-class)"
+                    f"expected at least {samples} ({option})"
                 )
             picks.append(found)
         # Shuffled, so that each batch holds a mixture of classes.
         together = torch.cat(picks)
         return together[torch.randperm(len(together), generator=generator(seed, "sample order"))]
+
+    def part(self, samples: int | None, option: str) -> Dataset:
+        """The same ``samples`` images whoever asks, equally many of each class; all for None.
+
+        Raises:
+            RequestError: not a multiple of the number of classes, or more than there are.
+        """
+        if samples is None:
+            return self
+        if samples < 1 or samples % self.classes:
+            raise RequestError(
+                f"{option}: expected a multiple of the {self.classes} classes, got {samples}"
+            )
+        index = self.per_class(samples // self.classes, 0, option).sort().values
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the images and labels."""
+        return _hash(self.images.cpu(), self.labels.cpu())
 
     def score_batches(
         self, samples_per_class: int = 10, *, batch_size: int | None = None, seed: int = 0

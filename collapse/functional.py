@@ -33,6 +33,18 @@ def all_finite(x: Tensor) -> bool:
 def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
     """Put the model into ``mode`` and the random streams at ``seed``, and undo both afterwards."""
     flags = [(module, module.training) for module in model.modules()]
+    with streams_at(model, seed):
+        try:
+            model.train(mode == "train")
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+
+
+@contextmanager
+def streams_at(model: nn.Module, seed: int) -> Iterator[None]:
+    """Put every random stream that a forward may draw from at ``seed``, and undo it afterwards."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     # A user's forward may draw from Python's or NumPy's stream as well (stochastic depth does).
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -41,11 +53,8 @@ def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
-            model.train(mode == "train")
             yield
         finally:
-            for module, training in flags:
-                module.training = training
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
 
@@ -103,10 +112,11 @@ def call(
             f"the model's forward failed on an input of shape {tuple(inputs.shape)}: "
             f"{first_line(error)} (another shape: --dataset gaussian --input-shape C H W)"
         ) from error
-    return _select(result, output)
+    return select_output(result, output)
 
 
-def _select(result: Any, output: Selector) -> Tensor:
+def select_output(result: Any, output: Selector) -> Tensor:
+    """The tensor that is meant by ``output`` of what a forward returned (see ``call``)."""
     if isinstance(result, Tensor):
         return result
     kind = type(result).__name__

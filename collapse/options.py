@@ -11,6 +11,10 @@ import tyro
 Mode = Literal["train", "eval"]
 Scope = Literal["global", "layer"]
 ScheduleName = Literal["linear", "exponential", "certified"]
+Augmentation = Literal["crop-flip", "none"]
+LearningRateSchedule = Literal["step", "cosine"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Rewind = Literal["weights", "learning-rate"]
 
 
 def _shown(metavar: str) -> object:
@@ -73,3 +77,77 @@ class Setup:
     samples_per_class: int = 10
     batch_size: Annotated[int | None, _shown("N")] = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train; whatever is left out is the paper's for this model and dataset.
+
+    Attributes:
+        epochs: passes over the training images.
+        train_batch_size: images a step; the last step of an epoch takes what is left.
+        lr: learning rate at the start.
+        lr_schedule: step (by lr-drop-rate after each of lr-drops) or cosine (to zero), by epoch.
+        lr_drops: the epochs at which it drops; scaled with the number of epochs if left out.
+        lr_drop_rate: the factor of a drop.
+        momentum: Nesterov's.
+        weight_decay: added to the gradient as λθ, on all parameters.
+        augmentation: crop-flip pads 4 black pixels, crops at random and mirrors half the images.
+        label_smoothing: of the training loss; no source of the paper's uses any.
+        precision: of activations and products; auto is bfloat16 where the device has it in
+            hardware. Weights, their updates and BatchNorm's statistics are always float32.
+        train_samples: train on so many images only, equally many of each class.
+        test_samples: test on so many images only, equally many of each class.
+    """
+
+    epochs: Annotated[int | None, _shown("N")] = None
+    train_batch_size: Annotated[int | None, _shown("N")] = None
+    lr: Annotated[float | None, _shown("X")] = None
+    lr_schedule: Annotated[LearningRateSchedule | None, _shown("step|cosine")] = None
+    lr_drops: Annotated[tuple[int, ...] | None, _shown("EPOCH ...")] = None
+    lr_drop_rate: Annotated[float | None, _shown("X")] = None
+    momentum: Annotated[float | None, _shown("X")] = None
+    weight_decay: Annotated[float | None, _shown("X")] = None
+    augmentation: Annotated[Augmentation | None, _shown("crop-flip|none")] = None
+    label_smoothing: float = 0.0
+    precision: Precision = "auto"
+    train_samples: Annotated[int | None, _shown("N")] = None
+    test_samples: Annotated[int | None, _shown("N")] = None
+
+
+@dataclass(frozen=True)
+class Rewinding:
+    """Iterative magnitude pruning: train, prune, rewind, once a level.
+
+    Attributes:
+        levels: rounds of train, prune, rewind; each multiplies the compression by the same
+            factor. The ticket is trained once more at the end.
+        rewind: weights goes back to the weights of rewind-epoch (Frankle & Carbin 2019);
+            learning-rate keeps the trained weights and goes back in the schedule only (Renda et
+            al. 2020).
+        rewind_epoch: epochs of the first round after which the rewind point is taken.
+    """
+
+    levels: int = 1
+    rewind: Rewind = "weights"
+    rewind_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to compute, which changes no more than rounding: no part of a run's name.
+
+    Attributes:
+        runs: the folder of run folders.
+        exact: deterministic algorithms only, so that a killed and resumed run ends bit-identical
+            to an undisturbed one on the same machine.
+        compile: torch.compile the network (with CUDA graphs on a GPU).
+        save_every: epochs between two saved states.
+        quiet: no progress bar.
+    """
+
+    runs: Annotated[Path, _shown("DIR")] = Path("runs")
+    exact: bool = False
+    compile: bool = False
+    save_every: int = 1
+    quiet: bool = False

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from collapse.errors import RequestError, first_line
 from collapse.storage import atomic
@@ -113,17 +115,58 @@ def score_against_inverse_size(table: pd.DataFrame, *, ax: Axes | None = None) -
     inverse = 1 / table["parameters"].to_numpy(float)
     mean = table["score_mean"].abs().to_numpy(float)
     ax.loglog(inverse, mean, "o", color=COLOURS.get(pruner, _OTHER), label=pruner)
-    seen = mean > 0
-    if seen.any():
-        middle = np.exp(np.log(mean[seen] / inverse[seen]).mean())
-        ends = np.array([inverse.min(), inverse.max()])
-        ax.loglog(ends, middle * ends, "--", color="black", linewidth=1, label="slope 1")
+    _slope_one(ax, inverse, mean)
     ax.set_xlabel("inverse layer size")
     ax.set_ylabel("mean layer score (absolute)")
     ax.set_title(f"{table['model'].iloc[0]}, {pruner}", loc="left", fontsize=10)
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Mean squared weight of each layer against inverse layer size, by epoch (figure 5b).
+
+    Epochs of the first level run from dark to bright; magnitude is conserved as far as its layers
+    lie on a line of slope 1, drawn dashed through the last epoch's points.
+
+    Args:
+        table: a ``score_dynamics`` table of one run.
+        ax: where to draw; a new figure without it.
+
+    Raises:
+        RequestError: the table is empty.
+    """
+    if table.empty:
+        raise RequestError("the score dynamics are empty: expected at least one epoch")
+    if ax is None:
+        ax = Figure(figsize=(4.8, 3.6), layout="constrained").subplots()
+    first = table[table["level"] == table["level"].min()]
+    epochs = sorted(first["epoch"].unique())
+    shown = [epochs[i] for i in sorted({*np.linspace(0, len(epochs) - 1, 6).round().astype(int)})]
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
+    for epoch, colour in zip(shown, colours, strict=True):
+        rows = first[first["epoch"] == epoch].sort_values("parameters")
+        r = rows["r"].iloc[0]
+        label = f"epoch {epoch}" + (f", r = {r:.2f}" if pd.notna(r) else "")
+        inverse, mean = 1 / rows["parameters"].to_numpy(float), rows["score_mean"].to_numpy(float)
+        ax.loglog(inverse, mean, "o-", color=colour, markersize=4, linewidth=0.8, label=label)
+    _slope_one(ax, inverse, mean)
+    ax.set_xlabel("inverse layer size")
+    ax.set_ylabel("mean squared weight")
+    ax.set_title(f"{table['model'].iloc[0]}, {table['dataset'].iloc[0]}", loc="left", fontsize=10)
+    ax.legend(frameon=False, fontsize=7)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _slope_one(ax: Axes, inverse: NDArray[np.float64], mean: NDArray[np.float64]) -> None:
+    """A dashed line of slope 1 through the middle of the points."""
+    seen = mean > 0
+    if seen.any():
+        middle = np.exp(np.log(mean[seen] / inverse[seen]).mean())
+        ends = np.array([inverse.min(), inverse.max()])
+        ax.loglog(ends, middle * ends, "--", color="black", linewidth=1, label="slope 1")
 
 
 def _number(value: float) -> str:

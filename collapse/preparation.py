@@ -58,21 +58,25 @@ def _uncounted(model: nn.Module) -> str:
     )
 
 
-def prepare(setup: Setup, seed: int, *, labelled: bool) -> Prepared:
+def prepare(
+    setup: Setup, seed: int, *, labelled: bool, dataset: data.Dataset | None = None
+) -> Prepared:
     """Build the network and draw its scoring batches.
 
     Args:
         seed: of the initialisation and of the samples.
         labelled: whether a data-driven score will be computed; one sample is enough otherwise.
+        dataset: the training split, if it is loaded already.
     """
     device = choose_device(setup.device)
-    dataset = data.load(
-        setup.dataset,
-        root=setup.data_root,
-        input_shape=setup.input_shape,
-        classes=setup.classes,
-        seed=seed,
-    )
+    if dataset is None:
+        dataset = data.load(
+            setup.dataset,
+            root=setup.data_root,
+            input_shape=setup.input_shape,
+            classes=setup.classes,
+            seed=seed,
+        )
     if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
         raise RequestError(
             f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "

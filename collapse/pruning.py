@@ -145,7 +145,7 @@ def prune(
     else:
         masking.check_fit(model, masks)
     total, survivors = masking.total(masks), masking.kept(masks)
-    keep = _target(total, len(masks), survivors, compression, keep)
+    keep = target(total, len(masks), survivors, compression, keep)
     # The schedule runs from the survivors' density to the target's.
     counts = _counts(options, survivors, keep)
 
@@ -204,9 +204,18 @@ def iterations_of(options: Pruning) -> int:
     return PAPER_ITERATIONS.get(options.pruner, 1)
 
 
-def _target(
-    total: int, layers: int, survivors: int, compression: float | None, keep: int | None
+def target(
+    total: int,
+    layers: int,
+    survivors: int,
+    compression: float | None = None,
+    keep: int | None = None,
 ) -> int:
+    """The number to keep, from a compression or itself.
+
+    Raises:
+        RequestError: below 1, above the number of survivors, or beyond the maximal compression.
+    """
     if (compression is None) == (keep is None):
         raise RequestError("expected either a compression or a number to keep")
     if keep is None:

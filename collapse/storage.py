@@ -10,6 +10,8 @@ from pathlib import Path
 
 from collapse.errors import RequestError, first_line
 
+PLOT_SUFFIXES = (".pdf", ".svg", ".png")
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:

@@ -45,6 +45,24 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *_SETTINGS,
         *("identity", "place", "lhs", "rhs", "residual"),
     ),
+    "training": (
+        *_SETTINGS,
+        *("compression", "level", "epoch", "split", "loss", "top1", "top5", "seconds"),
+    ),
+    "score_dynamics": (
+        *_SETTINGS,
+        *("level", "epoch", "layer", "layer_index", "parameters", "score_mean", "score_sum"),
+        *("slope", "r"),
+    ),
+    "conserved_quantity": (
+        *_SETTINGS,
+        *("level", "epoch", "place", "unit", "value", "expected", "drift"),
+    ),
+    "levels": (
+        *_SETTINGS,
+        *("level", "compression", "kept", "collapsed_layers", "first_collapsed_layer"),
+        *("critical_compression", "top1", "best_top1", "loss"),
+    ),
     "trace": (
         *_SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),

@@ -21,7 +21,7 @@ from collapse.options import Mode, Pruning, Setup
 from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import prune
 from collapse.scores import load_pruner, mode_of
-from collapse.storage import check_distinct, check_writable
+from collapse.storage import PLOT_SUFFIXES, check_distinct, check_writable
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(config: Config) -> int:
     check_distinct(config.out, config.layers, config.plot)
     tables.check_path(config.out)
     tables.check_path(config.layers)
-    check_writable(config.plot, (".pdf", ".svg", ".png"))
+    check_writable(config.plot, PLOT_SUFFIXES)
     pruner = load_pruner(config.pruner)
     prepared = prepare(config.setup, config.seed, labelled=pruner != "synflow")
     model, (inputs, targets) = prepared.model, prepared.batches[0]

@@ -21,7 +21,7 @@ from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
 from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import iterations_of
 from collapse.scores import DATA_FREE, SCORES, load_pruner
-from collapse.storage import check_distinct, check_writable
+from collapse.storage import PLOT_SUFFIXES, check_distinct, check_writable
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     check_distinct(config.out, config.layers, config.plot)
     tables.check_path(config.out)
     tables.check_path(config.layers)
-    check_writable(config.plot, (".pdf", ".svg", ".png"))
+    check_writable(config.plot, PLOT_SUFFIXES)
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
     notes: list[str] = []

@@ -1,0 +1,262 @@
+"""One run from its configuration: resolved, named, performed, resumed.
+
+What ``python -m collapse.imp``, ``python -m collapse.train`` and every sweep call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from collapse import data, recipes
+from collapse import masks as masking
+from collapse.data import Dataset, Split
+from collapse.devices import deterministic
+from collapse.errors import RequestError, first_line
+from collapse.imp import State, check, imp
+from collapse.options import Execution, Pruning, Rewinding, Setup, Training
+from collapse.preparation import choose_device, prepare, settings_row
+from collapse.pruning import iterations_of
+from collapse.runs import CorruptRunError, Run
+from collapse.scores import DATA_FREE, load_pruner, mode_of
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the results of a run depend on.
+
+    Attributes:
+        compression: of the ticket, total / kept; 1 keeps everything.
+    """
+
+    setup: Setup
+    pruning: Pruning = field(default_factory=lambda: Pruning(pruner="magnitude"))
+    training: Training = field(default_factory=Training)
+    rewinding: Rewinding = field(default_factory=Rewinding)
+    compression: float = 1.0
+
+    def datasets(self) -> tuple[Dataset, Dataset]:
+        """The training and the test split."""
+        return self._split("train")[0], self._split("test")[0]
+
+    def _split(self, split: Split) -> tuple[Dataset, str]:
+        setup = self.setup
+        # Only drawn inputs depend on the seed: the others are loaded once for all of them.
+        seed = self.pruning.seed if setup.dataset == "gaussian" else 0
+        shape, classes = setup.input_shape, setup.classes
+        return _load(setup.dataset, split, setup.data_root, shape, classes, seed)
+
+    def settings(self) -> recipes.Settings:
+        """Training with the recipe's values where the user gave none."""
+        rounds = self.rewinding.levels > 0
+        return recipes.resolve(self.training, self.setup.model, self.setup.dataset, rounds=rounds)
+
+    def config(self) -> dict[str, Any]:
+        """What names the run: equal for all ways to ask for the same numbers.
+
+        Device, folders and verbosity are no part of it; the data themselves are, by their hash,
+        and so is the content of a weights file.
+
+        Raises:
+            RequestError: settings out of range, or data or weights that are not there.
+        """
+        setup, pruning = self.setup, self.pruning
+        load_pruner(pruning.pruner)
+        (train, train_hash), (_, test_hash) = self._split("train"), self._split("test")
+        config: dict[str, Any] = {
+            "model": setup.model,
+            "input_shape": list(train.input_shape),
+            "classes": setup.classes or train.classes,
+            "init": setup.init,
+            "weights": _weights_of(setup.weights),
+            "output": setup.output,
+            "dataset": setup.dataset,
+            "data": [train_hash, test_hash],
+            "training": asdict(self.settings()),
+            "compression": float(self.compression),
+            "seed": pruning.seed,
+        }
+        if self.rewinding.levels > 0:
+            config["rewinding"] = asdict(self.rewinding)
+        # Pruning nothing is the same whatever would have pruned.
+        if self.compression != 1:
+            config["pruning"] = {
+                "pruner": pruning.pruner,
+                "iterations": iterations_of(pruning),
+                "schedule": pruning.schedule,
+                "scope": pruning.scope,
+                "mode": mode_of(pruning.pruner, pruning.mode),
+            }
+            if pruning.pruner not in DATA_FREE:
+                config["pruning"]["samples_per_class"] = setup.samples_per_class
+                config["pruning"]["batch_size"] = setup.batch_size
+        return config
+
+    def run(self, runs: Path) -> Run:
+        """Its folder under ``runs``, whether it is there or not."""
+        return Run(runs, self.config())
+
+    def row(self) -> dict[str, Any]:
+        """The columns that each table begins with."""
+        shape = self.datasets()[0].input_shape
+        return settings_row(self.setup, shape, self.pruning, iterations_of(self.pruning))
+
+
+class TimeLimitError(RequestError):
+    """A run took longer than it may; it can go on from its last saved state."""
+
+
+class _TimeIsUp(BaseException):
+    """Raised wherever the run is; no handler of ordinary exceptions may swallow it."""
+
+
+def perform(
+    experiment: Experiment,
+    execution: Execution | None = None,
+    *,
+    on_boundary: Callable[[State], None] | None = None,
+    wait: bool = False,
+    time_limit: float | None = None,
+) -> Run:
+    """Do a run unless it is done, from where it stands; the results are in its folder.
+
+    Args:
+        on_boundary: called after every epoch.
+        wait: for another process that works on it, instead of leaving.
+        time_limit: seconds; only in a process's main thread.
+
+    Raises:
+        RunBusyError: another process works on it.
+        TimeLimitError: see above.
+        RequestError: anything that preparing and training raise; noted in the run's folder.
+    """
+    execution = execution or Execution()
+    if execution.save_every < 1:
+        raise RequestError(f"--save-every: expected at least 1, got {execution.save_every}")
+    run = experiment.run(execution.runs)
+    try:
+        if run.done():
+            run.tidy()
+            return run
+    except CorruptRunError:
+        pass  # claiming it moves it aside
+    device = choose_device(experiment.setup.device)
+    with run.claimed(str(device), wait=wait) as state:
+        if (run.folder / "done.json").exists():  # while we waited
+            return run
+        before = torch.get_num_threads()
+        threads = run.threads()
+        try:
+            if execution.exact and threads is not None:  # sums are divided over threads
+                torch.set_num_threads(threads)
+            with deterministic(execution.exact), _limited(time_limit):
+                _perform(experiment, execution, run, state, on_boundary)
+        except RequestError as error:
+            run.fail(str(error))
+            raise
+        except Exception as error:  # a user's model may raise anything; the run says what
+            run.fail(f"{type(error).__name__}: {first_line(error)}")
+            raise
+        finally:
+            torch.set_num_threads(before)
+    return run
+
+
+def _perform(
+    experiment: Experiment,
+    execution: Execution,
+    run: Run,
+    state: State | None,
+    on_boundary: Callable[[State], None] | None,
+) -> None:
+    train, test = experiment.datasets()
+    pruning = experiment.pruning
+    data_free = pruning.pruner in DATA_FREE or experiment.compression == 1
+    prepared = prepare(experiment.setup, pruning.seed, labelled=not data_free, dataset=train)
+    settings = experiment.settings()
+    check(
+        masking.sizes(masking.dense(prepared.model)),
+        experiment.compression,
+        experiment.rewinding,
+        settings,
+    )
+
+    def boundary(state: State) -> None:
+        if state.epoch % execution.save_every == 0 or state.epoch == settings.epochs:
+            run.save_state(state)
+        if on_boundary is not None:
+            on_boundary(state)
+
+    tickets = imp(
+        prepared.model,
+        train,
+        test,
+        experiment.compression,
+        pruning=pruning,
+        training=settings,
+        rewinding=experiment.rewinding,
+        batches=prepared.batches,
+        output=experiment.setup.output,
+        compiled=execution.compile,
+        state=state,
+        on_boundary=boundary,
+    )
+    run.finish(tickets.tables, tickets.masks, prepared.model.state_dict())
+
+
+@contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Stop the block after so many seconds with TimeLimitError, wherever it is."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _TimeIsUp
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _TimeIsUp:
+        raise TimeLimitError(
+            f"time limit of {seconds:g} s reached; it goes on from its last epoch when run again"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    name: str,
+    split: Split,
+    root: Path | None,
+    input_shape: tuple[int, ...] | None,
+    classes: int | None,
+    seed: int,
+) -> tuple[Dataset, str]:
+    """A dataset and its fingerprint, kept for the next run of a sweep."""
+    dataset = data.load(name, split, root=root, input_shape=input_shape, classes=classes, seed=seed)
+    return dataset, dataset.fingerprint
+
+
+def _weights_of(weights: str | None) -> str | None:
+    """``pretrained`` or the content of a file."""
+    if weights is None or weights == "pretrained":
+        return weights
+    try:
+        with open(weights, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RequestError(f"--weights '{weights}' cannot be read: {first_line(error)}") from error

@@ -1,0 +1,317 @@
+"""Iterative magnitude pruning: train, prune, rewind, level by level, with the score dynamics.
+
+Frankle & Carbin 2019; rewinding to an early epoch after Frankle et al. 2020, learning-rate
+rewinding after Renda et al. 2020. Any registered score can stand in magnitude's place. Pruning at
+initialisation and training once is the same loop with no rounds (``levels`` 0).
+
+The whole state at an epoch's boundary is one value, ``State``: given back to ``imp`` it continues
+as if it had never stopped, because every random choice is derived from seed, level and epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from collapse import connectivity, recipes, tables
+from collapse import masks as masking
+from collapse.closures import Closure
+from collapse.data import Dataset
+from collapse.dynamics import Dynamics, conserved_table, conserving_units
+from collapse.errors import RequestError
+from collapse.functional import Masks, Selector
+from collapse.options import Pruning, Rewinding, Training
+from collapse.pruning import Pruned, prune, target
+from collapse.scores import Batch
+from collapse.train import Trainer
+
+# The tables of a run. training and score_dynamics are of the contract; the others add columns.
+TABLES = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
+
+
+@dataclass
+class State:
+    """Where a run stands at the end of an epoch.
+
+    Attributes:
+        level: rounds of train, prune, rewind that are behind it.
+        epoch: epochs of this level that are done.
+        masks: boolean, by parameter name.
+        tensors: parameters, buffers and momentum (``Trainer.snapshot``).
+        rewind: the same at the rewind point, once that is reached.
+        rows: of each table so far; ``conserved`` as from ``Dynamics.observe``.
+    """
+
+    level: int
+    epoch: int
+    masks: Masks
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    rewind: dict[str, Tensor] | None = None
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {n: [] for n in (*TABLES[:4],)})
+    conserved: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tickets:
+    """What ``imp`` returns; the model holds the final weights.
+
+    Attributes:
+        masks: after the last level.
+        tables: data frames by name (``TABLES``):
+            ``training`` (a row an epoch and split), ``score_dynamics`` (epoch and layer: mean
+            squared weight, mean |θ ⊙ g|, slope and correlation with inverse layer size),
+            ``conserved_quantity`` (epoch and unit), ``layers`` (level and layer: densities),
+            ``levels`` (level: compression, the layer that its ranking empties first and at which
+            compression, accuracy).
+    """
+
+    masks: Masks
+    tables: dict[str, pd.DataFrame]
+
+
+def imp(
+    model: nn.Module,
+    train: Dataset,
+    test: Dataset,
+    compression: float,
+    *,
+    pruning: Pruning | None = None,
+    training: Training | recipes.Settings | None = None,
+    rewinding: Rewinding | None = None,
+    batches: Sequence[Batch] = (),
+    output: Selector = None,
+    compiled: bool = False,
+    state: State | None = None,
+    on_boundary: Callable[[State], None] | None = None,
+) -> Tickets:
+    """Train, prune and rewind ``levels`` times, then train the ticket; the model in place.
+
+    After level ``l`` of ``n`` exactly ``ceil(N / compression^(l/n))`` weights are kept. After
+    rewinding, survivors equal the rewind point bit for bit, momentum and buffers included.
+
+    Args:
+        compression: of the ticket, total / kept.
+        pruning: magnitude without it; its seed is that of training too.
+        training: what it leaves out is the dataset's default (``recipes``).
+        rewinding: levels (0: prune before training, no rounds), and where to go back to.
+        batches: for the scores of data-driven pruners.
+        output: selects a tensor from a forward that returns several.
+        compiled: torch.compile the forward.
+        state: go on from here; the model must be as it was built.
+        on_boundary: called after every epoch and every pruning; to keep the state, save it there.
+
+    Raises:
+        RequestError: settings out of range, or anything that pruning and training raise.
+        DivergedError: the loss is not finite.
+    """
+    rewinding = rewinding or Rewinding()
+    run = _Run(
+        model=model,
+        pruning=pruning or Pruning(pruner="magnitude"),
+        settings=training
+        if isinstance(training, recipes.Settings)
+        else recipes.resolve(training or Training(), "", train.name, rounds=True),
+        rewinding=rewinding,
+        compression=compression,
+        batches=batches,
+        output=output,
+        on_boundary=on_boundary or (lambda state: None),
+    )
+    check(masking.sizes(masking.dense(model)), compression, rewinding, run.settings)
+    run.trainer = Trainer(
+        model, train, test, run.settings, seed=run.pruning.seed, output=output, compiled=compiled
+    )
+    run.closures = conserving_units(run.trainer)
+    if state is None:
+        state = State(level=0, epoch=0, masks=masking.dense(model))
+        if rewinding.levels == 0:
+            run.prune(state, compression)
+    else:
+        run.trainer.restore(state.tensors)
+        state.masks = {n: m.to(run.trainer.device) for n, m in state.masks.items()}
+    while True:
+        run.train_level(state)
+        if state.level == rewinding.levels:
+            break
+        run.next_level(state)
+    return Tickets(state.masks, frames(state, run.closures, run.settings.weight_decay))
+
+
+def check(
+    sizes: dict[str, int], compression: float, rewinding: Rewinding, settings: recipes.Settings
+) -> None:
+    """Fail before the work on what cannot be done: levels, rewind point, compression.
+
+    Raises:
+        RequestError: see above.
+    """
+    if rewinding.levels < 0:
+        raise RequestError(f"--levels: expected at least 1, got {rewinding.levels}")
+    if not 0 <= rewinding.rewind_epoch <= settings.epochs:
+        raise RequestError(
+            f"--rewind-epoch: expected 0 to {settings.epochs} (--epochs), got "
+            f"{rewinding.rewind_epoch}"
+        )
+    total = sum(sizes.values())
+    target(total, len(sizes), total, compression)
+
+
+@dataclass
+class _Run:
+    """One run's parts, and the three things that are done with them: train, prune, rewind."""
+
+    model: nn.Module
+    pruning: Pruning
+    settings: recipes.Settings
+    rewinding: Rewinding
+    compression: float
+    batches: Sequence[Batch]
+    output: Selector
+    on_boundary: Callable[[State], None]
+    trainer: Trainer = field(init=False)
+    closures: list[Closure] = field(init=False)
+
+    def compression_at(self, level: int) -> float:
+        """The goal of a level: the same factor each time."""
+        levels = self.rewinding.levels
+        return self.compression if levels == level else self.compression ** (level / levels)
+
+    def train_level(self, state: State) -> None:
+        self.trainer.hold(state.masks)
+        time = state.conserved[-1][2] if _begun(state) else 0.0
+        watch = Dynamics(self.trainer, state.masks, self.closures, state.level, time)
+        if not _begun(state):
+            rows, numbers = self.trainer.test(state.level, state.epoch, watch)
+            self._note(state, watch, rows, numbers)
+        self._take_rewind_point(state)
+        for epoch in range(state.epoch, self.settings.epochs):
+            rows, numbers = self.trainer.epoch(state.level, epoch, watch)
+            state.epoch = epoch + 1
+            self._note(state, watch, rows, numbers)
+            self._take_rewind_point(state)
+            self._boundary(state)
+        self._close_level(state)
+
+    def next_level(self, state: State) -> None:
+        """Prune and rewind."""
+        state.level += 1
+        self.prune(state, self.compression_at(state.level))
+        state.epoch = self.rewinding.rewind_epoch
+        if self.rewinding.rewind == "weights":
+            assert state.rewind is not None
+            self.trainer.restore(state.rewind)
+        else:  # the trained weights stay, momentum starts anew
+            kept = self.trainer.snapshot()
+            names = [name for name in kept if not name.startswith("momentum.")]
+            self.trainer.restore({name: kept[name] for name in names})
+        self.trainer.hold(state.masks)
+        self._boundary(state)
+
+    def prune(self, state: State, compression: float) -> None:
+        result = prune(
+            self.model,
+            self.batches,
+            self.pruning,
+            compression=compression,
+            masks=state.masks,
+            output=self.output,
+        )
+        state.masks = result.masks
+        example = next(self.trainer.feed.in_order(1))[0].to(self.trainer.dtype)
+        alive = connectivity.living(self.model, result.masks, example, output=self.output)
+        kept = masking.kept_by_layer(result.masks)
+        state.rows["layers"] += [
+            {"level": state.level, **row}
+            for row in tables.layer_rows(
+                masking.sizes(result.masks),
+                kept,
+                masking.kept_by_layer(alive),
+                masking.sums(result.scores),
+            )
+        ]
+        layer, critical = _first_to_collapse(result)
+        state.rows["levels"].append(
+            {
+                "level": state.level,
+                "compression": compression,
+                "kept": sum(kept.values()),
+                "collapsed_layers": len(masking.collapsed(result.masks)),
+                "first_collapsed_layer": layer,
+                "critical_compression": critical,
+            }
+        )
+
+    def _note(
+        self, state: State, watch: Dynamics, rows: list[dict[str, Any]], numbers: list[float]
+    ) -> None:
+        compression = self.compression_at(state.level)
+        state.rows["training"] += [{"compression": compression, **row} for row in rows]
+        layers, observation = watch.observe(numbers, state.epoch)
+        state.rows["score_dynamics"] += layers
+        state.conserved.append(observation)
+
+    def _take_rewind_point(self, state: State) -> None:
+        here = state.level == 0 and state.epoch == self.rewinding.rewind_epoch
+        if here and self.rewinding.levels > 0 and state.rewind is None:
+            state.rewind = self.trainer.snapshot()
+
+    def _boundary(self, state: State) -> None:
+        state.tensors = self.trainer.snapshot()
+        self.on_boundary(state)
+
+    def _close_level(self, state: State) -> None:
+        """Accuracies into the level's row; the dense level has none from pruning."""
+        levels = state.rows["levels"]
+        if not levels or levels[-1]["level"] != state.level:
+            total = masking.total(state.masks)
+            levels.append({"level": state.level, "compression": 1.0, "kept": total})
+        tests = [
+            row
+            for row in state.rows["training"]
+            if row["level"] == state.level and row["split"] == "test"
+        ]
+        levels[-1] |= {
+            "top1": tests[-1]["top1"],
+            "best_top1": max(row["top1"] for row in tests),
+            "loss": tests[-1]["loss"],
+        }
+
+
+def frames(state: State, closures: list[Closure], weight_decay: float) -> dict[str, pd.DataFrame]:
+    """The tables of a state, also of an unfinished run."""
+    found = {name: pd.DataFrame(rows) for name, rows in state.rows.items()}
+    found["levels"] = found["levels"].reindex(columns=list(LEVEL_COLUMNS))
+    found["conserved_quantity"] = conserved_table(closures, state.conserved, weight_decay)
+    return found
+
+
+LEVEL_COLUMNS = (
+    *("level", "compression", "kept", "collapsed_layers", "first_collapsed_layer"),
+    *("critical_compression", "top1", "best_top1", "loss"),
+)
+
+
+def _begun(state: State) -> bool:
+    """Whether the level has been observed at its start."""
+    return bool(state.conserved) and state.conserved[-1][0] == state.level
+
+
+def _first_to_collapse(result: Pruned) -> tuple[str | None, float | None]:
+    """The layer that the last ranking empties first, and the compression just before it does."""
+    if not result.scores:
+        return None, None
+    try:
+        layer, rank = masking.first_to_collapse(result.scores, result.ranked)
+    except RequestError:  # one had collapsed before
+        return None, None
+    return layer, masking.total(result.masks) / rank
+
+
+if __name__ == "__main__":
+    from collapse.commands.imp import run
+
+    run()

@@ -1,0 +1,323 @@
+"""The training loop: everything on the device, one host synchronisation an epoch.
+
+Pruned weights are zero from the start and their gradients are multiplied by zero, so that momentum
+and weight decay leave them there; survivors get the same bits as with masks in the forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse import recipes
+from collapse.data import Dataset
+from collapse.devices import Clock, has_bfloat16
+from collapse.errors import RequestError
+from collapse.feeding import Feed
+from collapse.functional import Selector, call, select_output, stand_ins, untouched
+from collapse.options import Training
+from collapse.recipes import Settings
+from collapse.recording import wide
+from collapse.seeding import derive
+
+_TEST_BATCH = 512
+
+
+class DivergedError(RequestError):
+    """The loss is no longer finite. The model is back at the state before that epoch."""
+
+
+class Watch(Protocol):
+    """Something that measures training as it goes, on the device."""
+
+    def step(self, index: int) -> None:
+        """Called with the step's number when gradients are known and weights not yet changed."""
+
+    def measured(self) -> Tensor:
+        """What was measured in the epoch, float64 ``[n]``, still on the device."""
+
+
+class Trainer:
+    """A network with its data and its optimizer, trained epoch by epoch.
+
+    Args:
+        model: changed in place; convolution weights take the channels_last memory format.
+        train, test: uint8 images or floating-point inputs.
+        settings: from ``recipes.resolve``.
+        seed: of order, augmentation and dropout; each epoch of each level has its own streams, so
+            an epoch can be repeated without the ones before it.
+        output: selects a tensor from a forward that returns several.
+        compiled: torch.compile the forward.
+
+    Raises:
+        RequestError: settings out of range, inputs that the model cannot take, a head smaller
+            than the number of classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Dataset,
+        test: Dataset,
+        settings: Settings,
+        *,
+        seed: int = 0,
+        output: Selector = None,
+        compiled: bool = False,
+    ) -> None:
+        self.model, self.settings, self.seed, self.output = model, settings, seed, output
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        train = train.part(settings.train_samples, "--train-samples")
+        test = test.part(settings.test_samples, "--test-samples")
+        self.feed = Feed(train, self.device, augment=settings.augmentation == "crop-flip")
+        self.held_out = Feed(test, self.device)
+        _check_head(model, self.feed, output, self.dtype)
+        model.to(memory_format=torch.channels_last)
+        self.forward: Callable[..., Any] = model
+        if compiled:  # on a GPU its launches are captured in CUDA graphs
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self.forward = torch.compile(model, mode=mode)
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.held: dict[str, Tensor] = {}  # masks of layers with pruned weights, as factors
+        self.optimizer = torch.optim.SGD(
+            list(self.parameters.values()),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        single = self.dtype == torch.float32
+        self.bfloat16 = single and has_bfloat16(self.device, settings.precision)
+
+    @torch.no_grad()
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
+        """Set pruned weights and their momentum to zero, and keep them there from now on."""
+        masking.apply(self.model, masks)
+        pruned = [n for n, m in masks.items() if n in self.parameters and not bool(m.all())]
+        self.held = {n: torch.empty_like(self.parameters[n]).copy_(masks[n]) for n in pruned}
+        for name, mask in self.held.items():
+            momentum = self.optimizer.state.get(self.parameters[name], {}).get("momentum_buffer")
+            if momentum is not None:
+                momentum.mul_(mask)
+
+    def epoch(
+        self, level: int, epoch: int, watch: Watch | None = None
+    ) -> tuple[list[dict[str, Any]], list[float]]:
+        """Train the epoch (counted from 0), test, and tell how it went.
+
+        Returns:
+            A row of the ``training`` table for each split, and what ``watch`` measured.
+
+        Raises:
+            DivergedError: the loss is not finite; the model is as it was before the epoch.
+        """
+        settings, before = self.settings, self.snapshot()
+        batch_size = settings.train_batch_size
+        rate = recipes.learning_rate(settings, epoch)
+        self.optimizer.param_groups[0]["lr"] = rate
+        losses = torch.zeros(self.feed.steps(batch_size), device=self.device)
+        hits = torch.zeros(2, dtype=torch.long, device=self.device)
+        sizes = []
+        clock = Clock(self.device)
+        with untouched(self.model, "train", derive(self.seed, "forward", level, epoch)):
+            for step, (x, y) in enumerate(self.feed.shuffled(batch_size, self.seed, level, epoch)):
+                logits = self._logits(x)
+                loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+                self._mask_gradients()
+                if watch is not None:
+                    watch.step(step)
+                self.optimizer.step()
+                losses[step] = loss.detach()
+                hits += _hits(logits, y)
+                sizes.append(len(y))
+        clock.lap()
+        tested = self._tested()
+        clock.lap()
+        # Everything comes over in one piece: the only time that the host waits for the device.
+        parts = [wide(losses), wide(hits), wide(tested)]
+        measured = [] if watch is None else [watch.measured()]
+        numbers = torch.cat([*parts, *measured]).tolist()
+        steps = len(sizes)
+        self._check_finite([*numbers[:steps], numbers[steps + 2]], level, epoch, rate, before)
+        loss_sum = sum(x * size for x, size in zip(numbers, sizes, strict=False))
+        seconds = clock.seconds()
+        rows = [
+            _row(level, epoch + 1, "train", loss_sum, numbers[steps:], sum(sizes), seconds[0]),
+            self._test_row(level, epoch + 1, numbers[steps + 2 :], seconds[1]),
+        ]
+        return rows, numbers[steps + 5 :]
+
+    def test(
+        self, level: int, epoch: int, watch: Watch | None = None
+    ) -> tuple[list[dict[str, Any]], list[float]]:
+        """Test without training: a level's row of epoch 0, and what ``watch`` measures there."""
+        clock = Clock(self.device)
+        parts = [wide(self._tested())] + ([] if watch is None else [watch.measured()])
+        clock.lap()
+        numbers = torch.cat(parts).tolist()
+        return [self._test_row(level, epoch, numbers, clock.seconds()[0])], numbers[3:]
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of parameters and buffers, and of momentum as ``momentum.NAME``."""
+        state = {n: t.detach().clone() for n, t in self._tensors().items()}
+        for name, parameter in self.parameters.items():
+            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                state[f"momentum.{name}"] = buffer.detach().clone()
+        return state
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a snapshot, bit for bit; momentum that it lacks starts anew."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+        self.optimizer.state.clear()
+        for name, parameter in self.parameters.items():
+            if (momentum := state.get(f"momentum.{name}")) is not None:
+                buffer = torch.empty_like(parameter).copy_(momentum)
+                self.optimizer.state[parameter] = {"momentum_buffer": buffer}
+
+    def _mask_gradients(self) -> None:
+        pairs = [(self.parameters[name].grad, mask) for name, mask in self.held.items()]
+        used = [(gradient, mask) for gradient, mask in pairs if gradient is not None]
+        if used:
+            torch._foreach_mul_([gradient for gradient, _ in used], [mask for _, mask in used])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def _logits(self, x: Tensor) -> Tensor:
+        with self._autocast():
+            result = self.forward(x if self.dtype == torch.float32 else x.to(self.dtype))
+        logits = select_output(result, self.output)
+        return logits.float() if self.bfloat16 else logits
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    @torch.no_grad()
+    def _tested(self) -> Tensor:
+        """Sum of the test losses, top-1 and top-5 hits, float64 ``[3]`` on the device."""
+        total = wide(torch.zeros(3, device=self.device))
+        with untouched(self.model, "eval"):
+            for x, y in self.held_out.in_order(_TEST_BATCH):
+                logits = self._logits(x)
+                total[0] += wide(F.cross_entropy(logits, y, reduction="sum"))
+                total[1:] += wide(_hits(logits, y))
+        return total
+
+    def _test_row(
+        self, level: int, epoch: int, numbers: list[float], seconds: float
+    ) -> dict[str, Any]:
+        return _row(level, epoch, "test", numbers[0], numbers[1:], len(self.held_out), seconds)
+
+    def _check_finite(
+        self,
+        losses: list[float],
+        level: int,
+        epoch: int,
+        rate: float,
+        before: Mapping[str, Tensor],
+    ) -> None:
+        for step, loss in enumerate(losses, start=1):
+            if not abs(loss) < float("inf"):
+                self.restore(before)
+                where = f"step {step}" if step < len(losses) else "the test"
+                raise DivergedError(
+                    f"the loss is {loss} at {where} of epoch {epoch + 1}, level {level} (lr "
+                    f"{rate:g}): expected a finite one; the state before that epoch is kept, try "
+                    "a smaller --lr"
+                )
+
+
+def train(
+    model: nn.Module,
+    train: Dataset,
+    test: Dataset,
+    training: Training | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    output: Selector = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Train a model in place.
+
+    Args:
+        training: what it leaves out is the dataset's default (``recipes``).
+        masks: pruned weights are set to zero and stay there.
+        on_epoch: called with the number of epochs done.
+
+    Returns:
+        ``level, epoch, split, loss, top1, top5, seconds``: epoch 0 is the test before training;
+        accuracies in percent.
+
+    Raises:
+        RequestError: see ``Trainer``.
+        DivergedError: the loss is not finite.
+    """
+    settings = recipes.resolve(training or Training(), "", train.name)
+    trainer = Trainer(model, train, test, settings, seed=seed, output=output)
+    if masks is not None:
+        trainer.hold(masks)
+    rows, _ = trainer.test(0, 0)
+    for epoch in range(settings.epochs):
+        rows += trainer.epoch(0, epoch)[0]
+        if on_epoch is not None:
+            on_epoch(epoch + 1)
+    return pd.DataFrame(rows)
+
+
+def _hits(logits: Tensor, y: Tensor) -> Tensor:
+    """How many labels are the first, and among the first five, of the outputs: int64 ``[2]``."""
+    best = logits.detach().topk(min(5, logits.shape[1])).indices == y[:, None]
+    return torch.stack([best[:, 0].sum(), best.sum()])
+
+
+def _row(
+    level: int,
+    epoch: int,
+    split: str,
+    loss: float,
+    hits: list[float],
+    examples: int,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "level": level,
+        "epoch": epoch,
+        "split": split,
+        "loss": loss / examples,
+        "top1": 100 * hits[0] / examples,
+        "top5": 100 * hits[1] / examples,
+        "seconds": seconds,
+    }
+
+
+def _check_head(model: nn.Module, feed: Feed, output: Selector, dtype: torch.dtype) -> None:
+    x = next(feed.in_order(2))[0].to(dtype)
+    with untouched(model, "eval"), torch.no_grad():
+        y = call(model, stand_ins(model), x, output)
+    classes = feed.dataset.classes
+    if y.ndim != 2 or y.shape[1] < classes:
+        raise RequestError(
+            f"the model's head does not fit '{feed.dataset.name}': expected an output of shape "
+            f"(batch, {classes}), got {('batch', *y.shape[1:])} (--classes {classes})"
+        )
+
+
+if __name__ == "__main__":
+    from collapse.commands.train import run
+
+    run()
