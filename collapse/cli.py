@@ -17,21 +17,33 @@ from typing import TypeVar
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from collapse.errors import RequestError, first_line, unknown
 
 Config = TypeVar("Config")
 
 
-def run(config: type[Config], main: Callable[[Config], int | None], prog: str) -> None:
-    """Parse the command line into ``config``, call ``main`` on it, and exit.
+def run(
+    config: type[Config],
+    main: Callable[[Config], int | None],
+    prog: str,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parse the command line (or ``arguments``) into ``config``, call ``main`` on it, and exit.
 
     A ``RequestError`` becomes one line on stderr and exit code 2, as does a wrong command line;
     ``main`` returns the exit code (None is 0).
     """
     try:
-        code = main(parse(config, sys.argv[1:], prog)) or 0
+        code = main(parse(config, sys.argv[1:] if arguments is None else arguments, prog)) or 0
         sys.stdout.flush()
     except RequestError as error:
         _fail(str(error))
@@ -116,7 +128,7 @@ def progress(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
         ),
-        TimeElapsedColumn(),
+        *(TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()),
         console=Console(stderr=True),
         # A log is no place for a bar: errors there are one line.
         disable=quiet or not sys.stderr.isatty(),

@@ -61,6 +61,11 @@ class Experiment:
         rounds = self.rewinding.levels > 0
         return recipes.resolve(self.training, self.setup.model, self.setup.dataset, rounds=rounds)
 
+    def epochs(self) -> int:
+        """How many epochs it trains in all, over its levels."""
+        epochs, levels = self.settings().epochs, self.rewinding.levels
+        return epochs + levels * (epochs - self.rewinding.rewind_epoch)
+
     def config(self) -> dict[str, Any]:
         """What names the run: equal for all ways to ask for the same numbers.
 

@@ -63,6 +63,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("level", "compression", "kept", "collapsed_layers", "first_collapsed_layer"),
         *("critical_compression", "top1", "best_top1", "loss"),
     ),
+    "status": (
+        *_SETTINGS,
+        *("compression", "levels", "epochs", "run", "state", "level", "epoch", "top1", "error"),
+    ),
     "trace": (
         *_SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),

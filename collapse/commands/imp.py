@@ -83,15 +83,12 @@ def run_and_report(
     for path in files.values():
         tables.check_path(path)
     check_writable(plot, PLOT_SUFFIXES)
-    levels, epochs = experiment.rewinding.levels, experiment.settings().epochs
-    start = experiment.rewinding.rewind_epoch
-    with cli.progress(epochs + levels * (epochs - start), execution.quiet) as update:
+    with cli.progress(experiment.epochs(), execution.quiet) as update:
 
         def report(state: State) -> None:
-            before = state.level and epochs + (state.level - 1) * (epochs - start) - start
-            last = state.rows["training"][-1] if state.rows["training"] else {}
-            text = f"level {state.level}, epoch {state.epoch}"
-            update(f"{text}: top-1 {last.get('top1', 0.0):.1f} %", before + state.epoch)
+            last = state.rows["training"][-1]
+            text = f"level {state.level}, epoch {state.epoch}: top-1 {last['top1']:.1f} %"
+            update(text, sum(row["split"] == "train" for row in state.rows["training"]))
 
         run = perform(experiment, execution, on_boundary=report)
     for table, path in files.items():

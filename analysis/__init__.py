@@ -1,0 +1,1 @@
+"""Experiments on the engine: configuration → tidy table. Run from a checkout."""

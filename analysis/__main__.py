@@ -1,0 +1,33 @@
+"""``python -m analysis NAME``: every experiment and the sweeps."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from collapse.errors import unknown
+
+# Each module has a dataclass `Config`, a function `main(config)`, and what it does in one line.
+COMMANDS = {
+    "sweep": ("analysis.commands.sweep", "run a grid of models, datasets, pruners, … from a file"),
+    "status": ("analysis.commands.status", "how far the runs of a sweep are"),
+    "collect": ("analysis.commands.collect", "one table of all runs of a sweep so far"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Hand over to the command that is named first."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m analysis NAME [OPTIONS]   (NAME --help explains the options)\n")
+        for name, (_, about) in COMMANDS.items():
+            print(f"  {name:<10} {about}")
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: {unknown('experiment', name, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    importlib.import_module(COMMANDS[name][0]).run(rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
