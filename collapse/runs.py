@@ -243,8 +243,8 @@ class Run:
         checksums = {
             name: _checksum(self.folder / name) for name in (*files, "weights.safetensors")
         }
-        self._note("finished")
         self._write_json("done.json", checksums)
+        self._note("finished")
         self.tidy()
 
     def done(self) -> bool:
@@ -255,13 +255,14 @@ class Run:
         """
         if not self._has("done.json"):
             return False
+        name = "done.json"
         try:
-            checksums = json.loads((self.folder / "done.json").read_text())
+            checksums = json.loads((self.folder / name).read_text())
             for name, checksum in checksums.items():
                 if _checksum(self.folder / name) != checksum:
                     raise CorruptRunError(f"{name} does not have its checksum")
         except (OSError, ValueError, AttributeError) as error:
-            raise CorruptRunError(first_line(error)) from error
+            raise CorruptRunError(f"{name}: {first_line(error)}") from error
         return True
 
     def tidy(self) -> None:

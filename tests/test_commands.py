@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,9 @@ from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import prune
 from collapse.scores import SCORES
+from tests.conftest import Run
 
 SMALL = "--model fc --dataset gaussian --input-shape 3 8 8 --classes 4 --quiet"
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(command, arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["command", *arguments.split()])
-        with pytest.raises(SystemExit) as stop:
-            command.run()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 # --- What they do -----------------------------------------------------------------------------
