@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -176,6 +177,7 @@ def _connect(address: str | None) -> Any:
         ) from error
     if ray.is_initialized():
         return ray
+    _check_address(address)
     try:
         ray.init(
             address=address,
@@ -187,6 +189,17 @@ def _connect(address: str | None) -> Any:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RequestError(f"no Ray cluster at '{address}': {first_line(error)}") from error
     return ray
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself would try for minutes and then end the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise RequestError(f"no Ray cluster at '{address}': {first_line(error)}") from error
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

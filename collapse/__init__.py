@@ -1,6 +1,6 @@
 """Layer-collapse analysis: how far can a network be pruned before a layer collapses, and why?
 
-Data flows one way: model + data → scores → masks → diagnostics → tables.
+Data flows one way: model + data → scores → masks → diagnostics → training, IMP → tables.
 Scores and masks are plain ``dict[str, Tensor]`` keyed by parameter name.
 """
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collapse.critical import Critical, critical_compression
     from collapse.data import Dataset, load
     from collapse.errors import RequestError
+    from collapse.experiments import Experiment, perform
+    from collapse.imp import Tickets
     from collapse.masks import apply, density, keep_count, load_masks, save_masks, select
     from collapse.models import build, prunable
-    from collapse.options import Pruning
+    from collapse.options import Execution, Pruning, Rewinding, Setup, Training
     from collapse.pruning import Pruned, prune
     from collapse.scores import SCORES, ScoreInputs, Scores, score
 
@@ -30,6 +32,9 @@ _HOME = {
     "Dataset": "data",
     "load": "data",
     "RequestError": "errors",
+    "Experiment": "experiments",
+    "perform": "experiments",
+    "Tickets": "imp",
     "apply": "masks",
     "density": "masks",
     "keep_count": "masks",
@@ -38,7 +43,11 @@ _HOME = {
     "select": "masks",
     "build": "models",
     "prunable": "models",
+    "Execution": "options",
     "Pruning": "options",
+    "Rewinding": "options",
+    "Setup": "options",
+    "Training": "options",
     "Pruned": "pruning",
     "prune": "pruning",
     "SCORES": "scores",
@@ -51,11 +60,17 @@ __all__ = [
     "SCORES",
     "Critical",
     "Dataset",
+    "Execution",
+    "Experiment",
     "Pruned",
     "Pruning",
     "RequestError",
+    "Rewinding",
     "ScoreInputs",
     "Scores",
+    "Setup",
+    "Tickets",
+    "Training",
     "apply",
     "build",
     "critical_compression",
@@ -64,6 +79,7 @@ __all__ = [
     "living",
     "load",
     "load_masks",
+    "perform",
     "prunable",
     "prune",
     "save_masks",

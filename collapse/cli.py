@@ -101,11 +101,14 @@ def _options(config: type) -> Iterator[str]:
 
 
 def _one_line(box: str) -> str:
-    """The text of tyro's framed message, up to its first rule."""
-    lines = [re.sub("[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    text = " ".join(line for line in lines[1:] if line)
+    """The text of tyro's framed message (ASCII rules where the output is no UTF-8)."""
+    lines = [re.sub("[│╭╮╰╯]", "", line).strip() for line in box.splitlines()][1:]  # no title
+    ruled = [bool(re.fullmatch("[─-]{3,}", line)) for line in lines]
+    start = 1 if ruled[:1] == [True] else 0
+    end = ruled.index(True, start) if True in ruled[start:] else len(lines)
+    text = " ".join(line for line in lines[start:end] if line)
     text = text.replace("{None}|", "").replace("'None', ", "").replace(", 'None'", "")
-    return re.split("─{3,}", text)[0].strip() or "wrong command line; see --help"
+    return text.strip("─- ") or "wrong command line; see --help"
 
 
 def table_width() -> int:

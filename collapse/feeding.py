@@ -80,7 +80,8 @@ class Feed:
             seed, purpose: of the random streams, e.g. ``(0, "train", level, epoch)``.
         """
         device = self.dataset.labels.device
-        order = torch.randperm(len(self), generator=generator(seed, "order", *purpose)).to(device)
+        order = torch.randperm(len(self), generator=generator(seed, "order", *purpose))
+        order = _send(order, device)
         crops = self._crops(generator(seed, "augmentation", *purpose), device)
         for start, end in _parts(len(self), batch_size):
             index = order[start:end]
@@ -104,7 +105,7 @@ class Feed:
             mirrored = torch.randint(2, (count, 1), generator=draw).bool()
             columns = torch.where(mirrored, columns.flip(1), columns)
             rows, columns = rows + offsets[0], columns + offsets[1]
-        rows, columns = rows.to(device), columns.to(device)
+        rows, columns = _send(rows, device), _send(columns, device)
         return rows.expand(len(self), -1), columns.expand(len(self), -1)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -112,6 +113,13 @@ class Feed:
         if not images.is_floating_point():
             images = (images.float() / 255 - self.mean) / self.std
         return images.permute(0, 3, 1, 2)
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for it: from pinned memory where there is such a thing."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def _parts(examples: int, batch_size: int) -> list[tuple[int, int]]:

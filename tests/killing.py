@@ -60,6 +60,13 @@ def _child(command: str, arguments: list[str], fatal: int | None, after: bool, c
         counted.value = counter.count
 
 
+def start(target, *arguments) -> multiprocessing.process.BaseProcess:
+    """Call a function in a process of its own, forked from the warm server."""
+    child = _CONTEXT.Process(target=target, args=arguments)
+    child.start()
+    return child
+
+
 class Killer:
     """Starts one command over and over.
 

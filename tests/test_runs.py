@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from collapse import tables
 from collapse.commands import imp as command
 from collapse.errors import RequestError
 from collapse.experiments import Experiment, TimeLimitError, perform
+from collapse.imp import State
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.runs import Run, RunBusyError
 from tests.conftest import Run as RunCommand
-from tests.killing import RESULTS, Killer, results
+from tests.killing import RESULTS, Killer, results, start
 
 SMALL = Experiment(
     Setup(model="fc", init="xavier", device="cpu"),
@@ -349,47 +349,51 @@ def test_two_processes_never_write_the_same_run(tmp_path: Path, run: RunCommand)
     assert _journal(mine) == ["started", "started", "finished"]
 
 
+def _perform(runs: Path) -> None:
+    perform(SMALL, Execution(runs=runs))
+
+
 def test_who_waits_finds_it_done(tmp_path: Path) -> None:
     """Another process has the run and finishes it; ours does nothing then."""
-    line = [sys.executable, "-m", "collapse.imp", *ARGUMENTS.split(), "--runs", str(tmp_path)]
     mine = SMALL.run(tmp_path)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as other:
-        while not (mine.folder / "journal.jsonl").exists():
-            assert other.poll() is None
-        perform(SMALL, Execution(runs=tmp_path), wait=True)
-    assert other.returncode == 0
+    other = start(_perform, tmp_path)
+    while not (mine.folder / "journal.jsonl").exists():
+        assert other.is_alive() or other.exitcode == 0
+    perform(SMALL, Execution(runs=tmp_path), wait=True)
+    other.join()
+    assert other.exitcode == 0
     assert _journal(mine) == ["started", "finished"]
 
 
-_FULL_DISK = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from collapse.commands import imp
-from collapse import runs
-save = runs.Run.save_state
-def limited(self, state):
-    if state.epoch == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    save(self, state)
-runs.Run.save_state = limited
-imp.run()
-"""
+def _on_a_full_disk(runs: Path, said: Path) -> None:
+    """The system refuses to write more than a mebibyte from the second epoch on."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    save = Run.save_state
+
+    def limited(self: Run, state: State) -> None:
+        if state.epoch == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        save(self, state)
+
+    Run.save_state = limited  # type: ignore[method-assign]  # in this process only
+    sys.argv = ["imp", *ARGUMENTS.split(), "--runs", str(runs)]
+    command.run()
 
 
 def test_a_full_disk_keeps_the_old_state(tmp_path: Path, undisturbed: Run) -> None:
-    """The system refuses to write more than a mebibyte from the second epoch on."""
-    line = [sys.executable, "-c", _FULL_DISK, *ARGUMENTS.split(), "--runs", str(tmp_path)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "error: cannot write" in done.stderr
-    mine = SMALL.run(tmp_path)
+    said = tmp_path / "stderr"
+    child = start(_on_a_full_disk, tmp_path / "runs", said)
+    child.join()
+    assert child.exitcode == 2
+    assert said.read_text().count("\n") == 1
+    assert said.read_text().startswith("error: cannot write")
+    mine = SMALL.run(tmp_path / "runs")
     assert (mine.status()["state"], mine.status()["epoch"]) == ("failed", 1)
     assert not list(mine.folder.glob(".*"))
-    perform(SMALL, Execution(runs=tmp_path))
-    assert results(tmp_path) == results(undisturbed.root)
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
+    perform(SMALL, Execution(runs=tmp_path / "runs"))
+    assert results(tmp_path / "runs") == results(undisturbed.root)
 
 
 def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -418,8 +422,8 @@ def test_time_limit_stops_within_an_epoch_and_goes_on(tmp_path: Path, undisturbe
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "epoch", slow)
-        with pytest.raises(TimeLimitError, match="time limit of 5 s reached; it goes on from"):
-            perform(SMALL, Execution(runs=tmp_path), time_limit=5)
+        with pytest.raises(TimeLimitError, match="time limit of 2 s reached; it goes on from"):
+            perform(SMALL, Execution(runs=tmp_path), time_limit=2)
     assert SMALL.run(tmp_path).status()["epoch"] == 2
     perform(SMALL, Execution(runs=tmp_path), time_limit=100)
     assert results(tmp_path) == results(undisturbed.root)
