@@ -125,6 +125,22 @@ class Killer:
         return child.exitcode, counted.value
 
 
+ARGUMENTS = (
+    "--model fc --init xavier --device cpu --epochs 3 --train-samples 200 --test-samples 100 "
+    "--lr 0.05 --levels 2 --rewind-epoch 1 --compression 20 --exact --quiet"
+)
+GRID = """
+model = "fc"
+init = "xavier"
+pruner = ["random", "magnitude"]
+compression = [1, 10]
+seed = [0, 1]
+epochs = 2
+lr = 0.05
+train_samples = 100
+test_samples = 100
+"""
+
 # What must be equal to the byte; seconds, dates and process numbers are in the other files.
 RESULTS = (
     *("training.parquet", "score_dynamics.parquet", "conserved_quantity.parquet"),

@@ -24,17 +24,13 @@ from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.runs import Run, RunBusyError
 from tests.conftest import Run as RunCommand
-from tests.killing import RESULTS, Killer, results, start
+from tests.killing import ARGUMENTS, RESULTS, results, start
 
 SMALL = Experiment(
     Setup(model="fc", init="xavier", device="cpu"),
     training=Training(epochs=3, train_samples=200, test_samples=100, lr=0.05),
     rewinding=Rewinding(levels=2, rewind_epoch=1),
     compression=20,
-)
-ARGUMENTS = (
-    "--model fc --init xavier --device cpu --epochs 3 --train-samples 200 --test-samples 100 "
-    "--lr 0.05 --levels 2 --rewind-epoch 1 --compression 20 --exact --quiet"
 )
 
 
@@ -247,39 +243,6 @@ def test_status_and_tables_of_an_unfinished_run(tmp_path: Path) -> None:
     assert (table["seconds"] > 0).all()
     assert not table.duplicated(["level", "epoch", "split"]).any()
     assert "seconds" not in pd.read_parquet(run.folder / "training.parquet")
-
-
-# --- Kills ------------------------------------------------------------------------------------
-
-
-def _killed(tmp_path: Path, kills: int) -> Killer:
-    killer = Killer("collapse.commands.imp", seed=kills)
-    killer.undisturbed([*ARGUMENTS.split(), "--runs", str(tmp_path / "whole")])
-    expected = results(tmp_path / "whole")
-    assert len(expected) == 1
-    trial = 0
-    while killer.kills < kills:
-        runs = tmp_path / f"killed-{trial}"
-        killer.until_done([*ARGUMENTS.split(), "--runs", str(runs)], kills - killer.kills)
-        assert results(runs) == expected
-        (folder,) = [f for f in runs.iterdir() if f.name in expected]
-        events = [
-            json.loads(e)["event"] for e in (folder / "journal.jsonl").read_text().split("\n")[:-1]
-        ]
-        assert events.count("finished") <= 1  # a kill may come before the note, never a second run
-        assert not list(folder.glob(".*")), "temporaries of killed processes are removed"
-        assert not list(runs.glob("*.corrupt*"))
-        trial += 1
-    return killer
-
-
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    assert _killed(tmp_path, 8).kills == 8
-
-
-@pytest.mark.slow
-def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
-    assert _killed(tmp_path, 50).kills == 50
 
 
 # --- What may go wrong ------------------------------------------------------------------------

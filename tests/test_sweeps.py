@@ -19,19 +19,8 @@ from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution
 from tests.conftest import Run
-from tests.killing import Killer, results
+from tests.killing import GRID
 
-GRID = """
-model = "fc"
-init = "xavier"
-pruner = ["random", "magnitude"]
-compression = [1, 10]
-seed = [0, 1]
-epochs = 2
-lr = 0.05
-train_samples = 100
-test_samples = 100
-"""
 # The command as `run` takes one.
 COMMAND = SimpleNamespace(run=lambda: analysis.main(sys.argv[1:]))
 
@@ -234,35 +223,6 @@ def test_two_sweeps_at_once_share_the_work(grid: Path) -> None:
     helper.join()
     assert outcomes[-1].experiment is experiments[0]
     assert {outcome.state for outcome in outcomes} == {"done"}
-
-
-# --- Kills ------------------------------------------------------------------------------------
-
-
-def _killed(tmp_path: Path, grid: Path, kills: int) -> None:
-    killer = Killer("analysis.commands.sweep", seed=kills)
-    arguments = [str(grid), "--quiet", "--device", "cpu", "--exact", "--runs"]
-    killer.undisturbed([*arguments, str(tmp_path / "whole")])
-    expected = results(tmp_path / "whole")
-    assert len(expected) == 6
-    trial = 0
-    while killer.kills < kills:
-        runs = tmp_path / f"killed-{trial}"
-        killer.until_done([*arguments, str(runs)], kills - killer.kills)
-        assert results(runs) == expected
-        for name in expected:
-            lines = (runs / name / "journal.jsonl").read_text().splitlines()
-            assert sum(json.loads(line)["event"] == "finished" for line in lines) <= 1
-        trial += 1
-
-
-def test_a_killed_sweep_loses_nothing_and_repeats_nothing(tmp_path: Path, grid: Path) -> None:
-    _killed(tmp_path, grid, 5)
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_fifty_times(tmp_path: Path, grid: Path) -> None:
-    _killed(tmp_path, grid, 50)
 
 
 # --- Ray --------------------------------------------------------------------------------------
