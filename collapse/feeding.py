@@ -6,6 +6,7 @@ batch in one indexing operation, which reads each image at its own offset and di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -56,8 +57,15 @@ class Feed:
         """How many batches ``shuffled`` gives."""
         return len(_parts(len(self), batch_size))
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every example once as it is, unaugmented: (inputs ``[n, C, H, W]``, labels ``[n]``)."""
+    def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every example once as it is, unaugmented: (inputs ``[n, C, H, W]``, labels ``[n]``).
+
+        Args:
+            batch_size: 512 at 32×32 without it, fewer on larger images.
+        """
+        if batch_size is None:
+            area = math.prod(self.dataset.input_shape[1:])
+            batch_size = max(1, min(512, 512 * 32 * 32 // area))
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
             if self.is_image:

@@ -27,8 +27,6 @@ from collapse.recipes import Settings
 from collapse.recording import wide
 from collapse.seeding import derive
 
-_TEST_BATCH = 512
-
 
 class DivergedError(RequestError):
     """The loss is no longer finite. The model is back at the state before that epoch."""
@@ -80,7 +78,9 @@ class Trainer:
         self.feed = Feed(train, self.device, augment=settings.augmentation == "crop-flip")
         self.held_out = Feed(test, self.device)
         _check_head(model, self.feed, output, self.dtype)
-        model.to(memory_format=torch.channels_last)
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.forward: Callable[..., Any] = model
         if compiled:  # on a GPU its launches are captured in CUDA graphs
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
@@ -211,7 +211,7 @@ class Trainer:
         """Sum of the test losses, top-1 and top-5 hits, float64 ``[3]`` on the device."""
         total = wide(torch.zeros(3, device=self.device))
         with untouched(self.model, "eval"):
-            for x, y in self.held_out.in_order(_TEST_BATCH):
+            for x, y in self.held_out.in_order():
                 logits = self._logits(x)
                 total[0] += wide(F.cross_entropy(logits, y, reduction="sum"))
                 total[1:] += wide(_hits(logits, y))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.data import Dataset, load
+from collapse.dynamics import Dynamics, conserving_units
 from collapse.errors import RequestError
 from collapse.feeding import Feed
 from collapse.functional import streams_at
@@ -19,6 +20,7 @@ from collapse.options import Training
 from collapse.recipes import RECIPES, Settings, learning_rate, resolve
 from collapse.seeding import derive
 from collapse.train import DivergedError, Trainer, train
+from tests.zoo import Case
 
 SETTINGS = Settings(
     epochs=3,
@@ -153,6 +155,27 @@ def test_losses_are_weighted_by_batch_size() -> None:
     settings = Settings(**{**vars(SETTINGS), "lr": 1e-30, "train_batch_size": 5})
     rows, _ = Trainer(model, dataset, dataset, settings).epoch(0, 0)
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
+
+
+def test_every_kind_of_network_trains(case: Case) -> None:
+    """Any dimension, shared, frozen, half and double weights: exact zeros, moving survivors."""
+    inputs, labels = (torch.cat(parts) for parts in zip(*case.batches, strict=True))
+    dataset = Dataset("zoo", inputs.float(), labels, 3, (0.0,), (1.0,))
+    settings = Settings(**{**vars(SETTINGS), "lr": 0.01, "weight_decay": 0.1})
+    before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
+    trainer = Trainer(case.model, dataset, dataset, settings)
+    watch = Dynamics(trainer, masking.dense(case.model), conserving_units(trainer), 0)
+    masks = _half(case.model)
+    trainer.hold(masks)
+    for epoch in range(2):
+        _, numbers = trainer.epoch(0, epoch, watch)
+        rows, _ = watch.observe(numbers, epoch + 1)
+    for row in rows:
+        weight = dict(case.model.named_parameters())[row["layer"]]
+        assert not weight[~masks[row["layer"]]].any()
+        moved = not torch.equal(weight, before[row["layer"]] * masks[row["layer"]])
+        assert moved == weight.requires_grad
+        assert row["score_sum"] == pytest.approx(float(weight.detach().double().square().sum()))
 
 
 def test_training_learns_digits_and_reports_epochs() -> None:
