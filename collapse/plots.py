@@ -148,7 +148,7 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for epoch, colour in zip(shown, colours, strict=True):
         rows = first[first["epoch"] == epoch].sort_values("parameters")
         r = rows["r"].iloc[0]
-        label = f"epoch {epoch}" + (f", r = {r:.2f}" if pd.notna(r) else "")
+        label = f"epoch {epoch}" + (f", r = {r:.3f}" if pd.notna(r) else "")
         inverse, mean = 1 / rows["parameters"].to_numpy(float), rows["score_mean"].to_numpy(float)
         ax.loglog(inverse, mean, "o-", color=colour, markersize=4, linewidth=0.8, label=label)
     _slope_one(ax, inverse, mean)

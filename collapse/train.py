@@ -93,7 +93,8 @@ class Trainer:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.momentum > 0,
-            fused=self.device.type in ("cpu", "cuda"),
+            # Fused in half precision on a CPU it rounds away small steps (torch 2.11).
+            fused=self.device.type in ("cpu", "cuda") and self.dtype.itemsize >= 4,
         )
         single = self.dtype == torch.float32
         self.bfloat16 = single and has_bfloat16(self.device, settings.precision)
