@@ -29,6 +29,9 @@ class Feed:
     Args:
         augment: crop and mirror in ``shuffled``.
 
+    Attributes:
+        channels_last: the memory format of batches; set it to False for the plain one.
+
     Raises:
         RequestError: augmentation of inputs that are no uint8 images.
     """
@@ -36,6 +39,7 @@ class Feed:
     def __init__(self, dataset: Dataset, device: torch.device, *, augment: bool = False) -> None:
         self.dataset = dataset.to(device)
         self.augment = augment
+        self.channels_last = True
         self.is_image = dataset.images.ndim == 4
         if augment and not (self.is_image and dataset.images.dtype == torch.uint8):
             raise RequestError(
@@ -117,10 +121,11 @@ class Feed:
         return rows.expand(len(self), -1), columns.expand(len(self), -1)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """``[n, H, W, C]`` as stored to normalised float ``[n, C, H, W]`` in channels_last."""
+        """``[n, H, W, C]`` as stored to normalised float ``[n, C, H, W]``."""
         if not images.is_floating_point():
             images = (images.float() / 255 - self.mean) / self.std
-        return images.permute(0, 3, 1, 2)
+        images = images.permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -46,7 +46,8 @@ class Trainer:
     """A network with its data and its optimizer, trained epoch by epoch.
 
     Args:
-        model: changed in place; convolution weights take the channels_last memory format.
+        model: changed in place; convolution weights take the channels_last memory format, unless
+            its forward fails on such inputs.
         train, test: uint8 images or floating-point inputs.
         settings: from ``recipes.resolve``.
         seed: of order, augmentation and dropout; each epoch of each level has its own streams, so
@@ -77,10 +78,14 @@ class Trainer:
         test = test.part(settings.test_samples, "--test-samples")
         self.feed = Feed(train, self.device, augment=settings.augmentation == "crop-flip")
         self.held_out = Feed(test, self.device)
-        _check_head(model, self.feed, output, self.dtype)
-        for parameter in model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        try:
+            self._check_head()
+            for parameter in model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        except RequestError:  # a forward that takes views needs the plain memory format
+            self.feed.channels_last = self.held_out.channels_last = False
+            self._check_head()
         self.forward: Callable[..., Any] = model
         if compiled:  # on a GPU its launches are captured in CUDA graphs
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
@@ -188,6 +193,17 @@ class Trainer:
             if (momentum := state.get(f"momentum.{name}")) is not None:
                 buffer = torch.empty_like(parameter).copy_(momentum)
                 self.optimizer.state[parameter] = {"momentum_buffer": buffer}
+
+    def _check_head(self) -> None:
+        x, _ = next(self.feed.in_order(2))
+        with untouched(self.model, "eval"), torch.no_grad():
+            y = call(self.model, stand_ins(self.model), x.to(self.dtype), self.output)
+        classes = self.feed.dataset.classes
+        if y.ndim != 2 or y.shape[1] < classes:
+            raise RequestError(
+                f"the model's head does not fit '{self.feed.dataset.name}': expected an output of "
+                f"shape (batch, {classes}), got {('batch', *y.shape[1:])} (--classes {classes})"
+            )
 
     def _mask_gradients(self) -> None:
         pairs = [(self.parameters[name].grad, mask) for name, mask in self.held.items()]
@@ -304,18 +320,6 @@ def _row(
         "top5": 100 * hits[1] / examples,
         "seconds": seconds,
     }
-
-
-def _check_head(model: nn.Module, feed: Feed, output: Selector, dtype: torch.dtype) -> None:
-    x = next(feed.in_order(2))[0].to(dtype)
-    with untouched(model, "eval"), torch.no_grad():
-        y = call(model, stand_ins(model), x, output)
-    classes = feed.dataset.classes
-    if y.ndim != 2 or y.shape[1] < classes:
-        raise RequestError(
-            f"the model's head does not fit '{feed.dataset.name}': expected an output of shape "
-            f"(batch, {classes}), got {('batch', *y.shape[1:])} (--classes {classes})"
-        )
 
 
 if __name__ == "__main__":

@@ -157,6 +157,26 @@ def test_losses_are_weighted_by_batch_size() -> None:
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
 
 
+class _Views(nn.Module):
+    """A forward that only the plain memory format can take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_a_forward_that_takes_views_trains_in_the_plain_memory_format() -> None:
+    dataset, model = _drawn(), _Views()
+    rows = train(model, dataset, dataset, Training(epochs=2, lr=0.01, train_batch_size=16))
+    assert rows["loss"].notna().all()
+    assert model.conv.weight.is_contiguous()
+
+
 def test_every_kind_of_network_trains(case: Case) -> None:
     """Any dimension, shared, frozen, half and double weights: exact zeros, moving survivors."""
     inputs, labels = (torch.cat(parts) for parts in zip(*case.batches, strict=True))
