@@ -68,6 +68,8 @@ def read(path: Path, **elsewhere: Any) -> list[Experiment]:
                 f"spec '{path}': {key} is no part of a run; give --{name.replace('_', '-')} on "
                 "the command line"
             )
+        if any(name == known for (known, _), *_ in grid):
+            raise RequestError(f"spec '{path}': {key} is given twice")
         if name not in options:
             raise RequestError(f"spec '{path}': {unknown('option', key, options)}")
         values = _values(value, options[name][1])

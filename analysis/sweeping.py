@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse.errors import RequestError, first_line
-from collapse.experiments import Experiment, TimeLimitError, perform
+from collapse.experiments import Experiment, perform
 from collapse.imp import State
 from collapse.options import Execution
 from collapse.runs import RunBusyError
@@ -82,7 +82,10 @@ def work(
             return outcome("done")
         except RunBusyError as error:
             return outcome("busy", str(error))
-        except (RequestError, TimeLimitError) as error:
+        except RequestError as error:
+            run = experiment.run(execution.runs)
+            if run.status()["state"] == "waiting":  # refused before it began: status shall say so
+                run.fail(str(error))
             return outcome("failed", str(error))
         except Exception as error:  # whatever a model, a driver or a disk may raise
             if retries == 0:
@@ -226,7 +229,8 @@ def line(outcome: Outcome, number: int, total: int, elapsed: float) -> str:
     left = elapsed / number * (total - number)
     what = (
         f"{experiment.setup.model} {experiment.setup.dataset} {experiment.pruning.pruner} "
-        f"x{experiment.compression:g} seed {experiment.pruning.seed}"
+        f"x{experiment.compression:g} levels {experiment.rewinding.levels} seed "
+        f"{experiment.pruning.seed}"
     )
     text = f"[{number}/{total}] {outcome.state} in {outcome.seconds:.0f} s: {what}"
     if outcome.message:

@@ -102,7 +102,8 @@ class Dataset:
             return self
         if samples < 1 or samples % self.classes:
             raise RequestError(
-                f"{option}: expected a multiple of the {self.classes} classes, got {samples}"
+                f"{option}: expected a positive multiple of the {self.classes} classes, got "
+                f"{samples}"
             )
         index = self.per_class(samples // self.classes, 0, option).sort().values
         return replace(self, images=self.images[index], labels=self.labels[index])

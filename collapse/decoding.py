@@ -41,6 +41,7 @@ class Source:
         files: what the fingerprint covers.
         size: (height, width) to resize to; None keeps the images' own, which must then agree.
         read: gives the encoded images with their labels, and the number of classes.
+        classes: their names, where folders have them; another list gives other labels.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     files: tuple[Path, ...]
     size: Size
     read: Callable[[], tuple[Iterator[Encoded], int]]
+    classes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +59,7 @@ class Source:
             status = path.stat()
             line = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0"
             digest.update(line.encode())
-        digest.update(f"{self.name}\0{self.split}\0{self.size}".encode())
+        digest.update(f"{self.name}\0{self.split}\0{self.size}\0{self.classes}".encode())
         return digest.hexdigest()
 
     def decode(self) -> tuple[Tensor, Tensor, int]:
@@ -126,13 +128,19 @@ def find(root: Path, name: str, split: str, size: Size) -> Source | None:
             return Source(name, split, shards, size, partial(_read_parquet, shards))
         for folder in (base / split, *([base / "val"] if split == "test" else [])):
             if folder.is_dir():
-                return _image_folder(name, split, folder, size)
+                return _image_folder(name, split, folder, size, base / "train")
     return None
 
 
-def _image_folder(name: str, split: str, folder: Path, size: Size) -> Source:
-    """``folder/CLASS/image``; classes are numbered in alphabetical order."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+def _image_folder(name: str, split: str, folder: Path, size: Size, train: Path) -> Source:
+    """``folder/CLASS/image``; the training split's classes are numbered in alphabetical order."""
+    found = folders(folder)
+    classes = folders(train) or found
+    if unknown_classes := sorted(set(found) - set(classes)):
+        raise RequestError(
+            f"dataset '{name}': '{folder}' has the class '{unknown_classes[0]}': expected those of "
+            f"'{train}'"
+        )
     files = [
         (path, label)
         for label, class_name in enumerate(classes)
@@ -145,7 +153,8 @@ def _image_folder(name: str, split: str, folder: Path, size: Size) -> Source:
     def read() -> tuple[Iterator[Encoded], int]:
         return ((path.read_bytes, label) for path, label in files), len(classes)
 
-    return Source(name, split, tuple(path for path, _ in files), size, read)
+    paths = tuple(path for path, _ in files)
+    return Source(name, split, paths, size, read, tuple(classes))
 
 
 def _read_parquet(shards: tuple[Path, ...]) -> tuple[Iterator[Encoded], int]:

@@ -8,7 +8,7 @@ inverse layer size, and the first layer to collapse moves towards maximal compre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ class Dynamics:
 
 
 def conserved_table(
-    closures: list[Closure], observations: list[list[float]], weight_decay: float
+    units: Sequence[tuple[str, int]], observations: list[list[float]], weight_decay: float
 ) -> pd.DataFrame:
     """The conserved quantity of each unit after each epoch, and its drift.
 
@@ -145,22 +145,23 @@ def conserved_table(
     rates and mini-batches do.
 
     Args:
+        units: the places of the units, and how many at each.
         observations: ``[level, epoch, time, *conserved]`` as from ``Dynamics.observe``, in order.
 
     Returns:
         ``level, epoch, place, unit, value, expected, drift``, a row a unit and observation.
     """
-    units = sum(closure.units for closure in closures)
-    table = np.array(observations, dtype=float).reshape(len(observations), 3 + units)
+    count = sum(number for _, number in units)
+    table = np.array(observations, dtype=float).reshape(len(observations), 3 + count)
     level, epoch, time, values = table[:, 0], table[:, 1], table[:, 2], table[:, 3:]
     first = np.searchsorted(level, level)  # levels never fall
     expected = values[first] * np.exp(-2 * weight_decay * (time - time[first]))[:, None]
-    places = [closure.place for closure in closures for _ in range(closure.units)]
-    within = [unit for closure in closures for unit in range(closure.units)]
+    places = [place for place, number in units for _ in range(number)]
+    within = [unit for _, number in units for unit in range(number)]
     return pd.DataFrame(
         {
-            "level": np.repeat(level.astype(int), units),
-            "epoch": np.repeat(epoch.astype(int), units),
+            "level": np.repeat(level.astype(int), count),
+            "epoch": np.repeat(epoch.astype(int), count),
             "place": np.tile(np.array(places, dtype=object), len(table)),
             "unit": np.tile(np.array(within, dtype=int), len(table)),
             "value": values.ravel(),

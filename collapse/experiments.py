@@ -20,14 +20,15 @@ import torch
 
 from collapse import data, recipes
 from collapse import masks as masking
+from collapse.checked import CorruptRunError
 from collapse.data import Dataset, Split
-from collapse.devices import deterministic
+from collapse.devices import deterministic, has_bfloat16
 from collapse.errors import RequestError, first_line
-from collapse.imp import State, check, imp
+from collapse.imp import State, check, check_rounds, imp
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
-from collapse.preparation import choose_device, prepare, settings_row
+from collapse.preparation import Prepared, check_setup, prepare, settings_row
 from collapse.pruning import iterations_of
-from collapse.runs import CorruptRunError, Run
+from collapse.runs import Run
 from collapse.scores import DATA_FREE, load_pruner, mode_of
 
 
@@ -78,6 +79,9 @@ class Experiment:
         setup, pruning = self.setup, self.pruning
         load_pruner(pruning.pruner)
         (train, train_hash), (_, test_hash) = self._split("train"), self._split("test")
+        check_setup(setup, train)
+        settings = self.settings()
+        check_rounds(self.compression, self.rewinding, settings)
         config: dict[str, Any] = {
             "model": setup.model,
             "input_shape": list(train.input_shape),
@@ -87,7 +91,7 @@ class Experiment:
             "output": setup.output,
             "dataset": setup.dataset,
             "data": [train_hash, test_hash],
-            "training": asdict(self.settings()),
+            "training": asdict(settings),
             "compression": float(self.compression),
             "seed": pruning.seed,
         }
@@ -155,8 +159,11 @@ def perform(
             return run
     except CorruptRunError:
         pass  # claiming it moves it aside
-    device = choose_device(experiment.setup.device)
-    with run.claimed(str(device), wait=wait) as state:
+    # Whatever is wrong with the request shows here, before the run's folder is touched.
+    prepared = _prepared(experiment)
+    device, settings = prepared.device, experiment.settings()
+    precision = "bfloat16" if has_bfloat16(device, settings.precision) else "float32"
+    with run.claimed(str(device), precision=precision, wait=wait) as state:
         if (run.folder / "done.json").exists():  # while we waited
             return run
         before = torch.get_num_threads()
@@ -165,7 +172,7 @@ def perform(
             if execution.exact and threads is not None:  # sums are divided over threads
                 torch.set_num_threads(threads)
             with deterministic(execution.exact), _limited(time_limit):
-                _perform(experiment, execution, run, state, on_boundary)
+                _perform(experiment, execution, run, state, prepared, on_boundary)
         except RequestError as error:
             run.fail(str(error))
             raise
@@ -177,24 +184,29 @@ def perform(
     return run
 
 
+def _prepared(experiment: Experiment) -> Prepared:
+    pruning = experiment.pruning
+    data_free = pruning.pruner in DATA_FREE or experiment.compression == 1
+    train, test = experiment.datasets()
+    settings = experiment.settings()
+    train.part(settings.train_samples, "--train-samples")
+    test.part(settings.test_samples, "--test-samples")
+    prepared = prepare(experiment.setup, pruning.seed, labelled=not data_free, dataset=train)
+    sizes = masking.sizes(masking.dense(prepared.model))
+    check(sizes, experiment.compression, experiment.rewinding, settings)
+    return prepared
+
+
 def _perform(
     experiment: Experiment,
     execution: Execution,
     run: Run,
     state: State | None,
+    prepared: Prepared,
     on_boundary: Callable[[State], None] | None,
 ) -> None:
     train, test = experiment.datasets()
-    pruning = experiment.pruning
-    data_free = pruning.pruner in DATA_FREE or experiment.compression == 1
-    prepared = prepare(experiment.setup, pruning.seed, labelled=not data_free, dataset=train)
     settings = experiment.settings()
-    check(
-        masking.sizes(masking.dense(prepared.model)),
-        experiment.compression,
-        experiment.rewinding,
-        settings,
-    )
 
     def boundary(state: State) -> None:
         if state.epoch % execution.save_every == 0 or state.epoch == settings.epochs:
@@ -207,7 +219,7 @@ def _perform(
         train,
         test,
         experiment.compression,
-        pruning=pruning,
+        pruning=experiment.pruning,
         training=settings,
         rewinding=experiment.rewinding,
         batches=prepared.batches,

@@ -103,8 +103,16 @@ def call(
     Raises:
         RequestError: the forward fails on this input, or its output is no tensor.
     """
-    try:
+    with forward_errors(inputs):
         result = functional_call(model, dict(tensors), (inputs,), strict=False)
+    return select_output(result, output)
+
+
+@contextmanager
+def forward_errors(inputs: Tensor) -> Iterator[None]:
+    """Whatever a forward in the block raises becomes a RequestError that names the input."""
+    try:
+        yield
     except (torch.OutOfMemoryError, RequestError):
         raise
     except Exception as error:  # the forward is the user's and may raise anything
@@ -112,7 +120,6 @@ def call(
             f"the model's forward failed on an input of shape {tuple(inputs.shape)}: "
             f"{first_line(error)} (another shape: --dataset gaussian --input-shape C H W)"
         ) from error
-    return select_output(result, output)
 
 
 def select_output(result: Any, output: Selector) -> Tensor:

@@ -22,7 +22,7 @@ from collapse import masks as masking
 from collapse.closures import Closure
 from collapse.data import Dataset
 from collapse.dynamics import Dynamics, conserved_table, conserving_units
-from collapse.errors import RequestError
+from collapse.errors import RequestError, unknown
 from collapse.functional import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import Pruned, prune, target
@@ -30,7 +30,7 @@ from collapse.scores import Batch
 from collapse.train import Trainer
 
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
-TABLES = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
+TABLES: tuple[str, ...] = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
 
 
 @dataclass
@@ -44,6 +44,8 @@ class State:
         tensors: parameters, buffers and momentum (``Trainer.snapshot``).
         rewind: the same at the rewind point, once that is reached.
         rows: of each table so far; ``conserved`` as from ``Dynamics.observe``.
+        units: the places of the units whose quantity that is, and how many at each.
+        weight_decay: by which it is expected to decay.
     """
 
     level: int
@@ -53,6 +55,8 @@ class State:
     rewind: dict[str, Tensor] | None = None
     rows: dict[str, list[Any]] = field(default_factory=lambda: {n: [] for n in (*TABLES[:4],)})
     conserved: list[list[float]] = field(default_factory=list)
+    units: list[tuple[str, int]] = field(default_factory=list)
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,14 @@ def imp(
     else:
         run.trainer.restore(state.tensors)
         state.masks = {n: m.to(run.trainer.device) for n, m in state.masks.items()}
+    state.units = [(closure.place, closure.units) for closure in run.closures]
+    state.weight_decay = run.settings.weight_decay
     while True:
         run.train_level(state)
         if state.level == rewinding.levels:
             break
         run.next_level(state)
-    return Tickets(state.masks, frames(state, run.closures, run.settings.weight_decay))
+    return Tickets(state.masks, frames(state))
 
 
 def check(
@@ -149,15 +155,23 @@ def check(
     Raises:
         RequestError: see above.
     """
+    check_rounds(compression, rewinding, settings)
+    total = sum(sizes.values())
+    target(total, len(sizes), total, compression)
+
+
+def check_rounds(compression: float, rewinding: Rewinding, settings: recipes.Settings) -> None:
+    """The part of ``check`` that needs no network."""
+    masking.keep_count(1, compression)
+    if rewinding.rewind not in ("weights", "learning-rate"):
+        raise unknown("rewind", rewinding.rewind, ("weights", "learning-rate"))
     if rewinding.levels < 0:
-        raise RequestError(f"--levels: expected at least 1, got {rewinding.levels}")
-    if not 0 <= rewinding.rewind_epoch <= settings.epochs:
+        raise RequestError(f"--levels: expected 0 or more, got {rewinding.levels}")
+    if rewinding.levels and not 0 <= rewinding.rewind_epoch <= settings.epochs:
         raise RequestError(
             f"--rewind-epoch: expected 0 to {settings.epochs} (--epochs), got "
             f"{rewinding.rewind_epoch}"
         )
-    total = sum(sizes.values())
-    target(total, len(sizes), total, compression)
 
 
 @dataclass
@@ -268,7 +282,8 @@ class _Run:
         levels = state.rows["levels"]
         if not levels or levels[-1]["level"] != state.level:
             total = masking.total(state.masks)
-            levels.append({"level": state.level, "compression": 1.0, "kept": total})
+            dense = {"compression": 1.0, "kept": total, "collapsed_layers": 0}
+            levels.append({"level": state.level, **dense})
         tests = [
             row
             for row in state.rows["training"]
@@ -281,11 +296,11 @@ class _Run:
         }
 
 
-def frames(state: State, closures: list[Closure], weight_decay: float) -> dict[str, pd.DataFrame]:
+def frames(state: State) -> dict[str, pd.DataFrame]:
     """The tables of a state, also of an unfinished run."""
     found = {name: pd.DataFrame(rows) for name, rows in state.rows.items()}
     found["levels"] = found["levels"].reindex(columns=list(LEVEL_COLUMNS))
-    found["conserved_quantity"] = conserved_table(closures, state.conserved, weight_decay)
+    found["conserved_quantity"] = conserved_table(state.units, state.conserved, state.weight_decay)
     return found
 
 

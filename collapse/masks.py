@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from collapse.errors import RequestError, first_line
+from collapse.errors import RequestError, first_line, unknown
 from collapse.functional import Masks, all_finite
 from collapse.models import prunable
 from collapse.options import Scope
@@ -83,7 +83,9 @@ def keep_count(parameters: int, compression: float) -> int:
         RequestError: compression below 1 or not finite.
     """
     if not (math.isfinite(compression) and compression >= 1):
-        raise RequestError(f"compression is total / kept: expected at least 1, got {compression}")
+        raise RequestError(
+            f"compression is total / kept: expected a finite number from 1 up, got {compression}"
+        )
     quotient = parameters / compression
     nearest = round(quotient)
     slack = 4 * sys.float_info.epsilon * quotient
@@ -122,6 +124,8 @@ def select_weighing(
     alive = kept(masks)
     if not 0 <= keep <= alive:
         raise RequestError(f"expected to keep between 0 and {alive} survivors, got {keep}")
+    if scope not in ("global", "layer"):
+        raise unknown("scope", scope, ("global", "layer"))
     if scope == "global":
         return _select_group(scores, keep, masks)
     result: Masks = {}
@@ -261,7 +265,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     check_fit(model, masks)
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
-        parameters[name].mul_(mask)
+        parameters[name].masked_fill_(~mask, 0)  # a product would leave signs of zero
 
 
 @contextmanager

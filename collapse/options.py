@@ -34,7 +34,8 @@ class Pruning:
         scope: rank all parameters together (global), or divide the number to keep over the
             layers in proportion to their sizes (layer).
         mode: in which snip and grasp are scored; train without it, as in their papers.
-        seed: of initialisation, samples and random scores.
+        seed: of initialisation, samples, random scores, and (in training) the order of images,
+            augmentation and dropout.
     """
 
     pruner: str = "synflow"
@@ -95,7 +96,7 @@ class Training:
         augmentation: crop-flip pads 4 black pixels, crops at random and mirrors half the images.
         label_smoothing: of the training loss; no source of the paper's uses any.
         precision: of activations and products; auto is bfloat16 where the device has it in
-            hardware. Weights, their updates and BatchNorm's statistics are always float32.
+            hardware. Weights, their updates and BatchNorm's statistics stay in the network's own.
         train_samples: train on so many images only, equally many of each class.
         test_samples: test on so many images only, equally many of each class.
     """

@@ -58,6 +58,19 @@ def _uncounted(model: nn.Module) -> str:
     )
 
 
+def check_setup(setup: Setup, dataset: data.Dataset) -> None:
+    """Raise RequestError where the options contradict the dataset."""
+    if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
+        raise RequestError(
+            f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "
+            f"{dataset.input_shape}; leave the option out or use --dataset gaussian"
+        )
+    if setup.classes is not None and setup.classes < dataset.classes:
+        raise RequestError(
+            f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
+        )
+
+
 def prepare(
     setup: Setup, seed: int, *, labelled: bool, dataset: data.Dataset | None = None
 ) -> Prepared:
@@ -77,15 +90,7 @@ def prepare(
             classes=setup.classes,
             seed=seed,
         )
-    if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
-        raise RequestError(
-            f"--input-shape {setup.input_shape}: '{setup.dataset}' has inputs of shape "
-            f"{dataset.input_shape}; leave the option out or use --dataset gaussian"
-        )
-    if setup.classes is not None and setup.classes < dataset.classes:
-        raise RequestError(
-            f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
-        )
+    check_setup(setup, dataset)
     model = models.build(
         setup.model,
         input_shape=dataset.input_shape,

@@ -104,7 +104,10 @@ def resolve(training: Training, model: str, dataset: str, *, rounds: bool = Fals
         drops = tuple(round(drop * chosen.epochs / recipe.epochs) for drop in recipe.lr_drops)
         chosen = replace(chosen, lr_drops=drops)
     _check(chosen)
-    return chosen
+    # Drops that never come are none: the same training has one name.
+    step = chosen.lr_schedule == "step"
+    drops = tuple(sorted(d for d in chosen.lr_drops if step and d < chosen.epochs))
+    return replace(chosen, lr_drops=drops)
 
 
 def find(model: str, dataset: str, *, rounds: bool = False) -> Settings:

@@ -37,22 +37,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from collapse.checked import CorruptRunError, checksum_of, load_checked, plain, save_checked
 from collapse.errors import RequestError, first_line
-from collapse.imp import State
+from collapse.imp import TABLES, State, frames
 from collapse.masks import save_masks
 from collapse.storage import atomic
 from collapse.tables import SCHEMA_VERSION, provenance
 
 _TENSOR_FILES = ("masks.safetensors", "weights.safetensors")
+_RESULTS = {*(f"{name}.parquet" for name in (*TABLES, "timing")), *_TENSOR_FILES}
 _KEY = ["level", "epoch", "split"]
 
 
 class RunBusyError(RequestError):
     """Another process works on the run."""
-
-
-class CorruptRunError(Exception):
-    """A file of the run is not what was written. Never reaches a user: the run is moved aside."""
 
 
 def name_of(config: Mapping[str, Any]) -> str:
@@ -91,11 +89,19 @@ class Run:
 
     @contextmanager
     def claimed(
-        self, device: str = "cpu", *, wait: bool = False, say: Callable[[str], None] = _say
+        self,
+        device: str = "cpu",
+        *,
+        precision: str = "float32",
+        wait: bool = False,
+        say: Callable[[str], None] = _say,
     ) -> Iterator[State | None]:
         """Have the run to oneself inside the block.
 
         A corrupt folder is moved aside, and said so.
+
+        Args:
+            device, precision: for ``environment.json``.
 
         Yields:
             The state to go on from; None to start anew. Check ``done`` first.
@@ -123,8 +129,8 @@ class Run:
                 state = None
             if not self._has("done.json"):
                 self._write_json("config.json", {"schema_version": SCHEMA_VERSION, **self.config})
-                threads = {"threads": torch.get_num_threads()}
-                self._write_json("environment.json", {**provenance("run", device), **threads})
+                arithmetic = {"threads": torch.get_num_threads(), "precision": precision}
+                self._write_json("environment.json", {**provenance("run", device), **arithmetic})
                 with suppress(OSError):
                     (self.folder / "failed.json").unlink()
                 where = {} if state is None else {"level": state.level, "epoch": state.epoch}
@@ -177,8 +183,14 @@ class Run:
             "rows": _as_bytes(json.dumps(state.rows)),
             "conserved": torch.tensor(state.conserved, dtype=torch.float64),
         }
-        about = {"level": state.level, "epoch": state.epoch, "order": list(state.masks)}
-        _save_checked(
+        about = {
+            "level": state.level,
+            "epoch": state.epoch,
+            "order": list(state.masks),
+            "units": state.units,
+            "weight_decay": state.weight_decay,
+        }
+        save_checked(
             self.folder / "state.safetensors",
             tensors,
             {**about, "rewind": rewind, "threads": torch.get_num_threads()},
@@ -188,17 +200,17 @@ class Run:
         """Written once: it never changes."""
         path = self.folder / "rewind.safetensors"
         if not hasattr(self, "_rewind"):
-            self._rewind = _save_checked(path, tensors, {})
+            self._rewind = save_checked(path, tensors, {})
         return self._rewind
 
     def _load_state(self) -> State | None:
         path = self.folder / "state.safetensors"
         if not path.exists():
             return None
-        tensors, about = _load_checked(path)
+        tensors, about = load_checked(path)
         rewind = None
         if about["rewind"] is not None:
-            rewind, found = _load_checked(self.folder / "rewind.safetensors")
+            rewind, found = load_checked(self.folder / "rewind.safetensors")
             if found["checksum"] != about["rewind"]:
                 raise CorruptRunError("rewind.safetensors is of another state")
             self._rewind = about["rewind"]
@@ -238,10 +250,12 @@ class Run:
                 pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary)
         save_masks(masks, self.folder / "masks.safetensors")
         with atomic(self.folder / "weights.safetensors") as temporary:
-            temporary.write_bytes(save(_plain(weights)))
+            # Tied weights are written under each of their names, as state_dict has them.
+            apart = {name: tensor.clone() for name, tensor in plain(weights).items()}
+            temporary.write_bytes(save(apart))
         files = [*(f"{name}.parquet" for name in results), "masks.safetensors"]
         checksums = {
-            name: _checksum(self.folder / name) for name in (*files, "weights.safetensors")
+            name: checksum_of(self.folder / name) for name in (*files, "weights.safetensors")
         }
         self._write_json("done.json", checksums)
         self._note("finished")
@@ -258,8 +272,10 @@ class Run:
         name = "done.json"
         try:
             checksums = json.loads((self.folder / name).read_text())
+            if missing := sorted(_RESULTS - set(checksums)):
+                raise CorruptRunError(f"{name} does not list {missing[0]}")
             for name, checksum in checksums.items():
-                if _checksum(self.folder / name) != checksum:
+                if checksum_of(self.folder / name) != checksum:
                     raise CorruptRunError(f"{name} does not have its checksum")
         except (OSError, ValueError, AttributeError) as error:
             raise CorruptRunError(f"{name}: {first_line(error)}") from error
@@ -313,8 +329,12 @@ class Run:
                     frame = frame.merge(timing, on=_KEY, validate="1:1")
                 return frame
             with safe_open(self.folder / "state.safetensors", framework="pt") as file:
-                rows = json.loads(file.get_tensor("rows").numpy().tobytes())
-            return pd.DataFrame(rows[name])
+                about = json.loads(file.metadata()["collapse"])
+                state = State(about["level"], about["epoch"], masks={})
+                state.rows = _rows_of({"rows": file.get_tensor("rows")})
+                state.conserved = file.get_tensor("conserved").tolist()
+                state.units, state.weight_decay = about["units"], about["weight_decay"]
+            return frames(state)[name]
         except (OSError, SafetensorError, ValueError, KeyError, pa.ArrowException) as error:
             raise RequestError(f"run {self.name} has no table '{name}' yet") from error
 
@@ -366,45 +386,6 @@ class Run:
             file.write(line)
 
 
-# --- Files ------------------------------------------------------------------------------------
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU and contiguous, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _save_checked(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Write tensors with their checksum; returns it."""
-    plain = _plain(tensors)
-    checksum = _digest(plain)
-    metadata = {"collapse": json.dumps({**about, "checksum": checksum})}
-    with atomic(path) as temporary:
-        temporary.write_bytes(save(plain, metadata))
-    return checksum
-
-
-def _load_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["collapse"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-        if _digest(tensors) != about["checksum"]:
-            raise CorruptRunError(f"{path.name} does not have its checksum")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CorruptRunError(f"{path.name}: {first_line(error)}") from error
-    return tensors, about
-
-
 def _as_bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
@@ -412,8 +393,3 @@ def _as_bytes(text: str) -> Tensor:
 def _rows_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = json.loads(tensors["rows"].numpy().tobytes())
     return rows
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

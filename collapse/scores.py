@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapse import rescaling
-from collapse.errors import RequestError, unknown
+from collapse.errors import RequestError, first_line, unknown
 from collapse.functional import Masks, Selector, all_finite, call, stand_ins, untouched
 from collapse.models import check_finite, import_user
 from collapse.options import Mode
@@ -242,11 +242,37 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
     with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():
-        scores = SCORES[pruner](model, masks, inputs)
-    if not isinstance(scores, Scores):  # a user's own function may return a plain dict
-        scores = Scores(scores)
+        scores = _call_pruner(pruner, model, masks, inputs)
     _check_scores(scores, pruner)
     return scores
+
+
+def _call_pruner(pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """A user's own function may raise anything, and return a plain dict or nonsense."""
+    try:
+        scores = SCORES[pruner](model, masks, inputs)
+    except (RequestError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # see above
+        if SCORES[pruner].__module__ == __name__:
+            raise
+        raise RequestError(
+            f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(scores, Mapping):
+        raise RequestError(
+            f"pruner '{pruner}' returned {type(scores).__name__}: expected a dict of tensors by "
+            "parameter name"
+        )
+    for name, mask in masks.items():
+        shape = getattr(scores.get(name), "shape", None)
+        if shape != mask.shape:
+            got = "nothing" if shape is None else f"shape {tuple(shape)}"
+            raise RequestError(
+                f"pruner '{pruner}', layer '{name}': expected scores of shape "
+                f"{tuple(mask.shape)}, got {got}"
+            )
+    return scores if isinstance(scores, Scores) else Scores({n: scores[n] for n in masks})
 
 
 def scoring_seed(inputs: ScoreInputs) -> int:

@@ -128,8 +128,15 @@ def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> N
         elif path.suffix == ".csv":
             temporary.write_text(f"# {metadata}\n{frame.to_csv(index=False)}")
         else:
-            rows = json.loads(frame.to_json(orient="records"))
+            # pandas' own writer keeps ten decimals, which is nothing of a small number.
+            exact = frame.astype(object).where(frame.notna(), None).to_dict("records")
+            rows = json.loads(json.dumps(exact, default=_plain))
             temporary.write_text(json.dumps({"collapse": json.loads(metadata), "rows": rows}))
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's own."""
+    return value.item()
 
 
 def layer_rows(

@@ -21,11 +21,24 @@ from collapse.data import Dataset
 from collapse.devices import Clock, has_bfloat16
 from collapse.errors import RequestError
 from collapse.feeding import Feed
-from collapse.functional import Selector, call, select_output, stand_ins, untouched
+from collapse.functional import (
+    Selector,
+    call,
+    forward_errors,
+    select_output,
+    stand_ins,
+    untouched,
+)
+from collapse.models import check_finite
 from collapse.options import Training
 from collapse.recipes import Settings
 from collapse.recording import wide
 from collapse.seeding import derive
+
+_NO_GRADIENT = (
+    "the model's output has no gradient: expected one that depends on its parameters (is the "
+    "forward under no_grad?)"
+)
 
 
 class DivergedError(RequestError):
@@ -74,6 +87,13 @@ class Trainer:
         self.model, self.settings, self.seed, self.output = model, settings, seed, output
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        check_finite(model)
+        if test.input_shape != train.input_shape or test.classes > train.classes:
+            raise RequestError(
+                f"the test split of '{test.name}' has {test.classes} classes and inputs of shape "
+                f"{test.input_shape}: expected the training split's {train.classes} and "
+                f"{train.input_shape}"
+            )
         train = train.part(settings.train_samples, "--train-samples")
         test = test.part(settings.test_samples, "--test-samples")
         self.feed = Feed(train, self.device, augment=settings.augmentation == "crop-flip")
@@ -91,6 +111,10 @@ class Trainer:
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self.forward = torch.compile(model, mode=mode)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise RequestError(
+                "every parameter is frozen: expected one with requires_grad=True to train"
+            )
         self.held: dict[str, Tensor] = {}  # masks of layers with pruned weights, as factors
         self.optimizer = torch.optim.SGD(
             list(self.parameters.values()),
@@ -137,6 +161,8 @@ class Trainer:
         with untouched(self.model, "train", derive(self.seed, "forward", level, epoch)):
             for step, (x, y) in enumerate(self.feed.shuffled(batch_size, self.seed, level, epoch)):
                 logits = self._logits(x)
+                if not logits.requires_grad:
+                    raise RequestError(_NO_GRADIENT)
                 loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -199,6 +225,8 @@ class Trainer:
         with untouched(self.model, "eval"), torch.no_grad():
             y = call(self.model, stand_ins(self.model), x.to(self.dtype), self.output)
         classes = self.feed.dataset.classes
+        if not y.is_floating_point():
+            raise RequestError(f"the model's output must be real numbers, got {y.dtype}")
         if y.ndim != 2 or y.shape[1] < classes:
             raise RequestError(
                 f"the model's head does not fit '{self.feed.dataset.name}': expected an output of "
@@ -215,7 +243,7 @@ class Trainer:
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
     def _logits(self, x: Tensor) -> Tensor:
-        with self._autocast():
+        with self._autocast(), forward_errors(x):
             result = self.forward(x if self.dtype == torch.float32 else x.to(self.dtype))
         logits = select_output(result, self.output)
         return logits.float() if self.bfloat16 else logits

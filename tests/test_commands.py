@@ -219,7 +219,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 PRUNING_MISTAKES = {
-    "--compression 0.5": "expected at least 1, got 0.5",
+    "--compression 0.5": "expected a finite number from 1 up, got 0.5",
     "--compression 1e9": "above the maximum",
     "--compression many": "--compression",
     "--compression 4 --masks {other}": "are of another network",

@@ -16,6 +16,8 @@ from PIL import Image
 
 from collapse import data
 from collapse.errors import RequestError
+from collapse.models import build
+from collapse.train import train
 
 
 def _png(value: int, size: int = 8) -> bytes:
@@ -291,3 +293,31 @@ def test_real_images(shared_data: Path, name: str, split, count: int, classes: i
     sample = images.inputs(slice(0, 1000))
     assert sample.mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=0.07)
     assert float(sample.std()) == pytest.approx(1, abs=0.07)
+
+
+def _shades(folder: Path, labels: str, size: int = 4) -> None:
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        Image.new("RGB", (size, size), (ord(label), 0, 0)).save(folder / label / "x.png")
+
+
+def test_a_test_split_has_the_training_splits_classes(tmp_path: Path) -> None:
+    _shades(tmp_path / "mine" / "train", "abc")
+    _shades(tmp_path / "mine" / "test", "ac")
+    test = data.load("mine", "test", root=tmp_path)
+    assert test.labels.tolist() == [0, 2]
+    assert test.classes == 3
+    _shades(tmp_path / "mine" / "train", "B")  # sorts first: every label moves
+    assert data.load("mine", "test", root=tmp_path).labels.tolist() == [1, 3]
+    _shades(tmp_path / "mine" / "test", "d")
+    with pytest.raises(RequestError, match="has the class 'd': expected those of"):
+        data.load("mine", "test", root=tmp_path)
+
+
+def test_splits_of_different_sizes_are_not_trained_on(tmp_path: Path) -> None:
+    _shades(tmp_path / "mine" / "train", "ab", 8)
+    _shades(tmp_path / "mine" / "test", "ab", 4)
+    train_split = data.load("mine", "train", root=tmp_path)
+    test_split = data.load("mine", "test", root=tmp_path)
+    with pytest.raises(RequestError, match=r"inputs of shape \(3, 4, 4\): expected the t"):
+        train(build("fc", input_shape=(3, 8, 8), classes=2), train_split, test_split)

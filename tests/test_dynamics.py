@@ -49,7 +49,9 @@ def _watched(model: nn.Module, settings, epochs: int, dataset: Dataset | None = 
         layers, observation = watch.observe(numbers, epoch)
         rows += layers
         observations.append(observation)
-    return rows, conserved_table(closures, observations, settings.weight_decay)
+    return rows, conserved_table(
+        [(c.place, c.units) for c in closures], observations, settings.weight_decay
+    )
 
 
 def test_rows_are_mean_squares_with_their_fit() -> None:

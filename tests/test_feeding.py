@@ -105,8 +105,8 @@ def test_a_part_is_balanced_and_the_same_for_everyone() -> None:
     assert part.fingerprint != digits.fingerprint
     assert digits.part(None, "--train-samples") is digits
     for samples, message in {
-        15: "--train-samples: expected a multiple of the 10 classes, got 15",
-        0: "--train-samples: expected a multiple",
+        15: "--train-samples: expected a positive multiple of the 10 classes, got 15",
+        0: "--train-samples: expected a positive multiple",
         5000: r"examples of class \d: expected at least 500 \(--train-samples\)",
     }.items():
         with pytest.raises(RequestError, match=message):

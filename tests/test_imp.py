@@ -174,10 +174,14 @@ def test_a_collapsed_network_trains_on_without_a_word(recwarn: pytest.WarningsRe
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rewinding": Rewinding(levels=-1)}, "--levels: expected at least 1, got -1"),
+        ({"rewinding": Rewinding(levels=-1)}, "--levels: expected 0 or more, got -1"),
+        ({"rewinding": Rewinding(rewind="weigths")}, "unknown rewind 'weigths'; nearest: weights"),  # type: ignore[arg-type]  # meant
         ({"rewinding": Rewinding(rewind_epoch=4)}, r"--rewind-epoch: expected 0 to 3 \(--epochs\)"),
         ({"compression": 1e6}, r"compression 1e\+06 is above the maximum: 348200 parameters"),
-        ({"compression": 0.5}, "compression is total / kept: expected at least 1, got 0.5"),
+        (
+            {"compression": 0.5},
+            "compression is total / kept: expected a finite number from",
+        ),
         ({"training": replace(TRAINING, lr=0.0)}, "--lr: expected a learning rate above 0"),
         (
             {"model": build("fc", classes=7)},
@@ -233,7 +237,7 @@ MISTAKES = {
     "--compression 5 --lr 0": "--lr: expected a learning rate above 0, got 0.0",
     "--compression 5 --epocs 3": "unknown option '--epocs'; nearest: --epochs",
     "--compression 5 --rewind weight": "--rewind",
-    "--compression 5 --train-samples 7": "--train-samples: expected a multiple of the 10 classes",
+    "--compression 5 --train-samples 7": "--train-samples: expected a positive multiple of the 10",
     "--compression 5 --pruner magnitud": "unknown pruner 'magnitud'; nearest: magnitude",
     "--compression 5 --out x.txt": "'x.txt': expected a suffix of .parquet",
     "--compression 5 --out x.csv --layers x.csv": "'x.csv' is named for two results",

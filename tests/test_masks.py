@@ -119,7 +119,7 @@ def test_keep_count_is_the_ceiling(parameters: int, thousandths: int) -> None:
 
 @pytest.mark.parametrize("compression", [0.5, 0, -1, float("nan"), float("inf")])
 def test_compression_below_one(compression: float) -> None:
-    with pytest.raises(RequestError, match="compression is total / kept: expected at least 1"):
+    with pytest.raises(RequestError, match="compression is total / kept: expected a finite"):
         masking.keep_count(100, compression)
 
 

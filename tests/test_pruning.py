@@ -138,7 +138,7 @@ def test_wrong_requests(mlp: nn.Module) -> None:
 
     with pytest.raises(RequestError, match="either a compression or a number to keep"):
         attempt()
-    with pytest.raises(RequestError, match="expected at least 1, got 0.5"):
+    with pytest.raises(RequestError, match="expected a finite number from 1 up, got 0.5"):
         attempt(compression=0.5)
     with pytest.raises(RequestError, match="above the maximum: 125 parameters in 3 layers"):
         attempt(compression=60)

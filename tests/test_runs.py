@@ -176,13 +176,13 @@ def test_every_kind_of_run_resumes(experiment: Experiment, tmp_path: Path) -> No
 
 def test_with_dropout_and_batchnorm(tmp_path: Path, module_named) -> None:
     module_named(
-        "net",
+        "dropping",
         "import torch.nn as nn\n"
         "def make():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(),\n"
         "        nn.Dropout(0.3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))\n",
     )
-    experiment = replace(SMALL, setup=Setup(model="net:make", device="cpu"), compression=4)
+    experiment = replace(SMALL, setup=Setup(model="dropping:make", device="cpu"), compression=4)
     whole = perform(experiment, Execution(runs=tmp_path / "whole"))
     torch.rand(7)  # another state of the global stream
     for boundary in (2, 5):

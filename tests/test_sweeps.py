@@ -288,3 +288,15 @@ def test_no_cluster_at_the_address(run: Run, grid: Path) -> None:
     code, out, err = run(COMMAND, f"sweep {grid} --ray 127.0.0.1:1 --quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no Ray cluster at '127.0.0.1:1'" in err
+
+
+def test_more_shards_than_runs(run: Run, grid: Path) -> None:
+    code, out, _ = run(COMMAND, f"sweep {grid} --shard 9/9")
+    assert code == 0
+    assert "0 runs: nothing to do" in out
+
+
+def test_an_option_in_two_spellings(run: Run, grid: Path) -> None:
+    grid.write_text(GRID + "label_smoothing = 0.1\nlabel-smoothing = 0.2\n")
+    code, _, err = run(COMMAND, f"status {grid}")
+    assert (code, err) == (2, f"error: spec '{grid}': label-smoothing is given twice\n")

@@ -92,3 +92,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_json_keeps_every_digit(tmp_path: Path) -> None:
+    """Also of numbers so small that ten decimals are nothing."""
+    values = dict.fromkeys(tables.COLUMNS["conserved_quantity"], 0)
+    frame = pd.DataFrame([{**values, "value": 1.2345678901234567e-9, "drift": 1 / 3}])
+    for suffix in ("json", "csv", "parquet"):
+        path = tmp_path / f"t.{suffix}"
+        tables.write(frame, path, "conserved_quantity")
+        read, _ = tables.read(path, "conserved_quantity")
+        assert read["value"].to_list() == [1.2345678901234567e-9]
+        assert read["drift"].to_list() == [1 / 3]

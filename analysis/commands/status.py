@@ -48,7 +48,7 @@ def main(config: Config) -> None:
 
 def overview(experiments: Sequence[Experiment], runs: Path) -> pd.DataFrame:
     """One row a run: its settings, ``state, level, epoch, epochs, top1, error``."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for experiment in experiments:
         rows.append(
             {
@@ -59,13 +59,13 @@ def overview(experiments: Sequence[Experiment], runs: Path) -> pd.DataFrame:
                 **experiment.run(runs).status(),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else list(tables.COLUMNS["status"]))
 
 
 def show(table: pd.DataFrame) -> None:
     """Print it: the columns that differ between runs, and how far each is."""
     counts = table["state"].value_counts()
-    title = ", ".join(f"{count} {state}" for state, count in counts.items())
+    title = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"
     printed = Table(box=box.SIMPLE_HEAD, title=f"{len(table)} runs: {title}", title_justify="left")
     settings = ("model", "dataset", "pruner", "iterations", "schedule", "scope", "mode")
     varied = [name for name in settings if table[name].nunique(dropna=False) > 1]

@@ -105,9 +105,9 @@ def main(config: Config) -> int:
 def _check(config: Config) -> None:
     if config.retries < 0:
         raise RequestError(f"--retries: expected 0 or more, got {config.retries}")
-    if config.time_limit is not None and config.time_limit <= 0:
+    if config.time_limit is not None and not 0 < config.time_limit < 1e9:
         raise RequestError(f"--time-limit: expected seconds above 0, got {config.time_limit}")
-    if config.cpus_per_run <= 0 or config.gpus_per_run < 0:
+    if not (0 < config.cpus_per_run < 1e6 and 0 <= config.gpus_per_run < 1e6):
         raise RequestError(
             f"expected --cpus-per-run above 0 and --gpus-per-run 0 or more, got "
             f"{config.cpus_per_run} and {config.gpus_per_run}"

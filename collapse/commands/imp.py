@@ -18,6 +18,7 @@ from collapse.errors import RequestError
 from collapse.experiments import Experiment, perform
 from collapse.imp import State
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
+from collapse.preparation import choose_device
 from collapse.runs import Run
 from collapse.storage import PLOT_SUFFIXES, check_distinct, check_writable
 
@@ -37,7 +38,7 @@ class Config:
         dynamics: write the score dynamics: layer means and their fit, by epoch.
         conserved: write each unit's conserved quantity and its drift, by epoch.
         layers: write each level's per-layer densities.
-        plot: draw mean layer score against inverse layer size, coloured by epoch.
+        plot: draw the dense level's mean squared weights against inverse layer size, by epoch.
     """
 
     setup: Setup
@@ -93,7 +94,8 @@ def run_and_report(
         run = perform(experiment, execution, on_boundary=report)
     for table, path in files.items():
         if path is not None:
-            tables.write(contract(run, experiment, table), path, table, experiment.setup.device)
+            device = str(choose_device(experiment.setup.device))
+            tables.write(contract(run, experiment, table), path, table, device)
     if plot is not None:
         from collapse.plots import save, score_dynamics
 
