@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse import schedules
 from collapse.errors import RequestError, unknown
 from collapse.functional import Masks, Selector
+from collapse.models import check_finite
 from collapse.options import Pruning
 from collapse.scores import (
     PAPER_ITERATIONS,
@@ -152,6 +154,7 @@ def prune(
     steps: list[Step] = []
     scores, ranked = Scores({}), masks
     iteration = 0
+    workspace: dict[torch.dtype, dict[str, Tensor]] = {}
     while survivors > keep:
         iteration += 1
         if counts is not None and counts[iteration - 1] == survivors:
@@ -163,7 +166,10 @@ def prune(
             output=output,
             seed=options.seed,
             iteration=iteration,
+            workspace=workspace,
         )
+        if not steps and iteration > 1:  # `score` looks at the weights in the first iteration
+            check_finite(model)
         scores = score(model, options.pruner, masks, inputs)
         goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
         if goal == survivors:
@@ -190,6 +196,7 @@ def prune(
         steps.append(step)
         if on_step is not None and on_step(step):
             break
+    masks = {name: mask.contiguous() for name, mask in masks.items()}
     return Pruned(masks, steps, scores, ranked)
 
 

@@ -39,6 +39,7 @@ class Scores(dict[str, Tensor]):
         total: the scalar ``R`` that positive, conserved scores sum to over any cut, in units of
             ``2**exponent`` as the scores are; None for other scores.
         exponent: the scores stand for ``score * 2**exponent``; ranks do not depend on it.
+        finite: whether every one is known to be, so that nobody looks at them all again.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scores(dict[str, Tensor]):
         self.precision = precision
         self.total = total
         self.exponent = exponent
+        self.finite = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ScoreInputs:
         output: selects a tensor from a forward that returns several.
         seed: of every random choice.
         iteration: 1 for the first scoring; random scores are drawn anew in each.
+        workspace: what SynFlow keeps from one iteration to the next: ``|θ|`` by precision. Give
+            the same dictionary only for the same model and masks that shrink.
     """
 
     batches: Sequence[Batch] = ()
@@ -75,6 +79,7 @@ class ScoreInputs:
     output: Selector = None
     seed: int = 0
     iteration: int = 1
+    workspace: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def random(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
@@ -150,7 +155,7 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             except RequestError as error:
                 problem = f" ({error})"
                 break
-        tensors = positive(model, masks, dtype)
+        tensors = _workspace(model, masks, dtype, inputs)
         if rescale:  # a traced copy has only what the forward uses
             used = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
             state = {name: tensor for name, tensor in tensors.items() if name in used}
@@ -169,8 +174,10 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             total=float(R.detach()),
             exponent=sum(exponents),
         )
-        if rescale or _in_range(scores, dtype):
-            _check_scores(scores, "synflow", problem)
+        if not rescale and _in_range(scores, dtype):
+            scores.finite = True
+            return scores
+        if rescale:
             return scores
         del tensors, state, leaves, gradients, R
     _check_scores(scores, "synflow", problem)
@@ -239,11 +246,14 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     """
     if pruner not in SCORES:
         raise unknown("pruner", pruner, SCORES)
-    check_finite(model)
+    if inputs.iteration == 1:  # the weights are the same in every other one
+        check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
     with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():
         scores = _call_pruner(pruner, model, masks, inputs)
-    _check_scores(scores, pruner)
+    if not scores.finite:
+        _check_scores(scores, pruner)
+        scores.finite = True
     return scores
 
 
@@ -350,6 +360,22 @@ def positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Te
         if name.rpartition(".")[2] == "running_mean":
             tensors[name] = torch.zeros_like(buffer, dtype=dtype)
     return tensors
+
+
+def _workspace(
+    model: nn.Module, masks: Masks, dtype: torch.dtype, inputs: ScoreInputs
+) -> dict[str, Tensor]:
+    """``positive``, from the last iteration if there was one: only what was pruned since is new."""
+    if dtype in inputs.workspace:
+        kept = inputs.workspace[dtype]
+        for name, mask in masks.items():
+            kept[name] = kept[name].detach().mul_(mask)
+        # A forward may change its buffers.
+        buffers = {name for name, _ in model.named_buffers()}
+        return {name: t.clone() if name in buffers else t for name, t in kept.items()}
+    tensors = positive(model, masks, dtype)
+    inputs.workspace[dtype] = tensors
+    return {name: t.clone() if name not in masks else t for name, t in tensors.items()}
 
 
 def _precisions(model: nn.Module, device: torch.device) -> list[tuple[torch.dtype, bool]]:
