@@ -1,0 +1,67 @@
+"""What a score function is given and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from collapse.functional import Selector
+from collapse.options import Mode
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Scores(dict[str, Tensor]):
+    """Scores by parameter name, with what is known of how they were computed.
+
+    Attributes:
+        precision: ``float32``, ``float64`` or ``float64 rescaled`` (see ``rescaling``).
+        total: the scalar ``R`` that positive, conserved scores sum to over any cut, in units of
+            ``2**exponent`` as the scores are; None for other scores.
+        exponent: the scores stand for ``score * 2**exponent``; ranks do not depend on it.
+        finite: whether every one is known to be, so that nobody looks at them all again.
+    """
+
+    def __init__(
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        precision: str = "float32",
+        total: float | None = None,
+        exponent: int = 0,
+    ) -> None:
+        super().__init__(scores)
+        self.precision = precision
+        self.total = total
+        self.exponent = exponent
+        self.finite = False
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What a score function may look at besides the model and the masks.
+
+    Attributes:
+        batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
+            SynFlow takes only the shape from them.
+        mode: the model's mode while scoring.
+        loss: of (output, targets), a mean over the batch.
+        output: selects a tensor from a forward that returns several.
+        seed: of every random choice.
+        iteration: 1 for the first scoring; random scores are drawn anew in each.
+        workspace: what SynFlow keeps from one iteration to the next: ``|θ|`` by precision. Give
+            the same dictionary only for the same model and masks that shrink.
+    """
+
+    batches: Sequence[Batch] = ()
+    mode: Mode = "eval"
+    loss: Loss = field(default=F.cross_entropy)
+    output: Selector = None
+    seed: int = 0
+    iteration: int = 1
+    workspace: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
