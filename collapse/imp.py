@@ -32,6 +32,8 @@ from collapse.train import Trainer
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
 TABLES: tuple[str, ...] = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
 
+_ROWS = tuple(name for name in TABLES if name != "conserved_quantity")
+
 
 @dataclass
 class State:
@@ -53,7 +55,7 @@ class State:
     masks: Masks
     tensors: dict[str, Tensor] = field(default_factory=dict)
     rewind: dict[str, Tensor] | None = None
-    rows: dict[str, list[Any]] = field(default_factory=lambda: {n: [] for n in (*TABLES[:4],)})
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _ROWS})
     conserved: list[list[float]] = field(default_factory=list)
     units: list[tuple[str, int]] = field(default_factory=list)
     weight_decay: float = 0.0
@@ -219,9 +221,7 @@ class _Run:
             assert state.rewind is not None
             self.trainer.restore(state.rewind)
         else:  # the trained weights stay, momentum starts anew
-            kept = self.trainer.snapshot()
-            names = [name for name in kept if not name.startswith("momentum.")]
-            self.trainer.restore({name: kept[name] for name in names})
+            self.trainer.optimizer.state.clear()
         self.trainer.hold(state.masks)
         self._boundary(state)
 

@@ -23,7 +23,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class Run:
 
     root: Path
     config: Mapping[str, Any]
+    # The rewind point's checksum, once it is on disk.
+    _rewind: str | None = field(default=None, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -199,7 +201,7 @@ class Run:
     def _save_rewind(self, tensors: Mapping[str, Tensor]) -> str:
         """Written once: it never changes."""
         path = self.folder / "rewind.safetensors"
-        if not hasattr(self, "_rewind"):
+        if self._rewind is None:
             self._rewind = save_checked(path, tensors, {})
         return self._rewind
 

@@ -211,7 +211,7 @@ def _call_pruner(pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInput
         scores = SCORES[pruner](model, masks, inputs)
     except (RequestError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # see above
+    except Exception as error:  # a user's pruner may raise anything
         if SCORES[pruner].__module__ == __name__:
             raise
         raise RequestError(
@@ -314,16 +314,13 @@ def _workspace(
     model: nn.Module, masks: Masks, dtype: torch.dtype, inputs: ScoreInputs
 ) -> dict[str, Tensor]:
     """``positive``, from the last iteration if there was one: only what was pruned since is new."""
-    if dtype in inputs.workspace:
-        kept = inputs.workspace[dtype]
-        for name, mask in masks.items():
-            kept[name] = kept[name].detach().mul_(mask)
-        # A forward may change its buffers.
-        buffers = {name for name, _ in model.named_buffers()}
-        return {name: t.clone() if name in buffers else t for name, t in kept.items()}
-    tensors = positive(model, masks, dtype)
-    inputs.workspace[dtype] = tensors
-    return {name: t.clone() if name not in masks else t for name, t in tensors.items()}
+    if dtype not in inputs.workspace:
+        inputs.workspace[dtype] = positive(model, masks, dtype)
+    kept = inputs.workspace[dtype]
+    for name, mask in masks.items():
+        kept[name] = kept[name].detach().mul_(mask)
+    buffers = {name for name, _ in model.named_buffers()}  # which a forward may change
+    return {name: t.clone() if name in buffers else t for name, t in kept.items()}
 
 
 def _precisions(model: nn.Module, device: torch.device) -> list[tuple[torch.dtype, bool]]:

@@ -70,9 +70,8 @@ def _guess(flat: Mapping[str, Tensor], flags: Mapping[str, Tensor], share: float
     """A score that very likely has this share of the survivors at or below it, and few more."""
     total = sum(values.numel() for values in flat.values())
     stride = max(1, total // _SAMPLE)
-    while (
-        math.gcd(stride, 2 * 3 * 5 * 7 * 11) > 1
-    ):  # or every place would be a kernel's same corner
+    # Coprime to usual sizes, or every place would be the same corner of a kernel.
+    while math.gcd(stride, 2 * 3 * 5 * 7 * 11) > 1:
         stride += 1
     sample = torch.cat([v[::stride][flags[name][::stride]] for name, v in flat.items()])
     expected = len(sample) * share
