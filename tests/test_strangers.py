@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,20 @@ from collapse.commands import imp as command
 from collapse.experiments import perform
 from collapse.models import build
 from collapse.options import Execution, Setup
+from collapse.scores import SCORES
 from tests.conftest import Run as RunCommand
 from tests.killing import ARGUMENTS
 from tests.test_runs import SMALL, _interrupt_after
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_before() -> Iterator[None]:
+    """Pruners that these tests register are gone afterwards."""
+    before = dict(SCORES)
+    yield
+    SCORES.clear()
+    SCORES.update(before)
+
 
 STRANGE = """
 import torch, torch.nn as nn
