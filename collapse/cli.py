@@ -14,7 +14,6 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import (
@@ -42,15 +41,21 @@ def run(
     A ``RequestError`` becomes one line on stderr and exit code 2, as does a wrong command line;
     ``main`` returns the exit code (None is 0).
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    guarded(lambda: main(parse(config, words, prog)))
+
+
+def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
+    """Call ``main`` and exit with what it returns, or with one line and a code where it raises."""
     try:
-        code = main(parse(config, sys.argv[1:] if arguments is None else arguments, prog)) or 0
+        code = main() or 0
         sys.stdout.flush()
     except RequestError as error:
         _fail(str(error))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size or input")
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):  # torch's word on a CPU
+    except (RuntimeError, MemoryError) as error:
+        # torch's, by name (a GPU's) and by its words (a CPU's): drawing a figure needs no torch.
+        words = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        if not words and type(error).__name__ != "OutOfMemoryError":
             raise
         _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size or input")
     except BrokenPipeError:  # the reader of our output has left
@@ -67,8 +72,13 @@ def _fail(message: str) -> typing.NoReturn:
     sys.exit(2)
 
 
-def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
+def parse(
+    config: type[Config], arguments: Sequence[str], prog: str, default: Config | None = None
+) -> Config:
     """Command-line arguments as a dataclass, nested ones without prefixes.
+
+    Args:
+        default: what is not given is as there.
 
     Raises:
         RequestError: an option that does not exist (the nearest that do are named), a value of
@@ -83,7 +93,11 @@ def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                config, args=list(arguments), prog=prog, config=(tyro.conf.OmitArgPrefixes,)
+                config,
+                args=list(arguments),
+                prog=prog,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
