@@ -114,15 +114,26 @@ class Dataset:
         return _hash(self.images.cpu(), self.labels.cpu())
 
     def score_batches(
-        self, samples_per_class: int = 10, *, batch_size: int | None = None, seed: int = 0
+        self,
+        samples_per_class: int = 10,
+        *,
+        samples: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
     ) -> list[tuple[Tensor, Tensor]]:
         """Batches of (inputs, labels) for the data-driven scores: equally many of each class.
 
         Args:
+            samples: so many in all instead, spread over the classes at random.
             batch_size: 256 at 32×32 as in the paper's code without it, fewer on larger images
                 (activations grow with the area). In train mode BatchNorm sees one batch at a time.
         """
-        index = self.per_class(samples_per_class, seed)
+        if samples is None:
+            index = self.per_class(samples_per_class, seed)
+        elif samples < 1:
+            raise RequestError(f"samples: expected at least 1, got {samples}")
+        else:
+            index = self.per_class(-(-samples // self.classes), seed, "--samples")[:samples]
         area = self.input_shape[-1] * (self.input_shape[-2] if len(self.input_shape) > 2 else 1)
         size = max(1, min(256, 256 * 32 * 32 // area)) if batch_size is None else batch_size
         if size < 1:

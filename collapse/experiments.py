@@ -83,13 +83,7 @@ class Experiment:
         settings = self.settings()
         check_rounds(self.compression, self.rewinding, settings)
         config: dict[str, Any] = {
-            "model": setup.model,
-            "input_shape": list(train.input_shape),
-            "classes": setup.classes or train.classes,
-            "init": setup.init,
-            "weights": _weights_of(setup.weights),
-            "output": setup.output,
-            "dataset": setup.dataset,
+            **_network_of(setup, train),
             "data": [train_hash, test_hash],
             "training": asdict(settings),
             "compression": float(self.compression),
@@ -99,17 +93,24 @@ class Experiment:
             config["rewinding"] = asdict(self.rewinding)
         # Pruning nothing is the same whatever would have pruned.
         if self.compression != 1:
-            config["pruning"] = {
-                "pruner": pruning.pruner,
-                "iterations": iterations_of(pruning),
-                "schedule": pruning.schedule,
-                "scope": pruning.scope,
-                "mode": mode_of(pruning.pruner, pruning.mode),
-            }
-            if pruning.pruner not in DATA_FREE:
-                config["pruning"]["samples_per_class"] = setup.samples_per_class
-                config["pruning"]["batch_size"] = setup.batch_size
+            config["pruning"] = _pruning_of(setup, pruning)
         return config
+
+    def scoring_config(self) -> dict[str, Any]:
+        """What masks and scores at initialisation depend on: ``config`` before any training.
+
+        Raises:
+            RequestError: data or weights that are not there, an unknown pruner.
+        """
+        load_pruner(self.pruning.pruner)
+        train, train_hash = self._split("train")
+        check_setup(self.setup, train)
+        return {
+            **_network_of(self.setup, train),
+            "data": train_hash,
+            "pruning": _pruning_of(self.setup, self.pruning),
+            "seed": self.pruning.seed,
+        }
 
     def run(self, runs: Path) -> Run:
         """Its folder under ``runs``, whether it is there or not."""
@@ -266,6 +267,33 @@ def _load(
     """A dataset and its fingerprint, kept for the next run of a sweep."""
     dataset = data.load(name, split, root=root, input_shape=input_shape, classes=classes, seed=seed)
     return dataset, dataset.fingerprint
+
+
+def _network_of(setup: Setup, train: Dataset) -> dict[str, Any]:
+    return {
+        "model": setup.model,
+        "input_shape": list(train.input_shape),
+        "classes": setup.classes or train.classes,
+        "init": setup.init,
+        "weights": _weights_of(setup.weights),
+        "output": setup.output,
+        "dataset": setup.dataset,
+    }
+
+
+def _pruning_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "pruner": pruning.pruner,
+        "iterations": iterations_of(pruning),
+        "schedule": pruning.schedule,
+        "scope": pruning.scope,
+        "mode": mode_of(pruning.pruner, pruning.mode),
+    }
+    if pruning.pruner not in DATA_FREE:
+        number = "samples" if setup.samples is not None else "samples_per_class"
+        found[number] = getattr(setup, number)
+        found["batch_size"] = setup.batch_size
+    return found
 
 
 def _weights_of(weights: str | None) -> str | None:

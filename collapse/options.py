@@ -63,6 +63,7 @@ class Setup:
         output: which part of the output is meant when the forward returns several: a name or an
             index.
         samples_per_class: examples a class that snip and grasp are scored on.
+        samples: score on so many examples in all instead, spread over the classes.
         batch_size: of the scoring batches (256 at 32×32 without it, fewer on larger images).
         device: where to compute; auto takes a GPU if there is one.
     """
@@ -76,6 +77,7 @@ class Setup:
     weights: Annotated[str | None, _shown("pretrained|FILE")] = None
     output: Annotated[str | None, _shown("NAME")] = None
     samples_per_class: int = 10
+    samples: Annotated[int | None, _shown("N")] = None
     batch_size: Annotated[int | None, _shown("N")] = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

@@ -102,7 +102,7 @@ def prepare(
     uncounted = _uncounted(model)  # says so now if there is nothing to prune
     if labelled:
         batches = dataset.score_batches(
-            setup.samples_per_class, batch_size=setup.batch_size, seed=seed
+            setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
         )
     else:
         first = slice(0, 1)
