@@ -1,0 +1,165 @@
+"""How every figure of the toolkit looks: one colour and marker a pruner, sizes, type.
+
+Nothing here touches the user's settings: ``styled`` sets matplotlib's for its block only, and
+figures are made without pyplot, so they need no display and stay out of its list of figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from collapse.errors import RequestError, first_line, unknown
+from collapse.storage import atomic
+
+Size = Literal["column", "page", "slide"]
+Plot = TypeVar("Plot", bound=Callable[..., Axes])
+
+# Okabe & Ito's palette, which readers with colour-vision deficiencies can tell apart; the markers
+# tell the pruners apart without any colour.
+COLOURS = {
+    "random": "#7f7f7f",
+    "magnitude": "#d55e00",
+    "snip": "#e69f00",
+    "grasp": "#009e73",
+    "synflow": "#0072b2",
+}
+MARKERS = {"random": "X", "magnitude": "s", "snip": "^", "grasp": "D", "synflow": "o"}
+NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": "GraSP",
+         "synflow": "SynFlow", "snip signed": "SNIP, signed"}  # fmt: skip
+OTHER = "#cc79a7"
+# What runs from early to late or from the input to the output.
+SEQUENCE = "viridis"
+
+# Width in inches and type in points: of a conference paper's column and page, and of a slide.
+SIZES: dict[str, tuple[float, float]] = {"column": (3.35, 8), "page": (6.9, 8), "slide": (10.0, 15)}
+
+
+@contextmanager
+def styled(size: Size = "column") -> Iterator[None]:
+    """Matplotlib's settings as the figures want them, for this block only.
+
+    Raises:
+        RequestError: an unknown size.
+    """
+    if size not in SIZES:
+        raise unknown("size", size, SIZES)
+    _, points = SIZES[size]
+    slide = size == "slide"
+    settings: Any = {
+        "font.size": points,
+        "axes.titlesize": points,
+        "axes.labelsize": points,
+        "xtick.labelsize": points - 1,
+        "ytick.labelsize": points - 1,
+        "legend.fontsize": points - 1,
+        "legend.frameon": False,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 1.0 if slide else 0.6,
+        "lines.linewidth": 2.0 if slide else 1.1,
+        "lines.markersize": 7 if slide else 3.6,
+        "xtick.major.width": 1.0 if slide else 0.6,
+        "ytick.major.width": 1.0 if slide else 0.6,
+        "xtick.minor.width": 0.7 if slide else 0.4,
+        "ytick.minor.width": 0.7 if slide else 0.4,
+        # Text stays text: searchable in a PDF, editable in an SVG, and equal files for equal input.
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "layer-collapse",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def new_figure(size: Size = "column", rows: int = 1, columns: int = 1) -> Figure:
+    """An empty figure of a size's width, high enough for so many rows of panels."""
+    width = SIZES[size][0]
+    height = min(width / columns * 0.78, width * 0.6) * rows
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
+    """For functions ``plot(table, *, ax=None) -> Axes``: without axes, a new figure in our style.
+
+    With axes the user's own settings hold.
+    """
+
+    def decorate(plot: Plot) -> Plot:
+        @wraps(plot)
+        def plotted(*tables: Any, ax: Axes | None = None, **options: Any) -> Axes:
+            if ax is not None:
+                return plot(*tables, ax=ax, **options)
+            with styled(size):
+                return plot(*tables, ax=new_figure(size).subplots(), **options)
+
+        return cast(Plot, plotted)
+
+    return decorate
+
+
+def colour(pruner: str) -> str:
+    """A pruner's colour; a user's own pruners share one."""
+    return COLOURS.get(pruner.partition(" ")[0], OTHER)
+
+
+def marker(pruner: str) -> str:
+    """A pruner's marker."""
+    return MARKERS.get(pruner.partition(" ")[0], "P")
+
+
+def name(pruner: str) -> str:
+    """A pruner's name as it is written in papers."""
+    return NAMES.get(pruner, pruner)
+
+
+def number(value: float) -> str:
+    """Three digits, with a power of ten where counting zeros would be work."""
+    if value < 1e5:
+        return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
+
+
+def readable_logarithms(ax: Axes) -> None:
+    """Labels of logarithmic axes: powers of ten, or a few plain numbers within one decade."""
+    for axis, limits, scale in (
+        (ax.xaxis, ax.get_xlim(), ax.get_xscale()),
+        (ax.yaxis, ax.get_ylim(), ax.get_yscale()),
+    ):
+        if scale != "log":
+            continue
+        low, high = (math.log10(end) for end in sorted(limits))
+        if math.floor(high) - math.ceil(low) < 1:  # fewer than two powers of ten in sight
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high - low > 0.3 else "all"))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def save(drawn: Axes | Figure, path: Path, size: Size = "column") -> None:
+    """Save a figure whole or not at all, in the format of the suffix.
+
+    Raises:
+        RequestError: unknown suffix, or the file cannot be written.
+    """
+    figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert figure is not None
+    # Dates would make every file a new one.
+    dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    try:
+        with atomic(path) as temporary, styled(size):
+            figure.savefig(temporary, dpi=200, metadata=dates.get(path.suffix))
+    except ValueError as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"plot '{path}': {first_line(error)}") from error
