@@ -67,6 +67,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *_SETTINGS,
         *("compression", "levels", "epochs", "run", "state", "level", "epoch", "top1", "error"),
     ),
+    "accuracy": (
+        *_SETTINGS,
+        *("compression", "levels", "parameters", "layers", "maximal_compression"),
+        *("critical_compression", "collapsed_layers", "top1", "best_top1", "run", "finished"),
+    ),
+    "neurons": (
+        *_SETTINGS,
+        *("quantity", "place", "unit", "score_in", "score_out", "finished"),
+    ),
+    "cuts": (
+        *_SETTINGS,
+        *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers"),
+        "finished",
+    ),
     "trace": (
         *_SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),

@@ -87,7 +87,14 @@ def main(config: Config) -> None:
                     update(f"{plan.pruner}: {text}", len(rows))  # rows only grows
 
                 try:
-                    row, more = _measure(config, prepared, replace(plan, seed=seed), watch)
+                    row, more = measure(
+                        config.setup,
+                        prepared,
+                        replace(plan, seed=seed),
+                        scan=config.scan,
+                        effective=config.effective,
+                        watch=watch,
+                    )
                 except RequestError as error:
                     if plan is not _EXTRA or not rows:
                         raise
@@ -95,7 +102,7 @@ def main(config: Config) -> None:
                     continue
                 rows.append(row)
                 layer_rows.extend(more)
-    frame = _frame(rows)
+    frame = frame_of(rows)
     if config.out is not None:
         tables.write(frame, config.out, "critical", device)
     if config.layers is not None:
@@ -147,8 +154,14 @@ def _plans(config: Config) -> list[Pruning]:
     return plans
 
 
-def _measure(
-    config: Config, prepared: Prepared, plan: Pruning, watch: Callable[[str], None]
+def measure(
+    setup: Setup,
+    prepared: Prepared,
+    plan: Pruning,
+    *,
+    scan: int = 8,
+    effective: bool = True,
+    watch: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of the critical table, and its rows of the layers table."""
     start = time.perf_counter()
@@ -156,14 +169,14 @@ def _measure(
         prepared.model,
         prepared.batches,
         plan,
-        scan=config.scan,
-        effective=config.effective,
-        output=config.setup.output,
+        scan=scan,
+        effective=effective,
+        output=setup.output,
         watch=watch,
     )
     certified = plan.schedule == "certified"
     iterations = result.iterations if certified else iterations_of(plan)
-    settings = settings_row(config.setup, prepared.input_shape, plan, iterations)
+    settings = settings_row(setup, prepared.input_shape, plan, iterations)
     low, high = result.bracket
     row = {
         **settings,
@@ -194,7 +207,7 @@ def _layer_rows(result: Critical) -> list[dict[str, Any]]:
     ]
 
 
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     types = {
         "monotone": "boolean",
         "mode": "object",
