@@ -1,0 +1,60 @@
+"""The paper's own published numbers, for overlays and agreement; ``README.md`` has the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from collapse.errors import RequestError, unknown
+
+# What each table was measured on; accuracies and trained weights depend on the dataset as well.
+_VGG19: dict[str, tuple[str, ...]] = {"model": ("vgg19",), "input_shape": ("3x224x224",)}
+NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "densities": _VGG19,
+    "layer-scores": _VGG19,
+    "cuts": _VGG19,
+    "levels": {"model": ("vgg11_bn",), "dataset": ("cifar10",)},
+    "dynamics": {"model": ("vgg19",), "dataset": ("cifar10",)},
+    "accuracy": {"model": ("vgg16_bn",), "dataset": ("cifar100",)},
+    "grid": {
+        "model": ("vgg11_bn", "vgg16_bn", "resnet18", "wideresnet18"),
+        "dataset": ("cifar10", "cifar100", "tinyimagenet"),
+    },
+}
+
+
+def load(name: str) -> pd.DataFrame:
+    """The published table of a figure, in the columns of our own.
+
+    Args:
+        name: an experiment's; ``accuracy`` is a panel of ``grid``.
+
+    Raises:
+        RequestError: nothing is published for it.
+    """
+    if name not in NETWORKS:
+        raise unknown("published table", name, NETWORKS)
+    source = "grid" if name == "accuracy" else name.replace("-", "_")
+    table = pd.read_csv(Path(__file__).parent / f"{source}.csv")
+    if name == "accuracy":
+        table = table[(table["model"] == "vgg16_bn") & (table["dataset"] == "cifar100")]
+    return table.reset_index(drop=True)
+
+
+def check_comparable(name: str, table: pd.DataFrame) -> None:
+    """Raise unless some of our rows are of the network that the published ones are of.
+
+    Raises:
+        RequestError: they are of others, or nothing is published.
+    """
+    if name not in NETWORKS:
+        raise unknown("published table", name, NETWORKS)
+    wanted = NETWORKS[name]
+    alike = pd.Series(True, index=table.index)
+    for column, values in wanted.items():
+        alike &= table[column].isin(values)
+    if not alike.any():
+        of = ", ".join(" or ".join(values) for values in wanted.values())
+        ours = ", ".join(str(table[column].iloc[0]) for column in wanted)
+        raise RequestError(f"the published {name} are of {of}: expected such rows, got {ours}")
