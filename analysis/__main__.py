@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 
+from analysis.experiments import EXPERIMENTS
 from collapse.errors import unknown
 
 # Each module has a dataclass `Config`, a function `main(config)`, and what it does in one line.
+# Beside these, every experiment of the paper's figures is a name (`experiments.EXPERIMENTS`).
 COMMANDS = {
     "sweep": ("analysis.commands.sweep", "run a grid of models, datasets, pruners, … from a file"),
     "status": ("analysis.commands.status", "how far the runs of a sweep are"),
@@ -19,12 +21,15 @@ def main(arguments: list[str]) -> None:
     """Hand over to the command that is named first."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m analysis NAME [OPTIONS]   (NAME --help explains the options)\n")
-        for name, (_, about) in COMMANDS.items():
-            print(f"  {name:<10} {about}")
+        for name, about in [*EXPERIMENTS.items(), *((n, a) for n, (_, a) in COMMANDS.items())]:
+            print(f"  {name:<12} {about}")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
+    if name in EXPERIMENTS:
+        importlib.import_module("analysis.commands.experiment").run(name, rest)
     if name not in COMMANDS:
-        print(f"error: {unknown('experiment', name, COMMANDS)}", file=sys.stderr)
+        valid = [*EXPERIMENTS, *COMMANDS]
+        print(f"error: {unknown('experiment', name, valid)}", file=sys.stderr)
         sys.exit(2)
     importlib.import_module(COMMANDS[name][0]).run(rest)
 

@@ -1,0 +1,98 @@
+"""Why iteration avoids collapse: pruned score mass against the cut, step by step (figure 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.experiments.networks import key_of, network, row_of
+from analysis.points import Measured, Work, complete
+from collapse import masks as masking
+from collapse.options import Pruning, ScheduleName, Setup
+from collapse.pruning import prune
+
+TABLE = "cuts"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Largest ratio of pruned SynFlow mass to the cut, by number of iterations.
+
+    Below 1 in every step, no layer collapses (Theorem 3).
+
+    Attributes:
+        compressions: to prune to.
+        iterations: of the linear and the exponential schedule.
+        schedules: linear, exponential, certified (which takes as many iterations as it needs).
+        seed: of the initialisation.
+    """
+
+    setup: Setup
+    compressions: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    iterations: tuple[int, ...] = (1, *range(10, 101, 10))
+    schedules: tuple[ScheduleName, ...] = ("linear", "exponential", "certified")
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(Setup("conv"), compressions=(10.0, 1000.0), iterations=(1, 10)),
+    "laptop": Config(Setup("vgg11_bn"), iterations=(1, 3, 10, 30, 100)),
+    # SynFlow needs no image, so noise of ImageNet's shape is the same network.
+    "paper": Config(Setup("vgg19", dataset="gaussian", input_shape=(3, 224, 224), classes=1000)),
+}
+
+
+def points(config: Config) -> list[Measured]:
+    """One of each schedule, number of iterations and compression; the quickest first."""
+    found = []
+    for iterations in sorted(set(config.iterations)):
+        for schedule in config.schedules:
+            if schedule == "certified" and iterations != max(config.iterations):
+                continue  # once: it has no number of iterations
+            for compression in config.compressions:
+                options = Pruning(
+                    iterations=None if schedule == "certified" else iterations,
+                    schedule=schedule,
+                    seed=config.seed,
+                )
+                row = {**row_of(config.setup, options), "compression": compression}
+                found.append(
+                    Measured(
+                        TABLE,
+                        {**key_of(config.setup, options), "compression": compression},
+                        row,
+                        f"{schedule}, {iterations} iterations, to {compression:g}",
+                        partial(_measure, config, options, compression, row),
+                    )
+                )
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``cuts`` table: ``steps`` are the iterations that removed anything."""
+    return complete(points(config), TABLE, work)
+
+
+def _measure(
+    config: Config, options: Pruning, compression: float, row: dict[str, Any]
+) -> pd.DataFrame:
+    prepared = network(config.setup, config.seed, labelled=False)
+    result = prune(
+        prepared.model,
+        prepared.batches,
+        options,
+        compression=compression,
+        output=config.setup.output,
+    )
+    # Nothing was pruned from a cut of zero: that step's mass is zero as well.
+    ratios = [step.pruned_mass / step.cut for step in result.steps if step.cut]
+    return pd.DataFrame([{
+        **row,
+        "kept": masking.kept(result.masks),
+        "steps": len(result.steps),
+        "max_prune_to_cut_ratio": max(ratios, default=0.0),
+        "collapsed_layers": len(masking.collapsed(result.masks)),
+    }])  # fmt: skip

@@ -1,0 +1,123 @@
+"""Where collapse occurs: the density that pruning leaves in each layer (figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import pandas as pd
+import tyro
+
+from analysis.experiments.networks import (
+    MODE,
+    PRUNERS,
+    VGG19,
+    key_of,
+    needs_labels,
+    network,
+    powers,
+    row_of,
+    sizes_of,
+)
+from analysis.points import Measured, Work, complete
+from collapse import masks as masking
+from collapse import tables
+from collapse.functional import Masks
+from collapse.options import Mode, Pruning, Scope, Setup
+from collapse.pruning import iterations_of, prune
+from collapse.scores import Scores
+
+TABLE = "layers"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Density of each layer at compressions up to the maximum, one curve a layer.
+
+    Attributes:
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        compressions: to look at; without them powers of two.
+        log2_step: between two of these powers.
+        scope: rank all parameters together (global), or each layer by itself.
+        mode: in which snip and grasp are scored; eval as in the published numbers.
+        seed: of initialisation, samples and random scores.
+    """
+
+    setup: Setup
+    pruners: tuple[str, ...] = PRUNERS
+    compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
+    log2_step: float = 2.0
+    scope: Scope = "global"
+    mode: Mode = MODE
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(Setup("conv"), pruners=("magnitude", "synflow"), log2_step=6),
+    "laptop": Config(Setup("vgg11_bn"), log2_step=2),
+    "paper": Config(VGG19),
+}
+
+
+def points(config: Config) -> list[Measured]:
+    """One of each one-shot pruner, one of each compression of the others."""
+    labelled = needs_labels(config.pruners)
+    sizes = sizes_of(config.setup, config.seed, labelled)
+    maximum = sum(sizes.values()) / len(sizes)
+    compressions = config.compressions or powers(2, config.log2_step, maximum)
+    found = []
+    for pruner in dict.fromkeys(config.pruners):
+        options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
+        row = row_of(config.setup, options)
+        key = key_of(config.setup, options)
+        once = iterations_of(options) == 1
+        for part in [compressions] if once else [(c,) for c in compressions]:
+            found.append(
+                Measured(
+                    TABLE,
+                    {**key, "compressions": part},
+                    {**row, "compression": part[0]},
+                    f"{pruner} to {part[-1]:,.6g}",
+                    partial(_measure, config, options, part, row, labelled),
+                )
+            )
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``layers`` table; without counting living weights (``effective_kept`` is null)."""
+    return complete(points(config), TABLE, work)
+
+
+def _measure(
+    config: Config,
+    options: Pruning,
+    compressions: Sequence[float],
+    row: dict[str, Any],
+    labelled: bool,
+) -> pd.DataFrame:
+    prepared = network(config.setup, config.seed, labelled)
+    dense = masking.dense(prepared.model)
+    total, scores = masking.total(dense), Scores({})
+    rows = []
+    for compression in sorted(compressions, reverse=True):
+        keep = masking.keep_count(total, compression)
+        masks: Masks = dense
+        if keep < total and scores and iterations_of(options) == 1:
+            masks = masking.select(scores, keep, scope=options.scope)  # one ranking for all
+        elif keep < total:
+            result = prune(
+                prepared.model,
+                prepared.batches,
+                options,
+                compression=compression,
+                output=config.setup.output,
+            )
+            masks, scores = result.masks, result.scores
+        kept = masking.kept_by_layer(masks)
+        sums = masking.sums(scores) if keep < total else {}
+        for layer in tables.layer_rows(masking.sizes(dense), kept, None, sums):
+            rows.append({**row, **layer, "compression": compression})
+    return pd.DataFrame(rows)

@@ -1,0 +1,89 @@
+"""Why layers collapse: mean layer score against inverse layer size (figure 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.experiments.networks import (
+    MODE,
+    PRUNERS,
+    VGG19,
+    key_of,
+    needs_labels,
+    network,
+    row_of,
+)
+from analysis.points import Measured, Work, complete
+from collapse import masks as masking
+from collapse import tables
+from collapse.models import prunable
+from collapse.options import Mode, Pruning, Setup
+from collapse.scores import ScoreInputs, mode_of, score
+
+TABLE = "layers"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Each layer's mean score in the dense network; conserved scores lie on a line of slope 1.
+
+    Attributes:
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        mode: in which snip and grasp are scored; eval as in the published numbers.
+        seed: of initialisation, samples and random scores.
+    """
+
+    setup: Setup
+    pruners: tuple[str, ...] = PRUNERS
+    mode: Mode = MODE
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(Setup("conv", samples_per_class=1)),
+    "laptop": Config(Setup("vgg11")),
+    "paper": Config(VGG19),
+}
+
+
+def points(config: Config) -> list[Measured]:
+    """One a pruner."""
+    labelled = needs_labels(config.pruners)
+    found = []
+    for pruner in dict.fromkeys(config.pruners):
+        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
+        row = {**row_of(config.setup, options), "compression": 1.0}
+        found.append(
+            Measured(
+                TABLE,
+                {**key_of(config.setup, options), "scored": "dense"},
+                row,
+                pruner,
+                partial(_measure, config, options, row, labelled),
+            )
+        )
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``layers`` table of the dense network; ``elements`` counts biases too."""
+    return complete(points(config), TABLE, work)
+
+
+def _measure(config: Config, options: Pruning, row: dict[str, Any], labelled: bool) -> pd.DataFrame:
+    prepared = network(config.setup, config.seed, labelled)
+    model, dense = prepared.model, masking.dense(prepared.model)
+    mode = mode_of(options.pruner, config.mode) or "eval"
+    inputs = ScoreInputs(prepared.batches, mode, output=config.setup.output, seed=config.seed)
+    scores = score(model, options.pruner, dense, inputs)
+    sizes = masking.sizes(dense)
+    biases = {name: p.numel() for name, p in prunable(model, biases=True).items()}
+    rows = tables.layer_rows(sizes, sizes, None, masking.sums(scores))
+    elements = [
+        sizes[layer] + biases.get(layer.removesuffix("weight") + "bias", 0) for layer in sizes
+    ]
+    return pd.DataFrame(rows).assign(elements=elements, **row)

@@ -1,0 +1,73 @@
+"""Why training between prunings avoids collapse: IMP in one, two, three levels (figure 5a)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from analysis.experiments.accuracy import QUICK, trained
+from analysis.points import Trained, Work, complete
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.options import Pruning, Rewinding, Setup, Training
+
+TABLE = "accuracy"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Accuracy of IMP's ticket against compression, by the number of levels.
+
+    Attributes:
+        pruner: random, magnitude, snip, grasp, synflow, or package.module:function.
+        levels: rounds of train, prune, rewind.
+        compressions: of the ticket.
+        seeds: one run each, of everything random.
+    """
+
+    setup: Setup
+    training: Training = field(default_factory=Training)
+    pruner: str = "magnitude"
+    levels: tuple[int, ...] = (1, 2, 3)
+    compressions: tuple[float, ...] = tuple(10 ** (i / 10) for i in range(50))
+    seeds: tuple[int, ...] = (0,)
+
+
+_SHORT = Config(
+    Setup("fc", init="xavier"),
+    replace(QUICK, epochs=5),
+    compressions=tuple(10 ** (i / 2) for i in range(9)),
+)
+PRESETS = {
+    "smoke": replace(
+        _SHORT, training=replace(QUICK, epochs=1), levels=(1, 2), compressions=(10.0, 1000.0)
+    ),
+    "laptop": _SHORT,
+    "paper": Config(Setup("vgg11_bn", dataset="cifar10")),
+}
+
+
+def points(config: Config) -> list[Trained]:
+    """One of each seed, compression and number of levels."""
+    if min(config.levels, default=0) < 1:
+        raise RequestError(f"--levels: expected numbers of at least 1, got {config.levels}")
+    return [
+        trained(
+            Experiment(
+                config.setup,
+                Pruning(pruner=config.pruner, seed=seed),
+                config.training,
+                Rewinding(levels=levels),
+                compression,
+            )
+        )
+        for seed in dict.fromkeys(config.seeds)
+        for compression in config.compressions
+        for levels in dict.fromkeys(config.levels)
+    ]
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``accuracy`` table; critical compressions are those of each run's last ranking."""
+    return complete(points(config), TABLE, work)

@@ -1,0 +1,66 @@
+"""What the experiments at initialisation share: the network, its rows, its compressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from collapse import masks as masking
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.options import Mode, Pruning, Setup
+from collapse.preparation import Prepared, prepare
+from collapse.scores import DATA_FREE, SCORES, load_pruner
+
+PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
+# The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
+MODE: Mode = "eval"
+VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
+
+
+@lru_cache(maxsize=1)
+def network(setup: Setup, seed: int, labelled: bool) -> Prepared:
+    """A network with its scoring batches, kept for the next point."""
+    return prepare(setup, seed, labelled=labelled)
+
+
+def needs_labels(pruners: Sequence[str]) -> bool:
+    """Whether any of these pruners is scored on data.
+
+    Raises:
+        RequestError: none given, or an unknown one.
+    """
+    if not pruners:
+        raise RequestError(f"--pruners: expected at least one of {', '.join(SCORES)}, got none")
+    for pruner in pruners:
+        load_pruner(pruner)
+    return any(pruner not in DATA_FREE for pruner in pruners)
+
+
+def key_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
+    """What scores and masks depend on, for ``Measured.key``."""
+    return Experiment(setup, pruning).scoring_config()
+
+
+def row_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
+    """The columns that each table begins with."""
+    return Experiment(setup, pruning).row()
+
+
+def sizes_of(setup: Setup, seed: int, labelled: bool) -> dict[str, int]:
+    """Parameters of each layer."""
+    return masking.sizes(masking.dense(network(setup, seed, labelled).model))
+
+
+def powers(base: float, step: float, maximum: float) -> tuple[float, ...]:
+    """``base^0, base^step, …`` up to a maximum.
+
+    Raises:
+        RequestError: the step is not above 0.
+    """
+    if not step > 0:
+        raise RequestError(f"expected a step above 0 between two compressions, got {step:g}")
+    count = math.floor(math.log(maximum, base) / step + 1e-9)
+    return tuple(float(base ** (step * i)) for i in range(count + 1))

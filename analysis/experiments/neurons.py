@@ -1,0 +1,94 @@
+"""Neuron-wise conservation: score into against score out of each hidden unit (figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.experiments.networks import (
+    MODE,
+    PRUNERS,
+    VGG19,
+    key_of,
+    needs_labels,
+    network,
+    row_of,
+)
+from analysis.points import Measured, Work, complete
+from collapse import masks as masking
+from collapse.auditing import neuron_sums, signed_saliency
+from collapse.options import Mode, Pruning, Setup
+from collapse.scores import ScoreInputs, mode_of, score
+
+TABLE = "neurons"
+SIGNED = "snip signed"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What each hidden unit receives and passes on, in each pruner's scores.
+
+    SNIP comes twice: its scores, and the signed saliency before their absolute value.
+
+    Attributes:
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        mode: in which snip and grasp are scored; eval as in the published numbers.
+        seed: of initialisation, samples and random scores.
+    """
+
+    setup: Setup
+    pruners: tuple[str, ...] = PRUNERS
+    mode: Mode = MODE
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Config(Setup("conv", samples_per_class=1)),
+    "laptop": Config(Setup("vgg11")),
+    "paper": Config(VGG19),
+}
+
+
+def points(config: Config) -> list[Measured]:
+    """One a quantity."""
+    labelled = needs_labels(config.pruners)
+    quantities = [*dict.fromkeys(config.pruners)]
+    if "snip" in quantities:
+        quantities.insert(quantities.index("snip"), SIGNED)
+    found = []
+    for quantity in quantities:
+        pruner = "snip" if quantity == SIGNED else quantity
+        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
+        row = {**row_of(config.setup, options), "quantity": quantity}
+        found.append(
+            Measured(
+                TABLE,
+                {**key_of(config.setup, options), "quantity": quantity},
+                row,
+                quantity,
+                partial(_measure, config, options, row, labelled),
+            )
+        )
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``neurons`` table: a row a quantity and hidden unit."""
+    return complete(points(config), TABLE, work)
+
+
+def _measure(config: Config, options: Pruning, row: dict[str, Any], labelled: bool) -> pd.DataFrame:
+    prepared = network(config.setup, config.seed, labelled)
+    model, batches, output = prepared.model, prepared.batches, config.setup.output
+    if row["quantity"] == SIGNED:
+        values = signed_saliency(model, batches, config.mode, output)
+    else:
+        mode = mode_of(options.pruner, config.mode) or "eval"
+        inputs = ScoreInputs(batches, mode, output=output, seed=config.seed)
+        values = dict(score(model, options.pruner, masking.dense(model), inputs))
+    one = [part[:1] for part in batches[0]]  # the connections are the same for every sample
+    sums = neuron_sums(model, (one[0], one[1]), {row["quantity"]: values}, output=output)
+    return sums.assign(**row)

@@ -1,0 +1,170 @@
+"""The points of an experiment, one by one: what is done is never done again.
+
+A point is either something measured at initialisation, kept in a file of its own under
+``RUNS/points``, or one training, kept in its run folder. Killed at any moment, an experiment goes
+on with the point that it was at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from analysis import sweeping
+from collapse import cli, tables
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.imp import State
+from collapse.options import Execution
+from collapse.tables import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Work:
+    """How to work on an experiment's points.
+
+    Attributes:
+        execution: folder of runs, progress, and how to train.
+        device: that the numbers come from, for the files.
+        so_far: only collect what is there.
+        time_limit: seconds left when asked, for work within a budget; None for no limit.
+        say: told about points that failed.
+    """
+
+    execution: Execution = field(default_factory=lambda: Execution(quiet=True))
+    device: str = "cpu"
+    so_far: bool = False
+    time_limit: Callable[[], float] | None = None
+    say: Callable[[str], None] = sweeping.say
+
+
+class Point(Protocol):
+    """One point: where it stands in the table, and how to get its rows."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What the table says of a point that is not finished."""
+
+    @property
+    def about(self) -> str:
+        """A word for the progress bar."""
+
+    def stored(self, work: Work) -> pd.DataFrame | None:
+        """Its rows, if it is done."""
+
+    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+        """Do it, keep it, return its rows; None if it failed (which was said)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point that is measured in one go.
+
+    Attributes:
+        table: its table (``tables.COLUMNS``).
+        key: JSON-serialisable; everything that its rows depend on.
+        row: settings, for a point that is not finished.
+        measure: the rows, in the table's columns but for ``finished``.
+    """
+
+    table: str
+    key: Mapping[str, Any]
+    row: dict[str, Any]
+    about: str
+    measure: Callable[[], pd.DataFrame]
+
+    def _path(self, work: Work) -> Path:
+        what = {"schema_version": SCHEMA_VERSION, "table": self.table, **self.key}
+        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return work.execution.runs / "points" / f"{name}.parquet"
+
+    def stored(self, work: Work) -> pd.DataFrame | None:
+        """Its rows; a file that cannot be read is a point to do again."""
+        if not self._path(work).exists():
+            return None
+        with suppress(RequestError):
+            return tables.read(self._path(work), self.table)[0]
+        return None
+
+    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame:
+        """Measure and keep."""
+        update(self.about)
+        frame = self.measure().assign(finished=True)
+        tables.write(frame, self._path(work), self.table, work.device)
+        return frame
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A point that is one run of training or IMP.
+
+    Attributes:
+        rows: of a finished run, from the run itself; in the table's columns but for ``finished``.
+    """
+
+    experiment: Experiment
+    row: dict[str, Any]
+    about: str
+    rows: Callable[[Any], pd.DataFrame]
+
+    def stored(self, work: Work) -> pd.DataFrame | None:
+        """The rows of its run, if that has finished."""
+        run = self.experiment.run(work.execution.runs)
+        if not (run.folder / "done.json").exists():
+            return None
+        return self.rows(run).assign(finished=True)
+
+    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+        """Do the run, from its last epoch if it was begun."""
+
+        def boundary(state: State) -> None:
+            update(f"{self.about}, level {state.level}, epoch {state.epoch}")
+
+        limit = None if work.time_limit is None else work.time_limit()
+        update(self.about)
+        outcome = sweeping.work(
+            self.experiment, work.execution, wait=True, time_limit=limit, on_boundary=boundary
+        )
+        if outcome.state != "done":
+            work.say(f"{self.about}: {outcome.message}")
+            return None
+        return self.stored(work)
+
+
+def _at(update: Callable[[str, int], None], number: int, text: str) -> None:
+    update(text, number)
+
+
+def complete(points: Sequence[Point], table: str, work: Work | None = None) -> pd.DataFrame:
+    """Do every point that is not done, and put their rows together.
+
+    Points without a result (failed, or not done because only what is there was asked for) give one
+    row with ``finished`` false and no numbers, so that a figure can say what it lacks.
+
+    Raises:
+        RequestError: there is no point, or anything that a point's measuring raises.
+    """
+    work = work or Work()
+    if not points:
+        raise RequestError("nothing to do: expected at least one point in this experiment")
+    frames: list[pd.DataFrame] = []
+    with cli.progress(len(points), work.execution.quiet) as update:
+        for number, point in enumerate(points):
+            frame = point.stored(work)
+            if frame is None and not work.so_far:
+                frame = point.compute(work, partial(_at, update, number))
+            if frame is None:
+                frame = pd.DataFrame([{**point.row, "finished": False}])
+            frames.append(frame)
+    together = pd.concat([part.astype(object) for part in frames], ignore_index=True)
+    columns = list(tables.COLUMNS[table])
+    more = [column for column in together.columns if column not in columns]
+    return together.reindex(columns=[*columns, *more]).infer_objects()
