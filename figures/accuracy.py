@@ -1,0 +1,59 @@
+"""Accuracy against compression (figure 1; a panel of figure 6)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from collapse import style
+from figures.plotting import PUBLISHED, plots
+
+TABLE = "accuracy"
+PANELS: tuple[str, ...] = ("dataset", "model")
+
+
+@plots(TABLE, one=("model", "dataset"))
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+    """Best top-1 test accuracy against compression: mean and range over runs, by pruner.
+
+    A triangle at the foot marks each pruner's critical compression, a dashed line the maximum.
+
+    Args:
+        rows: an ``accuracy`` table of one network and dataset.
+        ax: where to draw; a new figure without it.
+        published: the paper's numbers (``analysis.published``), as crosses.
+    """
+    runs = rows["seed"].nunique()
+    for pruner, part in rows.groupby("pruner", sort=False):
+        look = {"color": style.colour(str(pruner)), "label": style.name(str(pruner))}
+        curve = part.groupby("compression")["best_top1"].agg(["mean", "min", "max"])
+        ax.plot(curve.index, curve["mean"], marker=style.marker(str(pruner)), **look)
+        ax.fill_between(
+            curve.index, curve["min"], curve["max"], color=look["color"], alpha=0.2, linewidth=0
+        )
+        for value in _critical(part):
+            ax.plot(
+                [value], [0], "^", color=look["color"], transform=ax.get_xaxis_transform(),
+                clip_on=False, markersize=5, zorder=3,
+            )  # fmt: skip
+    ax.set_xscale("log")
+    maximum = rows["maximal_compression"].dropna()
+    if len(maximum) and maximum.iloc[0] <= 1.3 * rows["compression"].max():
+        ax.axvline(maximum.iloc[0], color="black", linestyle="--", linewidth=0.8)
+    if published is not None:
+        for pruner, part in published.groupby("pruner", sort=False):
+            mean = part.groupby("compression")["best_top1"].mean()
+            ax.plot(mean.index, mean, **{**PUBLISHED, "color": style.colour(str(pruner))})
+        ax.plot([], [], label="published", **PUBLISHED)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("compression")
+    ax.set_ylabel("top-1 accuracy (%)")
+    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]} ({runs} runs)")
+
+
+def _critical(part: pd.DataFrame) -> list[float]:
+    """The critical compression over runs: their geometric middle, where it is one a run."""
+    values = part.dropna(subset=["critical_compression"])
+    if values.empty or (values.groupby("seed")["critical_compression"].nunique() > 1).any():
+        return []
+    return [float(values.groupby("seed")["critical_compression"].first().median())]

@@ -1,0 +1,58 @@
+"""Prune-to-cut ratio against iterations (figure 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+from collapse import style
+from figures.plotting import PUBLISHED, plots
+
+TABLE = "cuts"
+PANELS: tuple[str, ...] = ()
+LINES = {"linear": ("--", "s"), "exponential": ("-", "o")}
+
+
+@plots(TABLE, one=("model", "pruner"))
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+    """Largest pruned score mass over the cut, by schedule and compression; safe below 1.
+
+    The certified schedule takes as many iterations as it needs: a star at its number of steps.
+
+    Args:
+        rows: a ``cuts`` table of one network.
+        ax: where to draw; a new figure without it.
+        published: the paper's numbers, as crosses.
+    """
+    compressions = sorted(c for c in rows["compression"].unique() if c > 1)
+    shades = colormaps[style.SEQUENCE](np.linspace(0, 0.85, len(compressions)))
+    for compression, shade in zip(compressions, shades, strict=True):
+        part = rows[rows["compression"] == compression]
+        for schedule, (line, mark) in LINES.items():
+            curve = part[part["schedule"] == schedule].sort_values("iterations")
+            if len(curve):
+                ax.plot(
+                    curve["iterations"], curve["max_prune_to_cut_ratio"], line, marker=mark,
+                    color=shade, label=f"{schedule}, {style.number(compression)}",
+                )  # fmt: skip
+        proved = part[part["schedule"] == "certified"]
+        if len(proved):
+            ratio = float(proved["max_prune_to_cut_ratio"].iloc[0])
+            ax.plot(
+                proved["steps"], [ratio] * len(proved), "*", color=shade, markersize=8,
+                label=f"certified, {style.number(compression)}", zorder=3,
+            )  # fmt: skip
+        if published is not None:
+            theirs = published[np.isclose(published["compression"], compression)]
+            ax.plot(theirs["iterations"], theirs["max_prune_to_cut_ratio"], **PUBLISHED)
+    if published is not None:
+        ax.plot([], [], label="published", **PUBLISHED)
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("iterations")
+    ax.set_ylabel("largest pruned mass / cut")
+    ax.set_title(f"SynFlow, {rows['model'].iloc[0]}")
+    ax.legend(fontsize="x-small")

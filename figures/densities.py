@@ -1,0 +1,51 @@
+"""Where collapse occurs: density of each layer against compression (figure 2)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+from collapse import style
+from figures.plotting import PUBLISHED, plots
+
+TABLE = "layers"
+PANELS: tuple[str, ...] = ("pruner",)
+
+
+@plots(TABLE, one=("model", "pruner"))
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+    """A curve a layer, from the input (dark) to the output (bright); × where a layer is empty.
+
+    Args:
+        rows: a ``layers`` table of one network and pruner at several compressions.
+        ax: where to draw; a new figure without it.
+        published: the paper's numbers, as crosses on the curves.
+    """
+    layers = int(rows["layer_index"].max())
+    shades = colormaps[style.SEQUENCE]
+    alive = rows[rows["kept"] > 0]
+    floor = alive["density"].min() / 3
+    for index, part in rows.groupby("layer_index"):
+        part = part.sort_values("compression")
+        some = part[part["kept"] > 0]
+        labelled = index in (1, (layers + 1) // 2, layers)
+        colour = shades(0.9 * (int(str(index)) - 1) / max(1, layers - 1))
+        label = f"layer {index}" if labelled else None
+        ax.plot(some["compression"], some["density"], color=colour, label=label)
+        empty = part[part["kept"] == 0]
+        if len(empty):
+            first = empty.iloc[0]["compression"]
+            ax.plot([first], [floor], "x", color=colour, clip_on=False)
+    if (rows["kept"] == 0).any():
+        ax.plot([], [], "x", color="black", label="first empty")
+    ends = [1.0, rows["compression"].max()]
+    ax.plot(ends, [1 / end for end in ends], ":", color="black", linewidth=0.8, label="equal")
+    if published is not None:
+        shown = published[(published["density"] > 0) & published["compression"].le(ends[1])]
+        ax.plot(shown["compression"], shown["density"], label="published", **PUBLISHED)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("compression")
+    ax.set_ylabel("density of a layer")
+    ax.set_title(f"{style.name(str(rows['pruner'].iloc[0]))}, {rows['model'].iloc[0]}")

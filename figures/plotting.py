@@ -1,0 +1,158 @@
+"""What every figure shares: checks on its table, a note on what is missing, panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from collapse import style
+from collapse.errors import RequestError
+from collapse.tables import COLUMNS
+
+Draw = Callable[[pd.DataFrame, Axes, pd.DataFrame | None], None]
+PUBLISHED = {"color": "black", "linestyle": "none", "marker": "x", "markersize": 3.5, "alpha": 0.6}
+
+
+def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Callable[..., Axes]]:
+    """Make ``plot(table, *, ax=None, published=None) -> Axes`` of a drawing function.
+
+    The drawing function gets the finished rows only.
+
+    Args:
+        table: the name of its table (``tables.COLUMNS``).
+        one: columns in which the rows of one panel are all alike.
+    """
+
+    def decorate(draw: Draw) -> Callable[..., Axes]:
+        @style.on_own_figure()
+        def plot(
+            rows: pd.DataFrame, *, ax: Axes | None = None, published: pd.DataFrame | None = None
+        ) -> Axes:
+            assert ax is not None
+            check(rows, table, one)
+            finished = rows["finished"].astype(bool)
+            draw(rows[finished].infer_objects(), ax, published)
+            style.readable_logarithms(ax)
+            if not finished.all():
+                ax.set_title(note(rows), loc="right", color="firebrick")
+            return ax
+
+        plot.__doc__ = draw.__doc__
+        plot.__module__ = draw.__module__
+        return plot
+
+    return decorate
+
+
+def check(rows: pd.DataFrame, table: str, one: Sequence[str] = ()) -> None:
+    """Raise unless the rows can be drawn.
+
+    Raises:
+        RequestError: a column is missing, there is no row or none is finished, or several values
+            in a column of ``one``.
+    """
+    for column in [*COLUMNS[table], "finished"]:
+        if column not in rows.columns:
+            raise RequestError(f"expected a table '{table}': it lacks the column '{column}'")
+    if rows.empty:
+        raise RequestError(f"the table '{table}' is empty: expected at least one row")
+    if not rows["finished"].astype(bool).any():
+        raise RequestError(
+            f"nothing to draw: {note(rows)} are finished; run the experiment again to go on"
+        )
+    for column in one:
+        values = rows[column].dropna().unique()
+        if len(values) > 1:
+            few = ", ".join(map(str, values[:3]))
+            raise RequestError(
+                f"one panel shows one {column}: expected one in the table, got {few}"
+                f"{', …' if len(values) > 3 else ''} (panels(table) draws them all)"
+            )
+
+
+def note(rows: pd.DataFrame) -> str:
+    """How many points are there, of how many."""
+    keys = ["model", "dataset", "pruner", "iterations", "schedule", "seed", "compression", "levels"]
+    points = rows[[key for key in [*keys, "quantity"] if key in rows.columns]]
+    finished = rows["finished"].astype(bool)
+    return f"{len(points[finished].drop_duplicates())} of {len(points.drop_duplicates())} points"
+
+
+def panels(
+    figure: ModuleType,
+    table: pd.DataFrame,
+    *,
+    published: pd.DataFrame | None = None,
+    size: style.Size = "page",
+) -> Figure:
+    """The whole figure: one panel for each value of the columns that it is divided by.
+
+    Args:
+        figure: a module of this package, with ``plot`` and ``PANELS``: the columns of its rows
+            and columns of panels, or one column whose panels fill rows.
+        published: the paper's numbers, drawn over ours.
+        size: column, page or slide.
+
+    Raises:
+        RequestError: as from ``plot``.
+    """
+    check(table, figure.TABLE)
+    divided: tuple[str, ...] = figure.PANELS
+    groups = list(table.groupby(list(divided), sort=False)) if divided else [((), table)]
+    with style.styled(size):
+        if len(divided) == 2:
+            across = table[divided[1]].nunique()
+        else:
+            most = 1 if size == "column" else 3
+            across = min(len(groups), most)
+        down = math.ceil(len(groups) / across)
+        drawn = style.new_figure(size, down, across)
+        axes = drawn.subplots(down, across, squeeze=False).ravel()
+        for ax, (values, rows) in zip(axes, groups, strict=False):
+            figure.plot(rows, ax=ax, published=_of_panel(published, divided, values))
+        for ax in axes[len(groups) :]:
+            ax.set_axis_off()
+        _shared_labels(axes.tolist(), len(groups), across)
+        _legend(drawn, axes[: len(groups)].tolist(), across)
+    return drawn
+
+
+def _of_panel(
+    published: pd.DataFrame | None, divided: Sequence[str], values: Any
+) -> pd.DataFrame | None:
+    if published is None:
+        return None
+    for column, value in zip(divided, values, strict=True):
+        if column in published.columns:
+            published = published[published[column] == value]
+    return published if len(published) else None
+
+
+def _shared_labels(axes: list[Axes], count: int, across: int) -> None:
+    """Each label once: at the left and at the foot of its column of panels."""
+    labels = {ax.get_ylabel() for ax in axes[:count]}
+    for place, ax in enumerate(axes[:count]):
+        if place % across and len(labels) == 1:
+            ax.set_ylabel("")
+        if place + across < count:
+            ax.set_xlabel("")
+
+
+def _legend(drawn: Figure, axes: list[Axes], across: int) -> None:
+    """One legend for all panels, unless they have their own."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        if ax.get_legend() is None:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+    if found and len(axes) == 1:
+        axes[0].legend()
+    elif found:
+        columns = min(len(found), 2 if across == 1 else 6)
+        drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
