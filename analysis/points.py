@@ -139,7 +139,8 @@ class Trained:
         return self.stored(work)
 
 
-def _at(update: Callable[[str, int], None], number: int, text: str) -> None:
+def at(update: Callable[[str, int], None], number: int, text: str) -> None:
+    """A word on point ``number``, for progress."""
     update(text, number)
 
 
@@ -160,7 +161,7 @@ def complete(points: Sequence[Point], table: str, work: Work | None = None) -> p
         for number, point in enumerate(points):
             frame = point.stored(work)
             if frame is None and not work.so_far:
-                frame = point.compute(work, partial(_at, update, number))
+                frame = point.compute(work, partial(at, update, number))
             if frame is None:
                 frame = pd.DataFrame([{**point.row, "finished": False}])
             frames.append(frame)

@@ -41,14 +41,12 @@ def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         np.where(table["iterations"] > 1, "\n" + table["iterations"].astype(str) + " it.", ""),
     )
     maximum = float(table["maximal_compression"].iloc[0])
-    for place, (label, rows) in enumerate(table.groupby(labels, sort=False)):
+    for place, (_, rows) in enumerate(table.groupby(labels, sort=False)):
         values = rows["critical_compression"].to_numpy(float)
         height = float(np.exp(np.log(values).mean()))
         colour = style.colour(str(rows["pruner"].iloc[0]))
         hatch = "//" if rows["schedule"].iloc[0] == "certified" else None
-        ax.bar(
-            place, height, color=colour, edgecolor="white", width=0.7, hatch=hatch, label=str(label)
-        )
+        ax.bar(place, height, color=colour, edgecolor="white", width=0.7, hatch=hatch)
         if len(values) > 1:
             ax.plot([place] * len(values), values, "o", color="black", markersize=3)
         ax.annotate(
@@ -94,9 +92,9 @@ def score_against_inverse_size(table: pd.DataFrame, *, ax: Axes | None = None) -
     assert ax is not None
     pruner = str(table["pruner"].iloc[0])
     inverse, mean = 1 / table["parameters"].to_numpy(float), layer_means(table)
-    ax.loglog(inverse, mean, style.marker(pruner), color=style.colour(pruner), label="layers")
+    ax.loglog(inverse, mean, style.marker(pruner), color=style.colour(pruner))
     _against_inverse_size(ax, inverse, mean)
-    ax.set_ylabel("mean layer score" if (table["score_sum"] >= 0).all() else "|mean layer score|")
+    ax.set_ylabel("|mean layer score|")
     ax.set_title(f"{style.name(pruner)}, {table['model'].iloc[0]}", loc="left")
     return ax
 
@@ -131,20 +129,29 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         raise RequestError("the score dynamics are empty: expected at least one epoch")
     assert ax is not None
     first = table[table["level"] == table["level"].min()]
-    for epoch, colour in shades(sorted(first["epoch"].unique())):
+    epochs = sorted(first["epoch"].unique())
+    for epoch, colour in shades(epochs):
         rows = first[first["epoch"] == epoch].sort_values("parameters")
-        r = rows["r"].iloc[0]
-        label = f"epoch {epoch}" + (f", r = {r:.3f}" if pd.notna(r) else "")
+        label = f"epoch {epoch}"
         inverse, mean = 1 / rows["parameters"].to_numpy(float), rows["score_mean"].to_numpy(float)
         ax.loglog(inverse, mean, "o-", color=colour, linewidth=0.8, label=label)
     _against_inverse_size(ax, inverse, mean)
     ax.set_ylabel("mean squared weight")
     ax.set_title(_network(table), loc="left")
-    ax.legend()
+    start, end = (first.loc[first["epoch"] == at, "r"].iloc[0] for at in (epochs[0], epochs[-1]))
+    if pd.notna(start) and pd.notna(end):
+        ax.text(
+            0.98,
+            0.03,
+            f"r {start:.3f} → {end:.3f}",
+            transform=ax.transAxes,
+            ha="right",
+            va="bottom",
+        )
     return ax
 
 
-def shades(values: Sequence[Any], most: int = 6) -> list[tuple[Any, Any]]:
+def shades(values: Sequence[Any], most: int = 5) -> list[tuple[Any, Any]]:
     """At most so many of the values, evenly spread, each with its colour from dark to bright."""
     index = sorted({*np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)})
     colours = colormaps[style.SEQUENCE](np.linspace(0, 0.9, len(index)))

@@ -7,7 +7,7 @@ figures are made without pyplot, so they need no display and stay out of its lis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -83,16 +83,16 @@ def styled(size: Size = "column") -> Iterator[None]:
 
 
 def new_figure(size: Size = "column", rows: int = 1, columns: int = 1) -> Figure:
-    """An empty figure of a size's width, high enough for so many rows of panels."""
-    width = SIZES[size][0]
-    height = min(width / columns * 0.78, width * 0.6) * rows
+    """An empty figure of a size's width, high enough for so many rows of panels and a legend."""
+    width, points = SIZES[size]
+    height = min(width / columns * 0.78, width * 0.6) * rows + 4 * points / 72
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
     """For functions ``plot(table, *, ax=None) -> Axes``: without axes, a new figure in our style.
 
-    With axes the user's own settings hold.
+    With axes the user's own settings hold, and a legend is the user's to add.
     """
 
     def decorate(plot: Plot) -> Plot:
@@ -101,11 +101,29 @@ def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
             if ax is not None:
                 return plot(*tables, ax=ax, **options)
             with styled(size):
-                return plot(*tables, ax=new_figure(size).subplots(), **options)
+                ax = plot(*tables, ax=new_figure(size).subplots(), **options)
+                add_legend([ax])
+                return ax
 
         return cast(Plot, plotted)
 
     return decorate
+
+
+def add_legend(axes: Sequence[Axes]) -> None:
+    """One legend for all panels of a figure: inside the only one if it is short, else below."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if 0 < len(found) < 6 and len(axes) == 1:
+        axes[0].legend()
+    elif found:
+        figure = axes[0].get_figure(root=True)
+        assert figure is not None
+        most = 3 if figure.get_figwidth() < 2 * SIZES["column"][0] else 6
+        columns = min(len(found), most)
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
 
 
 def colour(pruner: str) -> str:
@@ -141,9 +159,18 @@ def readable_logarithms(ax: Axes) -> None:
             continue
         low, high = (math.log10(end) for end in sorted(limits))
         if math.floor(high) - math.ceil(low) < 1:  # fewer than two powers of ten in sight
-            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high - low > 0.3 else "all"))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            short = low > -4 and high < 5
+            few = (1, 2, 3, 5) if short else (1, 3)
+            axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
+            axis.set_major_formatter(FuncFormatter(_tick))
         axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _: object) -> str:
+    if 1e-4 < value < 1e5:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
 
 
 def save(drawn: Axes | Figure, path: Path, size: Size = "column") -> None:

@@ -69,8 +69,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "accuracy": (
         *_SETTINGS,
-        *("compression", "levels", "parameters", "layers", "maximal_compression"),
-        *("critical_compression", "collapsed_layers", "top1", "best_top1", "run", "finished"),
+        *("compression", "levels", "epochs", "train_images", "parameters", "layers"),
+        *("maximal_compression", "critical_compression", "collapsed_layers", "top1", "best_top1"),
+        *("run", "finished"),
     ),
     "neurons": (
         *_SETTINGS,
@@ -81,6 +82,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers"),
         "finished",
     ),
+    "agreement": ("figure", "ours", "published", "deviation", "within"),
     "trace": (
         *_SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),

@@ -36,10 +36,12 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
                 [value], [0], "^", color=look["color"], transform=ax.get_xaxis_transform(),
                 clip_on=False, markersize=5, zorder=3,
             )  # fmt: skip
+    if rows["critical_compression"].notna().any():
+        ax.plot([], [], "^", color="black", label="critical compression")
     ax.set_xscale("log")
     maximum = rows["maximal_compression"].dropna()
     if len(maximum) and maximum.iloc[0] <= 1.3 * rows["compression"].max():
-        ax.axvline(maximum.iloc[0], color="black", linestyle="--", linewidth=0.8)
+        ax.axvline(maximum.iloc[0], color="black", linestyle="--", linewidth=0.8, label="maximal")
     if published is not None:
         for pruner, part in published.groupby("pruner", sort=False):
             mean = part.groupby("compression")["best_top1"].mean()

@@ -71,8 +71,7 @@ def draw(name: str, arguments: Sequence[str]) -> None:
     if request.published:
         published.check_comparable(name, frame)
         theirs = published.load(name)
-    size: style.Size = request.size or ("page" if figure.PANELS else "column")
-    style.save(panels(figure, frame, published=theirs, size=size), request.out, size)
+    style.save(panels(figure, frame, published=theirs, size=request.size), request.out)
     print(request.out)
 
 

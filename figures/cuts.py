@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -12,6 +14,7 @@ from figures.plotting import PUBLISHED, plots
 
 TABLE = "cuts"
 PANELS: tuple[str, ...] = ()
+_STAR: dict[str, Any] = {"markersize": 8, "zorder": 3}
 LINES = {"linear": ("--", "s"), "exponential": ("-", "o")}
 
 
@@ -35,18 +38,22 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
             if len(curve):
                 ax.plot(
                     curve["iterations"], curve["max_prune_to_cut_ratio"], line, marker=mark,
-                    color=shade, label=f"{schedule}, {style.number(compression)}",
+                    color=shade,
                 )  # fmt: skip
         proved = part[part["schedule"] == "certified"]
         if len(proved):
             ratio = float(proved["max_prune_to_cut_ratio"].iloc[0])
-            ax.plot(
-                proved["steps"], [ratio] * len(proved), "*", color=shade, markersize=8,
-                label=f"certified, {style.number(compression)}", zorder=3,
-            )  # fmt: skip
+            ax.plot(proved["steps"], [ratio] * len(proved), "*", color=shade, **_STAR)
         if published is not None:
             theirs = published[np.isclose(published["compression"], compression)]
             ax.plot(theirs["iterations"], theirs["max_prune_to_cut_ratio"], **PUBLISHED)
+        ax.plot([], [], color=shade, label=f"to {style.number(compression)}")
+    schedules = set(rows["schedule"])
+    for schedule, (line, mark) in LINES.items():
+        if schedule in schedules:
+            ax.plot([], [], line, marker=mark, color="black", label=schedule)
+    if "certified" in schedules:
+        ax.plot([], [], "*", color="black", label="certified", **_STAR)
     if published is not None:
         ax.plot([], [], label="published", **PUBLISHED)
     ax.axhline(1, color="black", linewidth=0.8)
@@ -55,4 +62,3 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     ax.set_xlabel("iterations")
     ax.set_ylabel("largest pruned mass / cut")
     ax.set_title(f"SynFlow, {rows['model'].iloc[0]}")
-    ax.legend(fontsize="x-small")

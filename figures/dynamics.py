@@ -26,6 +26,5 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     if published is not None:
         shown = published[published["epoch"].isin([0, published["epoch"].max()])]
         ax.plot(1 / shown["elements"], shown["score_mean"], label="published", **PUBLISHED)
-        ax.legend()
     runs = rows["seed"].unique()
     ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}, seed {int(np.max(runs))}")

@@ -89,7 +89,7 @@ def panels(
     table: pd.DataFrame,
     *,
     published: pd.DataFrame | None = None,
-    size: style.Size = "page",
+    size: style.Size | None = None,
 ) -> Figure:
     """The whole figure: one panel for each value of the columns that it is divided by.
 
@@ -97,7 +97,7 @@ def panels(
         figure: a module of this package, with ``plot`` and ``PANELS``: the columns of its rows
             and columns of panels, or one column whose panels fill rows.
         published: the paper's numbers, drawn over ours.
-        size: column, page or slide.
+        size: column, page or slide; without it a column for one panel, a page for several.
 
     Raises:
         RequestError: as from ``plot``.
@@ -105,6 +105,7 @@ def panels(
     check(table, figure.TABLE)
     divided: tuple[str, ...] = figure.PANELS
     groups = list(table.groupby(list(divided), sort=False)) if divided else [((), table)]
+    size = size or default_size(figure, table)
     with style.styled(size):
         if len(divided) == 2:
             across = table[divided[1]].nunique()
@@ -119,8 +120,14 @@ def panels(
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
         _shared_labels(axes.tolist(), len(groups), across)
-        _legend(drawn, axes[: len(groups)].tolist(), across)
+        style.add_legend(axes[: len(groups)].tolist())
     return drawn
+
+
+def default_size(figure: ModuleType, table: pd.DataFrame) -> style.Size:
+    """A column for one panel, a page for several."""
+    several = figure.PANELS and len(table[list(figure.PANELS)].drop_duplicates()) > 1
+    return "page" if several else "column"
 
 
 def _of_panel(
@@ -142,17 +149,3 @@ def _shared_labels(axes: list[Axes], count: int, across: int) -> None:
             ax.set_ylabel("")
         if place + across < count:
             ax.set_xlabel("")
-
-
-def _legend(drawn: Figure, axes: list[Axes], across: int) -> None:
-    """One legend for all panels, unless they have their own."""
-    found: dict[str, Any] = {}
-    for ax in axes:
-        if ax.get_legend() is None:
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-    if found and len(axes) == 1:
-        axes[0].legend()
-    elif found:
-        columns = min(len(found), 2 if across == 1 else 6)
-        drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)

@@ -28,7 +28,7 @@ from collapse.runs import Run
 
 TABLE = "accuracy"
 # Small enough to train a network in a second on one core, and it learns.
-QUICK = Training(epochs=5, lr=0.02, train_batch_size=32, train_samples=400)
+QUICK = Training(epochs=6, lr=0.01, train_batch_size=32, train_samples=400)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,14 @@ def trained(experiment: Experiment) -> Trained:
     """One run as a point of an ``accuracy`` table."""
     setup, pruning = experiment.setup, experiment.pruning
     levels = experiment.rewinding.levels
-    row = {**experiment.row(), "compression": experiment.compression, "levels": levels}
+    settings = experiment.settings()
+    row = {
+        **experiment.row(),
+        "compression": experiment.compression,
+        "levels": levels,
+        "epochs": settings.epochs,
+        "train_images": settings.train_samples or len(experiment.datasets()[0].labels),
+    }
     about = f"{setup.model} {setup.dataset} {pruning.pruner} x{experiment.compression:,.4g}"
     if levels:
         about += f" in {levels} levels"

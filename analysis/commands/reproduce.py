@@ -1,0 +1,145 @@
+"""``python -m analysis reproduce --budget 10m``: as many of the paper's points as fit the time."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from analysis import experiments, published, results
+from analysis.agreement import compare
+from analysis.commands.agreement import show
+from analysis.points import Trained, Work, at, complete
+from collapse import cli
+from collapse.errors import RequestError, unknown
+from collapse.options import Execution
+from collapse.preparation import choose_device
+
+# What has to be trained; the other figures take minutes on a CPU.
+FIGURES = ("accuracy", "dynamics", "levels", "grid")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train points of figures 1, 5 and 6 at the paper's settings, the most informative first.
+
+    Call it again to go on: what is done stays done, and what the clock stopped goes on from its
+    last epoch. Results are added to --results, and their agreement is printed.
+
+    Attributes:
+        budget: how long: 45s, 10m or 2h.
+        figures: which: accuracy (1), levels (5a), dynamics (5b), grid (6).
+        epochs: a shorter schedule than the paper's; learning-rate drops keep their places in it.
+        preset: paper, or laptop or smoke to try it.
+        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
+        device: where to compute; auto takes a GPU if there is one.
+        results: the folder that the tables are added to.
+    """
+
+    execution: Execution
+    budget: str = "10m"
+    figures: tuple[str, ...] = FIGURES
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    preset: Literal["paper", "laptop", "smoke"] = "paper"
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = results.FOLDER
+
+
+def main(config: Config) -> None:
+    """Run the request."""
+    end = time.monotonic() + seconds_of(config.budget)
+    device = str(choose_device(config.device))
+    for name in config.figures:
+        if name not in FIGURES:
+            raise unknown("figure", name, FIGURES)
+    points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
+    work = Work(config.execution, device=device, time_limit=lambda: end - time.monotonic())
+    queue = list(_in_turn(points))
+    done = 0
+    with cli.progress(len(queue), config.execution.quiet) as update:
+        for number, point in enumerate(queue):
+            if point.stored(work) is None:
+                # A second is not enough to begin anything.
+                if end - time.monotonic() < 1:
+                    break
+                done += point.compute(work, partial(at, update, number)) is not None
+    tables = {}
+    for name, part in points.items():
+        so_far = Work(Execution(config.execution.runs, quiet=True), device, so_far=True)
+        rows = complete(part, experiments.find(name).TABLE, so_far)
+        if rows["finished"].astype(bool).any():
+            tables[name] = results.append(name, rows, config.results, device)
+    there = sum(point.stored(work) is not None for point in queue)
+    print(f"{done} points done now, {there} of {len(queue)} in all: {config.results}")
+    show({n: compare(n, t) for n, t in tables.items() if n in published.NETWORKS}, tables)
+
+
+def ordered(name: str, config: Config) -> list[Trained]:
+    """A figure's points, the most informative first.
+
+    First seeds first; compressions from both ends and the middle inwards, so that a curve is there
+    early and gets finer; the pruners as the paper ranks them.
+    """
+    module = experiments.find(name)
+    preset = module.PRESETS[config.preset]
+    setup = replace(preset.setup, data_root=config.data_root, device=config.device)
+    changed: dict[str, Any] = {"setup": setup}
+    if config.epochs is not None:
+        # Without drops of its own: the recipe's come after the same share of the epochs.
+        changed["training"] = replace(preset.training, epochs=config.epochs)
+    points: list[Trained] = module.points(replace(preset, **changed))
+    compressions = sorted({point.experiment.compression for point in points})
+    rank = {compressions[place]: turn for turn, place in enumerate(bisecting(len(compressions)))}
+    pruners = ("synflow", "magnitude", "snip", "grasp", "random")
+
+    def key(point: Trained) -> tuple[Any, ...]:
+        pruning = point.experiment.pruning
+        place = pruners.index(pruning.pruner) if pruning.pruner in pruners else len(pruners)
+        return pruning.seed, rank[point.experiment.compression], place
+
+    return sorted(points, key=key)
+
+
+def bisecting(count: int) -> list[int]:
+    """0 … count − 1: the ends, then the middle of every gap, the widest first."""
+    order = [0, count - 1][:count]
+    while len(order) < count:
+        edges = sorted(order)
+        low, high = max(itertools.pairwise(edges), key=lambda gap: gap[1] - gap[0])
+        order.append((low + high) // 2)
+    return order
+
+
+def _in_turn(points: dict[str, list[Trained]]) -> Iterator[Trained]:
+    """One of each figure after the other, until all are through; shared runs come once."""
+    seen: set[tuple[Any, ...]] = set()
+    for turn in range(max(map(len, points.values()), default=0)):
+        for part in points.values():
+            if turn < len(part) and (name := (part[turn].experiment,)) not in seen:
+                seen.add(name)
+                yield part[turn]
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds of ``45s``, ``10m``, ``2h``.
+
+    Raises:
+        RequestError: anything else, or nothing.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
+    if found is None or float(found[1]) <= 0:
+        raise RequestError(f"--budget: expected a time such as 45s, 10m or 2h, got '{budget}'")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Entry point."""
+    cli.run(Config, main, "python -m analysis reproduce", arguments)
