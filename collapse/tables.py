@@ -25,66 +25,67 @@ from collapse.errors import RequestError, first_line, unknown
 from collapse.storage import atomic, check_writable
 
 SCHEMA_VERSION = 1
-_SETTINGS = (
+# What every row begins with, where it applies.
+SETTINGS = (
     *("model", "dataset", "input_shape", "pruner", "iterations", "schedule", "scope", "mode"),
     "seed",
 )
 COLUMNS: dict[str, tuple[str, ...]] = {
     "critical": (
-        *_SETTINGS,
+        *SETTINGS,
         *("parameters", "layers", "maximal_compression", "critical_compression", "critical_kept"),
         *("collapse_compression", "monotone", "first_collapsed_layer"),
         *("effective_critical_compression", "certified", "evaluations", "seconds"),
     ),
     "layers": (
-        *_SETTINGS,
+        *SETTINGS,
         *("compression", "layer", "layer_index", "parameters", "kept", "density"),
         *("effective_kept", "score_sum", "score_mean", "score_abs_sum"),
     ),
     "conservation": (
-        *_SETTINGS,
+        *SETTINGS,
         *("identity", "place", "lhs", "rhs", "residual"),
     ),
     "training": (
-        *_SETTINGS,
+        *SETTINGS,
         *("compression", "level", "epoch", "split", "loss", "top1", "top5", "seconds"),
     ),
     "score_dynamics": (
-        *_SETTINGS,
+        *SETTINGS,
         *("level", "epoch", "layer", "layer_index", "parameters", "score_mean", "score_sum"),
         *("slope", "r"),
     ),
     "conserved_quantity": (
-        *_SETTINGS,
+        *SETTINGS,
         *("level", "epoch", "place", "unit", "value", "expected", "drift"),
     ),
     "levels": (
-        *_SETTINGS,
+        *SETTINGS,
         *("level", "compression", "kept", "collapsed_layers", "first_collapsed_layer"),
         *("critical_compression", "top1", "best_top1", "loss"),
     ),
     "status": (
-        *_SETTINGS,
+        *SETTINGS,
         *("compression", "levels", "epochs", "run", "state", "level", "epoch", "top1", "error"),
     ),
     "accuracy": (
-        *_SETTINGS,
+        *SETTINGS,
         *("compression", "levels", "epochs", "train_images", "parameters", "layers"),
         *("maximal_compression", "critical_compression", "collapsed_layers", "top1", "best_top1"),
         *("run", "finished"),
     ),
     "neurons": (
-        *_SETTINGS,
+        *SETTINGS,
         *("quantity", "place", "unit", "score_in", "score_out", "finished"),
     ),
     "cuts": (
-        *_SETTINGS,
+        *SETTINGS,
         *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers"),
         "finished",
     ),
     "agreement": ("figure", "ours", "published", "deviation", "within"),
     "trace": (
-        *_SETTINGS,
+        *SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),
         *("exponent", "precision", "layer", "layer_index", "parameters", "kept"),
     ),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from collapse import style
 from collapse.errors import RequestError
-from collapse.tables import COLUMNS
+from collapse.tables import COLUMNS, SETTINGS
 
 Draw = Callable[[pd.DataFrame, Axes, pd.DataFrame | None], None]
 PUBLISHED = {"color": "black", "linestyle": "none", "marker": "x", "markersize": 3.5, "alpha": 0.6}
@@ -78,8 +78,8 @@ def check(rows: pd.DataFrame, table: str, one: Sequence[str] = ()) -> None:
 
 def note(rows: pd.DataFrame) -> str:
     """How many points are there, of how many."""
-    keys = ["model", "dataset", "pruner", "iterations", "schedule", "seed", "compression", "levels"]
-    points = rows[[key for key in [*keys, "quantity"] if key in rows.columns]]
+    keys = (*SETTINGS, "compression", "levels", "quantity")
+    points = rows[[key for key in keys if key in rows.columns]]
     finished = rows["finished"].astype(bool)
     return f"{len(points[finished].drop_duplicates())} of {len(points.drop_duplicates())} points"
 
@@ -116,6 +116,10 @@ def panels(
         drawn = style.new_figure(size, down, across)
         axes = drawn.subplots(down, across, squeeze=False).ravel()
         for ax, (values, rows) in zip(axes, groups, strict=False):
+            if not rows["finished"].astype(bool).any():
+                ax.set_title(", ".join(map(str, values)))
+                ax.set_title(note(rows), loc="right", color="firebrick")
+                continue
             figure.plot(rows, ax=ax, published=_of_panel(published, divided, values))
         for ax in axes[len(groups) :]:
             ax.set_axis_off()

@@ -57,7 +57,7 @@ PRESETS = {
     ),
     "laptop": Config(
         Setup("", init="xavier"),
-        accuracy.QUICK,
+        replace(accuracy.QUICK, epochs=4),
         models=("fc", "conv"),
         datasets=("digits",),
         compressions=(1.0, 10**0.5, 10.0, 100.0, 1000.0),

@@ -1,0 +1,269 @@
+"""Agreement with the published numbers, and reproduction within a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import published, results
+from analysis.agreement import COMPARISONS, compare
+from analysis.commands import agreement as command
+from analysis.commands import reproduce
+from collapse import tables
+from collapse.errors import RequestError
+from collapse.options import Execution
+
+
+def _ours(name: str) -> pd.DataFrame:
+    """The published numbers as if we had measured them."""
+    theirs = published.load(name)
+    network = {column: values[0] for column, values in published.NETWORKS[name].items()}
+    ours = theirs.assign(**{c: v for c, v in network.items() if c not in theirs}, finished=True)
+    if name == "layer-scores":
+        ours["parameters"] = ours["elements"]
+        ours["score_sum"] = ours["score_mean"] * ours["elements"]
+        ours["score_abs_sum"] = ours["score_sum"]
+    return ours
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_published_numbers_agree_with_themselves(name: str) -> None:
+    found = compare(name, _ours(name))
+    assert len(found.missing) == 0
+    assert found.points["within"].all()
+    assert found.points["deviation"].abs().max() < 1e-9
+    assert found.failed == 0
+    # One row a published point: those that were run several times count once.
+    assert not found.points.duplicated(subset=list(found.points.columns[:3])).all()
+
+
+def test_sizes_of_what_is_published() -> None:
+    """Counted by hand from the sources."""
+    counts = {name: len(published.load(name)) for name in COMPARISONS}
+    assert counts == {
+        "accuracy": 195, "densities": 1235, "layer-scores": 95, "levels": 150, "dynamics": 1700,
+        "grid": 2340, "cuts": 88,
+    }  # fmt: skip
+    cuts = published.load("cuts").set_index(["schedule", "compression", "iterations"])
+    assert cuts.loc[("exponential", 10.0, 10), "max_prune_to_cut_ratio"] == 1.36735
+    grid = published.load("grid")
+    assert set(grid["seed"]) == {0, 1, 2}
+    assert grid.groupby(["dataset", "model", "pruner"]).size().eq(39).all()
+
+
+def test_a_point_outside_is_found_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = _ours("densities")
+    wrong = (ours["pruner"] == "synflow") & (ours["compression"] == 16) & (ours["layer_index"] == 3)
+    assert wrong.sum() == 1
+    ours.loc[wrong, "density"] *= 1.3
+    found = compare("densities", ours)
+    assert found.failed == 1
+    worst = found.points.loc[~found.points["within"]].iloc[0]
+    assert worst["deviation"] == pytest.approx(np.log10(1.3))
+    command.show({"densities": found})
+    printed = capsys.readouterr().out
+    assert "OUTSIDE at synflow, compression 16, layer_index 3" in printed
+    assert "+0.1139 log10 density" in printed
+
+
+def test_densities_below_500_weights_and_data_driven_ones_fail_nothing() -> None:
+    ours = _ours("densities")
+    kept = ours["density"] * ours["parameters"]
+    ours.loc[(kept < 500) | ours["pruner"].isin(["snip", "grasp"]), "density"] *= 3
+    found = compare("densities", ours)
+    assert found.failed == 0
+    assert not found.points["within"].all()
+
+
+def test_a_layer_that_collapsed_only_here_is_infinitely_far() -> None:
+    ours = _ours("densities")
+    ours.loc[ours["pruner"] == "magnitude", "density"] = 0.0
+    found = compare("densities", ours)
+    lost = found.points[found.points["pruner"] == "magnitude"]
+    assert np.isneginf(lost["deviation"]).all()
+    assert found.failed == len(lost)
+
+
+def test_cuts_are_held_to_five_percent_from_ten_iterations_on() -> None:
+    for factor, failed in ((1.04, 0), (1.06, 60)):
+        ours = _ours("cuts")
+        ours["max_prune_to_cut_ratio"] *= factor
+        found = compare("cuts", ours)
+        assert found.points["deviation"].round(6).eq(round(factor - 1, 6)).all()
+        assert found.failed == failed  # 2 schedules, 3 compressions, 10 numbers of iterations
+
+
+def test_scores_are_compared_up_to_one_factor() -> None:
+    ours = _ours("layer-scores")
+    for column in ("score_sum", "score_abs_sum"):
+        ours[column] *= np.where(ours["pruner"] == "snip", 1e-3, 1.0)
+    found = compare("layer-scores", ours)
+    assert found.points["within"].all()
+    ours.loc[ours["layer_index"] == 2, "score_sum"] *= 2
+    found = compare("layer-scores", ours)
+    assert found.failed == 2  # magnitude's and synflow's; random's are averaged by size
+    assert int((~found.points["within"]).sum()) == 4
+
+
+def test_accuracy_counts_what_lies_within_the_published_runs() -> None:
+    ours = _ours("grid")
+    top = ours.groupby(["dataset", "model", "pruner", "compression"])["best_top1"].transform("max")
+    found = compare("grid", ours.assign(best_top1=top + 0.01))
+    assert len(found.points) == 780
+    assert not found.points["within"].any()
+    assert compare("grid", ours.assign(best_top1=top)).points["within"].all()
+
+
+def test_rows_of_other_networks_and_unfinished_ones_are_not_compared() -> None:
+    ours = _ours("cuts")
+    assert len(compare("cuts", ours.assign(model="vgg11")).run) == 0
+    assert len(compare("cuts", ours.assign(finished=False)).run) == 0
+    half = ours.assign(finished=[i % 2 == 0 for i in range(len(ours))])
+    left = ~half["finished"] & (half["compression"] > 1)
+    assert len(compare("cuts", half).missing) == left.sum() > 30
+    with pytest.raises(RequestError, match="unknown published table 'neurons'"):
+        compare("neurons", ours)
+
+
+def test_the_command_states_what_was_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _ours("cuts").query("schedule == 'linear'")
+    frame = rows.reindex(columns=[*tables.COLUMNS["cuts"]]).assign(pruner="synflow", seed=0)
+    tables.write(frame, tmp_path / "cuts.csv", "cuts")
+    out = tmp_path / "out" / "agreement.csv"
+    with pytest.raises(SystemExit) as stop:
+        command.run(["--results", str(tmp_path), "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "not run" in printed
+    assert "exponential" in printed
+    assert "figure 3 (neurons) has no published numbers" in printed
+    table, _ = tables.read(out, "agreement")
+    assert len(table) == 66
+    assert table["ours"].notna().sum() == 33
+    with pytest.raises(SystemExit) as stop:
+        command.run(["--results", str(tmp_path / "nowhere")])
+    assert stop.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_failed_agreement_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = _ours("cuts").reindex(columns=[*tables.COLUMNS["cuts"]])
+    frame["max_prune_to_cut_ratio"] *= 2
+    tables.write(frame, tmp_path / "cuts.csv", "cuts")
+    with pytest.raises(SystemExit) as stop:
+        command.run(["--results", str(tmp_path)])
+    assert stop.value.code == 1
+    assert capsys.readouterr().out.count("OUTSIDE at") == 5
+    tables.write(frame, tmp_path / "densities.csv", "cuts")
+    with pytest.raises(SystemExit) as stop:
+        command.run(["--results", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "expected table 'layers'" in capsys.readouterr().err
+
+
+def test_our_results_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is kept beside the code: figures 2, 4 and 7 at the paper's size."""
+    with pytest.raises(SystemExit) as stop:
+        command.run([])
+    assert stop.value.code == 0
+    ours = {name: results.load(name) for name in ("densities", "layer-scores", "cuts")}
+    found = {name: compare(name, table) for name, table in ours.items() if table is not None}
+    assert set(found) == set(ours)
+    densities = found["densities"].run
+    assert {"random", "magnitude", "synflow"} <= set(densities["pruner"])
+    assert len(found["cuts"].run) >= 12
+
+
+# --- Reproduction -------------------------------------------------------------------------------
+
+
+def test_budgets() -> None:
+    assert [reproduce.seconds_of(text) for text in ("45s", "10m", "1.5h")] == [45, 600, 5400]
+    for wrong in ("10", "m", "-1m", "0s", "ten minutes", ""):
+        with pytest.raises(RequestError, match="expected a time such as 45s, 10m or 2h, got"):
+            reproduce.seconds_of(wrong)
+
+
+def test_the_ends_come_first_then_the_middles() -> None:
+    assert reproduce.bisecting(5) == [0, 4, 2, 1, 3]
+    for count in (0, 1, 2, 9, 25):
+        assert sorted(reproduce.bisecting(count)) == list(range(count))
+
+
+def _config(tmp_path: Path, **changes: object) -> reproduce.Config:
+    given: dict[str, object] = {
+        "execution": Execution(runs=tmp_path / "runs", quiet=True),
+        "preset": "smoke",
+        "figures": ("levels", "dynamics"),
+        "results": tmp_path / "results",
+        **changes,
+    }
+    return reproduce.Config(**given)  # type: ignore[arg-type]  # as the command line gives them
+
+
+def test_a_curve_is_there_early_and_gets_finer(tmp_path: Path) -> None:
+    points = reproduce.ordered("accuracy", _config(tmp_path, preset="laptop"))
+    first = [(p.experiment.pruning.seed, p.experiment.compression) for p in points[:15]]
+    assert first == [(0, c) for c in (1.0, 1e5, 1e2) for _ in range(5)]
+    assert points[0].experiment.pruning.pruner == "synflow"
+    assert len(points) == 6 * 5 * 3
+    short = reproduce.ordered("accuracy", _config(tmp_path, preset="laptop", epochs=2))
+    assert {point.experiment.settings().epochs for point in short} == {2}
+
+
+def test_reproduce_goes_on_where_the_budget_stopped_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls) -> float:
+            cls.now += 1.0
+            return cls.now
+
+    monkeypatch.setattr(reproduce, "time", Clock)
+    reproduce.main(_config(tmp_path, budget="7s"))
+    printed = capsys.readouterr().out
+    done = int(printed.split()[0])
+    assert 0 < done < 5
+    assert f"{done} points done now, {done} of 5 in all" in printed
+    reproduce.main(_config(tmp_path, budget="10m"))
+    printed = capsys.readouterr().out
+    assert f"{5 - done} points done now, 5 of 5 in all" in printed
+    assert "runs of 1 epochs on 400 images of digits" in printed
+    levels = results.load("levels", tmp_path / "results")
+    assert levels is not None
+    assert len(levels) == 4
+    assert levels["finished"].all()
+
+
+def test_results_are_added_to_what_is_there(tmp_path: Path) -> None:
+    columns = list(tables.COLUMNS["accuracy"])
+    rows = pd.DataFrame(
+        [{**dict.fromkeys(columns), "run": run, "seed": 0, "compression": 1.0, "pruner": "snip",
+          "top1": top, "finished": finished}
+         for run, top, finished in (("a", 1.0, True), ("b", 2.0, True), ("c", 3.0, False))]
+    )  # fmt: skip
+    results.append("grid", rows, tmp_path, "cpu")
+    newer = rows.assign(run=["b", "c", "d"], top1=[5.0, 6.0, 7.0], finished=True)
+    together = results.append("grid", newer, tmp_path, "cpu")
+    kept = results.load("grid", tmp_path)
+    assert kept is not None
+    found = dict(zip(kept["run"], kept["top1"], strict=True))
+    assert found == {"a": 1.0, "b": 5.0, "c": 6.0, "d": 7.0}
+    assert len(together) == 4
+
+
+def test_reproduces_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="unknown figure 'acuracy'; nearest: accuracy"):
+        reproduce.main(_config(tmp_path, figures=("acuracy",)))
+    with pytest.raises(RequestError, match="--budget: expected a time"):
+        reproduce.main(_config(tmp_path, budget="soon"))
