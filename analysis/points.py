@@ -24,6 +24,7 @@ from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.imp import State
 from collapse.options import Execution
+from collapse.storage import check_writable
 from collapse.tables import SCHEMA_VERSION
 
 
@@ -156,6 +157,8 @@ def complete(points: Sequence[Point], table: str, work: Work | None = None) -> p
     work = work or Work()
     if not points:
         raise RequestError("nothing to do: expected at least one point in this experiment")
+    if not work.so_far:  # say now what cannot be written, not after the first hour
+        check_writable(work.execution.runs / "points" / "any.parquet", (".parquet",))
     frames: list[pd.DataFrame] = []
     with cli.progress(len(points), work.execution.quiet) as update:
         for number, point in enumerate(points):

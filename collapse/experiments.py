@@ -255,7 +255,7 @@ def _limited(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(
     name: str,
     split: Split,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -25,9 +27,10 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     """
     runs = rows["seed"].nunique()
     for pruner, part in rows.groupby("pruner", sort=False):
-        look = {"color": style.colour(str(pruner)), "label": style.name(str(pruner))}
+        name = str(pruner)
+        look: dict[str, Any] = {"color": style.colour(name), "label": style.name(name)}
         curve = part.groupby("compression")["best_top1"].agg(["mean", "min", "max"])
-        ax.plot(curve.index, curve["mean"], marker=style.marker(str(pruner)), **look)
+        ax.plot(curve.index, curve["mean"], marker=style.marker(name), **look)
         ax.fill_between(
             curve.index, curve["min"], curve["max"], color=look["color"], alpha=0.2, linewidth=0
         )

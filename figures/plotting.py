@@ -16,7 +16,13 @@ from collapse.errors import RequestError
 from collapse.tables import COLUMNS, SETTINGS
 
 Draw = Callable[[pd.DataFrame, Axes, pd.DataFrame | None], None]
-PUBLISHED = {"color": "black", "linestyle": "none", "marker": "x", "markersize": 3.5, "alpha": 0.6}
+PUBLISHED: dict[str, Any] = {
+    "color": "black",
+    "linestyle": "none",
+    "marker": "x",
+    "markersize": 3.5,
+    "alpha": 0.6,
+}
 
 
 def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Callable[..., Axes]]:

@@ -183,10 +183,10 @@ def test_grid_is_accuracy_panel_by_panel(work: Work) -> None:
     pd.testing.assert_frame_equal(table, accuracy.run(panel, work))
 
 
-def test_grid_stops_at_each_networks_maximum() -> None:
-    config = replace(grid.PRESETS["smoke"], compressions=None, log10_step=1.0, log10_max=9.0)
-    most = {panel.setup.model: max(panel.compressions or ()) for panel in grid.panels(config)}
-    assert most == {"fc": 1e4, "conv": 1e5}
+def test_grid_of_the_paper_has_its_twelve_panels() -> None:
+    panels = grid.panels(grid.PRESETS["paper"])
+    assert len({(panel.setup.dataset, panel.setup.model) for panel in panels}) == 12
+    assert {len(panel.compressions or ()) for panel in panels} == {13}
 
 
 # --- Interruption -------------------------------------------------------------------------------
@@ -308,6 +308,14 @@ def test_wrong_requests(work: Work) -> None:
         densities.run(densities.Config(FC, log2_step=0), work)
     with pytest.raises(RequestError, match="above the maximum"):
         densities.run(densities.Config(FC, compressions=(1e9,), pruners=("synflow",)), work)
+    with pytest.raises(RequestError, match="--model fc: expected --models fc"):
+        grid.run(grid.Config(Setup("fc", dataset="")), work)
+    with pytest.raises(RequestError, match="--dataset digits: expected --datasets digits"):
+        grid.run(grid.Config(Setup("")), work)
+    with pytest.raises(RequestError, match="--models: expected at least one, got none"):
+        grid.run(grid.Config(models=()), work)
+    with pytest.raises(RequestError, match="cannot write"):
+        cuts.run(cuts.Config(FC), Work(Execution(runs=Path("/proc/runs"), quiet=True)))
     with pytest.raises(RequestError, match="nothing to do"):
         dynamics.run(dynamics.Config(FC, seeds=()), work)
     with pytest.raises(RequestError, match="unknown experiment 'density'; nearest: densities"):
@@ -336,11 +344,10 @@ def test_the_command(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert text.startswith("model,dataset")
     code, _, err = call("--preset", "papr")
     assert (code, err) == (2, "error: unknown preset 'papr'; nearest: paper\n")
-    code, _, err = call("--preset")
-    assert (code, err) == (
-        2,
-        "error: --preset: expected one of laptop, paper, smoke, got nothing\n",
-    )
+    with pytest.raises(SystemExit):
+        run("cuts", ["--preset"])
+    error = "error: --preset: expected one of laptop, paper, smoke, got nothing\n"
+    assert capsys.readouterr().err == error
     code, _, err = call(*small, "--out", "table.xlsx")
     assert code == 2
     assert "expected a suffix" in err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,105 +15,19 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis import experiments, published
-from collapse import style, tables
+from collapse import style
 from collapse.errors import RequestError
 from figures import accuracy, cuts, densities, dynamics, grid, layer_scores, levels, neurons
-from figures.commands import FIGURES, draw, find
+from figures.commands import FIGURES, find
 from figures.plotting import panels
-
-SETTINGS = {
-    "model": "net", "dataset": "digits", "input_shape": "3x32x32", "iterations": 1,
-    "schedule": "exponential", "scope": "global", "mode": None, "seed": 0, "finished": True,
-}  # fmt: skip
-
-
-def _table(name: str, rows: list[dict[str, object]]) -> pd.DataFrame:
-    columns = [*tables.COLUMNS[name], "finished"]
-    frame = pd.DataFrame([{**dict.fromkeys(columns), **SETTINGS, **row} for row in rows])
-    return frame.infer_objects()
-
-
-def _accuracy(**changes: object) -> pd.DataFrame:
-    rows: list[dict[str, object]] = [
-        {
-            "pruner": pruner, "seed": seed, "compression": c, "best_top1": top + seed, "levels": 0,
-            "critical_compression": critical, "maximal_compression": 1000.0, **changes,
-        }
-        for pruner, critical in (("magnitude", 20.0), ("synflow", 1000.0))
-        for seed in (0, 1, 2)
-        for c, top in ((1.0, 90.0), (10.0, 80.0), (1000.0, 10.0))
-    ]  # fmt: skip
-    return _table("accuracy", rows)
-
-
-def _layers(kept: dict[str, dict[float, tuple[int, ...]]]) -> pd.DataFrame:
-    sizes = (100, 10_000)
-    return _table(
-        "layers",
-        [
-            {
-                "pruner": pruner, "compression": c, "layer": f"l{i}", "layer_index": i + 1,
-                "parameters": sizes[i], "kept": k, "density": k / sizes[i],
-                "score_sum": -3.0, "score_abs_sum": 50.0 * (i + 1), "score_mean": -3.0 / sizes[i],
-            }
-            for pruner, points in kept.items()
-            for c, counts in points.items()
-            for i, k in enumerate(counts)
-        ],
-    )  # fmt: skip
-
-
-def _dynamics() -> pd.DataFrame:
-    return _table(
-        "score_dynamics",
-        [
-            {
-                "pruner": "magnitude", "seed": seed, "level": 0, "epoch": epoch, "layer": f"l{i}",
-                "layer_index": i + 1, "parameters": 10 ** (i + 2),
-                "score_mean": 10.0 ** -(i * epoch / 9), "r": epoch / 9,
-            }
-            for seed in (0, 1)
-            for epoch in range(10)
-            for i in range(3)
-        ],
-    )  # fmt: skip
-
-
-def _neurons() -> pd.DataFrame:
-    return _table(
-        "neurons",
-        [
-            {
-                "pruner": pruner, "quantity": pruner, "place": place, "unit": unit,
-                "score_in": -(unit + 1.0), "score_out": (unit + 1.0) * (1 if unit else 0),
-            }
-            for pruner in ("snip", "synflow")
-            for place in ("a", "b")
-            for unit in range(4)
-        ],
-    )  # fmt: skip
-
-
-def _cuts() -> pd.DataFrame:
-    return _table(
-        "cuts",
-        [
-            {
-                "pruner": "synflow", "schedule": schedule, "iterations": n, "steps": n,
-                "compression": c, "max_prune_to_cut_ratio": c / n, "kept": 5, "collapsed_layers": 0,
-            }
-            for schedule in ("linear", "exponential")
-            for c in (10.0, 100.0)
-            for n in (1, 10)
-        ]
-        + [
-            {
-                "pruner": "synflow", "schedule": "certified", "iterations": 100, "steps": 7,
-                "compression": 10.0, "max_prune_to_cut_ratio": 0.99, "kept": 5,
-                "collapsed_layers": 0,
-            }
-        ],
-    )  # fmt: skip
+from tests.drawn_tables import (
+    TABLES,
+    accuracy_table,
+    cuts_table,
+    dynamics_table,
+    layers_table,
+    neurons_table,
+)
 
 
 def _labelled(ax: Axes) -> dict[str, np.ndarray]:
@@ -128,7 +41,7 @@ def _labelled(ax: Axes) -> dict[str, np.ndarray]:
 
 
 def test_accuracy_draws_mean_range_critical_and_maximum() -> None:
-    ax = accuracy.plot(_accuracy())
+    ax = accuracy.plot(accuracy_table())
     lines = _labelled(ax)
     np.testing.assert_array_equal(lines["SynFlow"], [[1, 91], [10, 81], [1000, 11]])
     np.testing.assert_array_equal(lines["maximal"][:, 0], [1000, 1000])
@@ -147,7 +60,7 @@ def test_accuracy_draws_mean_range_critical_and_maximum() -> None:
 
 def test_accuracy_marks_no_critical_compression_that_is_not_one() -> None:
     """After training, or by iterations, each run's last ranking has its own."""
-    table = _accuracy()
+    table = accuracy_table()
     table["critical_compression"] = table["compression"] * 2
     ax = accuracy.plot(table)
     assert "critical compression" in _labelled(ax)
@@ -157,14 +70,14 @@ def test_accuracy_marks_no_critical_compression_that_is_not_one() -> None:
 
 def test_published_accuracies_are_crosses_on_the_same_axes() -> None:
     theirs = published.load("accuracy")
-    ax = accuracy.plot(_accuracy(model="vgg16_bn", dataset="cifar100"), published=theirs)
+    ax = accuracy.plot(accuracy_table(model="vgg16_bn", dataset="cifar100"), published=theirs)
     crosses = [line for line in ax.get_lines() if line.get_marker() == "x"]
     drawn = sum(len(line.get_xdata()) for line in crosses)
     assert drawn == theirs.groupby(["pruner", "compression"]).ngroups == 65
 
 
 def test_grid_has_a_panel_for_each_network_with_an_inset() -> None:
-    both = pd.concat([_accuracy(), _accuracy(model="other")])
+    both = pd.concat([accuracy_table(), accuracy_table(model="other")])
     figure = panels(grid, both)
     axes = [ax for ax in figure.axes if ax.get_title(loc="left")]
     assert [ax.get_title(loc="left") for ax in axes] == ["net, digits", "other, digits"]
@@ -176,7 +89,7 @@ def test_grid_has_a_panel_for_each_network_with_an_inset() -> None:
 
 
 def test_densities_are_curves_by_layer_with_a_cross_at_the_first_collapse() -> None:
-    table = _layers(
+    table = layers_table(
         {"magnitude": {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (0, 631), 64.0: (0, 157)}}
     )
     ax = densities.plot(table)
@@ -191,14 +104,14 @@ def test_densities_are_curves_by_layer_with_a_cross_at_the_first_collapse() -> N
 
 def test_densities_have_a_panel_a_pruner() -> None:
     points = {1.0: (100, 10_000), 4.0: (25, 2500)}
-    figure = panels(densities, _layers({"snip": points, "grasp": points}))
+    figure = panels(densities, layers_table({"snip": points, "grasp": points}))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["SNIP, net", "GraSP, net"]
     assert [ax.get_ylabel() for ax in figure.axes] == ["density of a layer", ""]
 
 
 def test_neurons_are_dots_beside_the_line_of_equality() -> None:
-    table = _neurons()
+    table = neurons_table()
     ax = neurons.plot(table[table["quantity"] == "snip"])
     dots = _labelled(ax)["a"]
     np.testing.assert_array_equal(dots, [[2, 2], [3, 3], [4, 4]])  # a unit at zero is left out
@@ -209,7 +122,7 @@ def test_neurons_are_dots_beside_the_line_of_equality() -> None:
 def test_layer_scores_are_drawn_by_size_where_random_and_by_sum_elsewhere() -> None:
     """Random's mean is zero but for chance; a signed saliency's sum is what is conserved."""
     for pruner, by_hand in (("random", [0.5, 0.01]), ("grasp", [0.03, 0.0003])):
-        ax = layer_scores.plot(_layers({pruner: {1.0: (100, 10_000)}}))
+        ax = layer_scores.plot(layers_table({pruner: {1.0: (100, 10_000)}}))
         points = np.array(ax.get_lines()[0].get_xydata())
         np.testing.assert_allclose(points, [[0.01, by_hand[0]], [0.0001, by_hand[1]]])
         slope = _labelled(ax)["slope 1"]
@@ -219,7 +132,7 @@ def test_layer_scores_are_drawn_by_size_where_random_and_by_sum_elsewhere() -> N
 def test_published_layer_scores_are_brought_to_our_scale() -> None:
     theirs = published.load("layer-scores")
     theirs = theirs[theirs["pruner"] == "magnitude"]
-    ax = layer_scores.plot(_layers({"magnitude": {1.0: (100, 10_000)}}), published=theirs)
+    ax = layer_scores.plot(layers_table({"magnitude": {1.0: (100, 10_000)}}), published=theirs)
     drawn = _labelled(ax)["published"]
     assert len(drawn) == 19
     ours = np.array(ax.get_lines()[0].get_ydata())
@@ -227,7 +140,7 @@ def test_published_layer_scores_are_brought_to_our_scale() -> None:
 
 
 def test_levels_are_curves_by_their_number() -> None:
-    table = pd.concat([_accuracy(levels=n).query("pruner == 'magnitude'") for n in (1, 3)])
+    table = pd.concat([accuracy_table(levels=n).query("pruner == 'magnitude'") for n in (1, 3)])
     lines = _labelled(levels.plot(table))
     assert set(lines) == {"1 level", "3 levels"}
     np.testing.assert_array_equal(lines["3 levels"], [[1, 91], [10, 81], [1000, 11]])
@@ -238,7 +151,7 @@ def test_levels_are_curves_by_their_number() -> None:
 
 
 def test_dynamics_run_from_dark_to_bright_with_their_correlation() -> None:
-    table = _dynamics()
+    table = dynamics_table()
     ax = dynamics.plot(table[table["seed"] == 0])
     lines = _labelled(ax)
     assert list(lines) == ["epoch 0", "epoch 2", "epoch 4", "epoch 7", "epoch 9", "slope 1"]
@@ -250,7 +163,7 @@ def test_dynamics_run_from_dark_to_bright_with_their_correlation() -> None:
 
 
 def test_cuts_tell_schedules_by_line_and_compressions_by_colour() -> None:
-    ax = cuts.plot(_cuts(), published=published.load("cuts"))
+    ax = cuts.plot(cuts_table(), published=published.load("cuts"))
     curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 2]
     styles = [(line.get_linestyle(), to_hex(line.get_color())) for line in curves]
     assert [kind for kind, _ in styles[:4]] == ["--", "-", "--", "-"]
@@ -263,17 +176,6 @@ def test_cuts_tell_schedules_by_line_and_compressions_by_colour() -> None:
 
 
 # --- What all share -----------------------------------------------------------------------------
-
-TABLES = {
-    "accuracy": _accuracy(),
-    "densities": _layers({"snip": {1.0: (100, 10_000), 4.0: (25, 2500)}}),
-    "neurons": _neurons(),
-    "layer-scores": _layers({"snip": {1.0: (100, 10_000)}}),
-    "levels": _accuracy(levels=1).query("pruner == 'magnitude'"),
-    "dynamics": _dynamics(),
-    "grid": _accuracy(),
-    "cuts": _cuts(),
-}
 
 
 def test_every_experiment_has_a_figure_and_every_figure_an_experiment() -> None:
@@ -307,7 +209,7 @@ def test_unfinished_tables_are_drawn_and_say_so(name: str) -> None:
 
 def test_a_panel_with_nothing_finished_is_left_empty_and_says_so() -> None:
     points = {1.0: (100, 10_000), 4.0: (25, 2500)}
-    table = _layers({"snip": points, "grasp": points})
+    table = layers_table({"snip": points, "grasp": points})
     table.loc[table["pruner"] == "grasp", "finished"] = False
     done, empty = panels(densities, table).axes
     assert _labelled(done)
@@ -331,11 +233,11 @@ def test_what_cannot_be_drawn_is_said_in_one_line(name: str) -> None:
 
 def test_sizes_are_those_of_a_column_a_page_and_a_slide() -> None:
     for size, (width, points) in style.SIZES.items():
-        figure = panels(cuts, _cuts(), size=size)
+        figure = panels(cuts, cuts_table(), size=size)
         assert figure.get_figwidth() == width
         assert figure.axes[0].xaxis.label.get_fontsize() == points
     with pytest.raises(RequestError, match="unknown size 'poster'; one of: column, page, slide"):
-        panels(cuts, _cuts(), size="poster")  # type: ignore[arg-type]  # the mistake
+        panels(cuts, cuts_table(), size="poster")  # type: ignore[arg-type]  # the mistake
 
 
 def test_pruners_differ_in_colour_and_in_marker() -> None:
@@ -348,78 +250,13 @@ def test_files_are_the_same_for_the_same_table(tmp_path: Path, suffix: str) -> N
     contents = []
     for number in (1, 2):
         path = tmp_path / f"{number}.{suffix}"
-        style.save(panels(cuts, _cuts()), path)
+        style.save(panels(cuts, cuts_table()), path)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert len(contents[0]) > 1000
 
 
-# --- The command --------------------------------------------------------------------------------
-
-
-def _command(*words: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[1]
-    return subprocess.run(
-        [sys.executable, "-m", "figures", *words],
-        capture_output=True, text=True, cwd=root, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_draws_without_torch(tmp_path: Path) -> None:
-    tables.write(_cuts(), tmp_path / "cuts.csv", "cuts")
-    code = (
-        "import sys; from figures.__main__ import main\n"
-        f"try: main(['cuts', '{tmp_path}/cuts.csv', '--out', '{tmp_path}/cuts.svg'])\n"
-        "except SystemExit as stop: code = stop.code\n"
-        "print(code, 'torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
-    )
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "0 False False"
-    assert "certified" in (tmp_path / "cuts.svg").read_text()
-
-
-def test_the_commands_mistakes(tmp_path: Path) -> None:
-    table = str(tmp_path / "cuts.csv")
-    tables.write(_cuts(), Path(table), "cuts")
-    out = ("--out", str(tmp_path / "x.pdf"))
-    cases = {
-        ("cust", table, *out): "unknown figure 'cust'; nearest: cuts",
-        ("cuts", table): "--out",
-        ("cuts", table, "--out", "x.doc"): "expected a suffix of .pdf, .svg, .png",
-        ("cuts", str(tmp_path / "no.csv"), *out): "cannot be read",
-        ("densities", table, *out): "expected table 'layers' of schema version 1, got 'cuts' of 1",
-        ("cuts", table, *out, "--published"): "the published cuts are of vgg19, 3x224x224",
-        ("neurons", table, *out, "--size", "poster"): "--size",
-    }
-    for words, message in cases.items():
-        done = _draw(*words)
-        assert message in str(done), words
-    assert not (tmp_path / "x.pdf").exists()
-    done = _command("cust", table, *out)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown figure 'cust'; nearest: cuts\n"
-
-
-def _draw(name: str, *words: str) -> RequestError:
-    with pytest.raises(RequestError) as error:
-        draw(name, words)
-    return error.value
-
-
-def test_a_table_of_a_newer_schema_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
-    tables.write(_cuts(), tmp_path / "cuts.csv", "cuts")
-    monkeypatch.undo()
-    error = _draw("cuts", str(tmp_path / "cuts.csv"), "--out", str(tmp_path / "x.pdf"))
-    assert "expected table 'cuts' of schema version 1, got 'cuts' of 2" in str(error)
-
-
 def test_panels_of_one_panel_fill_a_column() -> None:
-    figure = panels(cuts, _cuts())
+    figure = panels(cuts, cuts_table())
     assert isinstance(figure, Figure)
     assert figure.get_figwidth() == style.SIZES["column"][0]

@@ -21,6 +21,7 @@ from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.options import Execution
 from collapse.preparation import choose_device
+from collapse.storage import check_writable
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")
@@ -60,6 +61,7 @@ def main(config: Config) -> None:
     for name in config.figures:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
+    check_writable(config.results / "any.csv", (".csv",))
     points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
     work = Work(config.execution, device=device, time_limit=lambda: end - time.monotonic())
     queue = list(_in_turn(points))

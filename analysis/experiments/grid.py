@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated
 
 import pandas as pd
-import tyro
 
 from analysis.experiments import accuracy
-from analysis.experiments.networks import MODE, PRUNERS, powers
+from analysis.experiments.networks import MODE, PRUNERS
 from analysis.points import Measured, Trained, Work, complete
+from collapse.errors import RequestError
 from collapse.options import Mode, Setup, Training
 
 TABLE = "accuracy"
+
+
+# Several take the place of one.
+_NOBODY = Setup("", dataset="")
 
 
 @dataclass(frozen=True)
@@ -21,71 +24,69 @@ class Config:
     """Accuracy against compression for each model on each dataset.
 
     Attributes:
-        models: in place of --model.
-        datasets: in place of --dataset.
+        models: each of them (in place of --model).
+        datasets: each of them (in place of --dataset).
         pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        compressions: to prune to; without them powers of ten up to log10-max.
-        log10_step: between two of these powers.
-        log10_max: the highest of them, at most the network's maximal compression.
+        compressions: to prune to.
         mode: in which snip and grasp are scored; eval as in the published numbers.
         seeds: one run each, of everything random.
         critical: also find each pruner's critical compression (a minute for SynFlow, VGG-16).
     """
 
-    setup: Setup = field(default_factory=lambda: Setup(""))
+    setup: Setup = _NOBODY
     training: Training = field(default_factory=Training)
     models: tuple[str, ...] = ("vgg11_bn", "vgg16_bn", "resnet18", "wideresnet18")
     datasets: tuple[str, ...] = ("cifar10", "cifar100", "tinyimagenet")
     pruners: tuple[str, ...] = PRUNERS
-    compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
-    log10_step: float = 0.25
-    log10_max: float = 3.0
+    compressions: tuple[float, ...] = tuple(10 ** (i / 4) for i in range(13))
     mode: Mode = MODE
     seeds: tuple[int, ...] = (0, 1, 2)
     critical: bool = False
 
 
+_SMALL = Config(
+    replace(_NOBODY, init="xavier"),
+    replace(accuracy.QUICK, epochs=4),
+    models=("fc", "conv"),
+    datasets=("digits",),
+    compressions=(1.0, 10**0.5, 10.0, 100.0, 1000.0),
+)
 PRESETS = {
-    "smoke": Config(
-        Setup("", init="xavier"),
-        replace(accuracy.QUICK, epochs=1),
-        models=("fc", "conv"),
-        datasets=("digits",),
+    "smoke": replace(
+        _SMALL,
+        training=replace(accuracy.QUICK, epochs=1),
         pruners=("magnitude", "synflow"),
         compressions=(1.0, 100.0),
         seeds=(0, 1),
     ),
-    "laptop": Config(
-        Setup("", init="xavier"),
-        replace(accuracy.QUICK, epochs=4),
-        models=("fc", "conv"),
-        datasets=("digits",),
-        compressions=(1.0, 10**0.5, 10.0, 100.0, 1000.0),
-    ),
+    "laptop": _SMALL,
     "paper": Config(),
 }
 
 
 def panels(config: Config) -> list[accuracy.Config]:
-    """One of each dataset and model."""
-    found = []
-    for dataset in dict.fromkeys(config.datasets):
-        for model in dict.fromkeys(config.models):
-            panel = accuracy.Config(
-                replace(config.setup, model=model, dataset=dataset),
-                config.training,
-                config.pruners,
-                config.compressions,
-                config.log10_step,
-                config.mode,
-                config.seeds,
-            )
-            if config.compressions is None:
-                highest = min(10**config.log10_max * (1 + 1e-9), accuracy.maximum_of(panel))
-                steps = powers(10, config.log10_step, highest)
-                panel = replace(panel, compressions=steps)
-            found.append(panel)
-    return found
+    """One of each dataset and model.
+
+    Raises:
+        RequestError: no model or dataset, or one given as if it were the only one.
+    """
+    for one, name in ((config.setup.model, "model"), (config.setup.dataset, "dataset")):
+        if one:
+            raise RequestError(f"--{name} {one}: expected --{name}s {one}, because a grid has many")
+        if not getattr(config, f"{name}s"):
+            raise RequestError(f"--{name}s: expected at least one, got none")
+    return [
+        accuracy.Config(
+            replace(config.setup, model=model, dataset=dataset),
+            config.training,
+            config.pruners,
+            config.compressions,
+            mode=config.mode,
+            seeds=config.seeds,
+        )
+        for dataset in dict.fromkeys(config.datasets)
+        for model in dict.fromkeys(config.models)
+    ]
 
 
 def points(config: Config) -> list[Trained]:

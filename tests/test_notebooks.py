@@ -1,0 +1,146 @@
+"""The notebooks, top to bottom, each in a kernel of its own; and `figures all`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+from collapse import tables
+from figures import commands
+from tests.drawn_tables import TABLES
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "figures" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def refresh() -> ModuleType:
+    path = ROOT / "figures" / "notebooks" / "refresh.py"
+    spec = importlib.util.spec_from_file_location("refresh", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _pictures(notebook: dict[str, object]) -> int:
+    cells = notebook["cells"]
+    assert isinstance(cells, list)
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+
+
+def test_all_notebooks_run_from_a_clean_kernel(
+    refresh: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the smallest preset; two at a time, because most of it is starting up."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert [path.stem for path in NOTEBOOKS] == [
+        "figure1_accuracy", "figure2_densities", "figure3_neurons", "figure4_layer_scores",
+        "figure5_imp", "figure6_grid", "figure7_cuts", "your_own_model",
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda path: refresh.execute(path, "smoke"), NOTEBOOKS))
+    for path, notebook in zip(NOTEBOOKS, done, strict=True):
+        assert _pictures(notebook) >= 1, path.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_notebooks_are_readable_and_do_not_churn(path: Path, refresh: ModuleType) -> None:
+    """With pictures, small, and without what differs from run to run."""
+    assert path.stat().st_size < 400_000
+    stored = json.loads(path.read_text())
+    assert _pictures(stored) >= 1
+    assert "widgets" not in stored["metadata"]
+    for cell in stored["cells"]:
+        assert cell.get("execution_count") is None
+        assert cell["metadata"] == {}
+        assert all(output.get("name") != "stderr" for output in cell.get("outputs", []))
+        assert all(output["output_type"] != "error" for output in cell.get("outputs", []))
+    if path.stem.startswith("figure"):
+        assert refresh.PRESET in path.read_text().replace('\\"', '"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_laptop_preset_takes_under_two_minutes(
+    path: Path, refresh: ModuleType, tmp_path: Path
+) -> None:
+    """In a folder of runs of its own, so that nothing is done already."""
+    copy = tmp_path / "a" / "b" / path.name
+    copy.parent.mkdir(parents=True)
+    copy.write_text(path.read_text().replace('\\"../..\\"', f'\\"{ROOT}\\"'))
+    start = time.monotonic()
+    refresh.execute(copy)
+    print(f"{path.stem}: {time.monotonic() - start:.0f} s")
+    assert time.monotonic() - start < 120
+
+
+# --- figures all --------------------------------------------------------------------------------
+
+
+def _all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> int:
+    """`figures all` with experiments that write tables made by hand."""
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        name = words[3]
+        if codes.get(name, 0) in (0, 1):
+            table = TABLES[name]
+            if codes.get(name):
+                half = table.iloc[[0]].assign(finished=False, iterations=77)
+                table = pd.concat([table, half], ignore_index=True)
+            out = Path(words[words.index("--out") + 1])
+            tables.write(table, out, commands.find(name).TABLE)
+        return subprocess.CompletedProcess(words, codes.get(name, 0))
+
+    monkeypatch.setattr(commands.subprocess, "run", run)
+    return commands.make_all(["--out", str(tmp_path), "--suffix", "svg", "--quiet"])
+
+
+def test_figures_all_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _all(tmp_path, monkeypatch, {}) == 0
+    assert sorted(p.stem for p in tmp_path.glob("*.svg")) == sorted(commands.FIGURES)
+    assert "points" not in (tmp_path / "cuts.svg").read_text()
+
+
+def test_figures_all_draws_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _all(tmp_path, monkeypatch, {"cuts": 1}) == 1
+    assert "9 of 10 points" in (tmp_path / "cuts.svg").read_text()
+    assert len(list(tmp_path.glob("*.svg"))) == 8
+
+
+def test_figures_all_stops_where_an_experiment_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _all(tmp_path, monkeypatch, {"neurons": 2}) == 2
+    assert sorted(p.stem for p in tmp_path.glob("*.svg")) == ["accuracy", "densities"]
+
+
+@pytest.mark.slow
+def test_figures_all_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """Killed in the middle (the whole group, kill -9), the same command ends the work."""
+    words = [sys.executable, "-m", "figures", "all", "--preset", "smoke", "--suffix", "svg"]
+    words += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--quiet"]
+    first = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "out" / "neurons.parquet").exists():
+        assert first.poll() is None
+        time.sleep(0.1)
+    subprocess.run(["kill", "-9", "--", f"-{first.pid}"], check=True)
+    first.wait()
+    points = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
+    assert subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert len(list((tmp_path / "out").glob("*.svg"))) == 8
+    assert all(path.stat().st_mtime_ns == at for path, at in points.items())
