@@ -15,22 +15,14 @@ from typing import Annotated, Literal
 import tyro
 
 from analysis import published
+from analysis.experiments import EXPERIMENTS
 from collapse import cli, style, tables
 from collapse.errors import RequestError, unknown
 from collapse.storage import PLOT_SUFFIXES, check_writable
 from figures.plotting import panels
 
-# In the paper's order; each is also an experiment of `python -m analysis`.
-FIGURES = {
-    "accuracy": "accuracy against compression, critical compressions marked (figure 1)",
-    "densities": "where collapse occurs: density of each layer (figure 2)",
-    "neurons": "score into against score out of each hidden unit (figure 3)",
-    "layer-scores": "mean layer score against inverse layer size (figure 4)",
-    "levels": "IMP in 1, 2, 3 levels: accuracy against compression (figure 5a)",
-    "dynamics": "mean layer score against inverse layer size while training (figure 5b)",
-    "grid": "accuracy against compression, models × datasets (figure 6)",
-    "cuts": "prune-to-cut ratio against iterations (figure 7)",
-}
+# Each figure draws the table of the experiment of its name.
+FIGURES = EXPERIMENTS
 
 
 def find(name: str) -> ModuleType:

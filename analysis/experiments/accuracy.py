@@ -18,9 +18,9 @@ from analysis.experiments.networks import (
     network,
     powers,
     row_of,
-    sizes_of,
 )
 from analysis.points import Measured, Trained, Work, complete
+from collapse import masks as masking
 from collapse.commands.critical import frame_of, measure
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
@@ -161,5 +161,5 @@ def beside(critical: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def maximum_of(config: Config) -> float:
     """``N / L`` of the network."""
     seeds: Sequence[int] = config.seeds or (0,)
-    sizes = sizes_of(config.setup, seeds[0], needs_labels(config.pruners))
-    return sum(sizes.values()) / len(sizes)
+    dense = masking.dense(network(config.setup, seeds[0], needs_labels(config.pruners)).model)
+    return masking.total(dense) / len(dense)

@@ -10,22 +10,12 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from analysis.experiments.networks import (
-    MODE,
-    PRUNERS,
-    VGG19,
-    key_of,
-    needs_labels,
-    network,
-    powers,
-    row_of,
-    sizes_of,
-)
+from analysis.experiments.networks import VGG19, Scored, key_of, powers, row_of
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.functional import Masks
-from collapse.options import Mode, Pruning, Scope, Setup
+from collapse.options import Pruning, Scope, Setup
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -33,25 +23,18 @@ TABLE = "layers"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Scored):
     """Density of each layer at compressions up to the maximum, one curve a layer.
 
     Attributes:
-        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
         compressions: to look at; without them powers of two.
         log2_step: between two of these powers.
         scope: rank all parameters together (global), or each layer by itself.
-        mode: in which snip and grasp are scored; eval as in the published numbers.
-        seed: of initialisation, samples and random scores.
     """
 
-    setup: Setup
-    pruners: tuple[str, ...] = PRUNERS
     compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
     log2_step: float = 2.0
     scope: Scope = "global"
-    mode: Mode = MODE
-    seed: int = 0
 
 
 PRESETS = {
@@ -63,9 +46,8 @@ PRESETS = {
 
 def points(config: Config) -> list[Measured]:
     """One of each one-shot pruner, one of each compression of the others."""
-    labelled = needs_labels(config.pruners)
-    sizes = sizes_of(config.setup, config.seed, labelled)
-    maximum = sum(sizes.values()) / len(sizes)
+    dense = masking.dense(config.prepared().model)
+    maximum = masking.total(dense) / len(dense)
     compressions = config.compressions or powers(2, config.log2_step, maximum)
     found = []
     for pruner in dict.fromkeys(config.pruners):
@@ -80,7 +62,7 @@ def points(config: Config) -> list[Measured]:
                     {**key, "compressions": part},
                     {**row, "compression": part[0]},
                     f"{pruner} to {part[-1]:,.6g}",
-                    partial(_measure, config, options, part, row, labelled),
+                    partial(_measure, config, options, part, row),
                 )
             )
     return found
@@ -96,9 +78,8 @@ def _measure(
     options: Pruning,
     compressions: Sequence[float],
     row: dict[str, Any],
-    labelled: bool,
 ) -> pd.DataFrame:
-    prepared = network(config.setup, config.seed, labelled)
+    prepared = config.prepared()
     dense = masking.dense(prepared.model)
     total, scores = masking.total(dense), Scores({})
     rows = []

@@ -8,39 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import (
-    MODE,
-    PRUNERS,
-    VGG19,
-    key_of,
-    needs_labels,
-    network,
-    row_of,
-)
+from analysis.experiments.networks import VGG19, Scored, key_of, needs_labels, row_of
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.models import prunable
-from collapse.options import Mode, Pruning, Setup
+from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score
 
 TABLE = "layers"
 
 
 @dataclass(frozen=True)
-class Config:
-    """Each layer's mean score in the dense network; conserved scores lie on a line of slope 1.
-
-    Attributes:
-        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        mode: in which snip and grasp are scored; eval as in the published numbers.
-        seed: of initialisation, samples and random scores.
-    """
-
-    setup: Setup
-    pruners: tuple[str, ...] = PRUNERS
-    mode: Mode = MODE
-    seed: int = 0
+class Config(Scored):
+    """Each layer's mean score in the dense network; conserved scores lie on a line of slope 1."""
 
 
 PRESETS = {
@@ -52,7 +33,7 @@ PRESETS = {
 
 def points(config: Config) -> list[Measured]:
     """One a pruner."""
-    labelled = needs_labels(config.pruners)
+    needs_labels(config.pruners)
     found = []
     for pruner in dict.fromkeys(config.pruners):
         options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
@@ -63,7 +44,7 @@ def points(config: Config) -> list[Measured]:
                 {**key_of(config.setup, options), "scored": "dense"},
                 row,
                 pruner,
-                partial(_measure, config, options, row, labelled),
+                partial(_measure, config, options, row),
             )
         )
     return found
@@ -74,8 +55,8 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
     return complete(points(config), TABLE, work)
 
 
-def _measure(config: Config, options: Pruning, row: dict[str, Any], labelled: bool) -> pd.DataFrame:
-    prepared = network(config.setup, config.seed, labelled)
+def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+    prepared = config.prepared()
     model, dense = prepared.model, masking.dense(prepared.model)
     mode = mode_of(options.pruner, config.mode) or "eval"
     inputs = ScoreInputs(prepared.batches, mode, output=config.setup.output, seed=config.seed)

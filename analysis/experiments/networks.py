@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup
@@ -18,6 +18,26 @@ PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
 MODE: Mode = "eval"
 VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What every experiment takes that scores one network by several pruners.
+
+    Attributes:
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        mode: in which snip and grasp are scored; eval as in the published numbers.
+        seed: of initialisation, samples and random scores.
+    """
+
+    setup: Setup
+    pruners: tuple[str, ...] = PRUNERS
+    mode: Mode = MODE
+    seed: int = 0
+
+    def prepared(self) -> Prepared:
+        """The network with its scoring batches."""
+        return network(self.setup, self.seed, needs_labels(self.pruners))
 
 
 @lru_cache(maxsize=1)
@@ -47,11 +67,6 @@ def key_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
 def row_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
     """The columns that each table begins with."""
     return Experiment(setup, pruning).row()
-
-
-def sizes_of(setup: Setup, seed: int, labelled: bool) -> dict[str, int]:
-    """Parameters of each layer."""
-    return masking.sizes(masking.dense(network(setup, seed, labelled).model))
 
 
 def powers(base: float, step: float, maximum: float) -> tuple[float, ...]:

@@ -8,19 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import (
-    MODE,
-    PRUNERS,
-    VGG19,
-    key_of,
-    needs_labels,
-    network,
-    row_of,
-)
+from analysis.experiments.networks import VGG19, Scored, key_of, needs_labels, row_of
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
 from collapse.auditing import neuron_sums, signed_saliency
-from collapse.options import Mode, Pruning, Setup
+from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score
 
 TABLE = "neurons"
@@ -28,21 +20,11 @@ SIGNED = "snip signed"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Scored):
     """What each hidden unit receives and passes on, in each pruner's scores.
 
     SNIP comes twice: its scores, and the signed saliency before their absolute value.
-
-    Attributes:
-        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        mode: in which snip and grasp are scored; eval as in the published numbers.
-        seed: of initialisation, samples and random scores.
     """
-
-    setup: Setup
-    pruners: tuple[str, ...] = PRUNERS
-    mode: Mode = MODE
-    seed: int = 0
 
 
 PRESETS = {
@@ -54,7 +36,7 @@ PRESETS = {
 
 def points(config: Config) -> list[Measured]:
     """One a quantity."""
-    labelled = needs_labels(config.pruners)
+    needs_labels(config.pruners)
     quantities = [*dict.fromkeys(config.pruners)]
     if "snip" in quantities:
         quantities.insert(quantities.index("snip"), SIGNED)
@@ -69,7 +51,7 @@ def points(config: Config) -> list[Measured]:
                 {**key_of(config.setup, options), "quantity": quantity},
                 row,
                 quantity,
-                partial(_measure, config, options, row, labelled),
+                partial(_measure, config, options, row),
             )
         )
     return found
@@ -80,8 +62,8 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
     return complete(points(config), TABLE, work)
 
 
-def _measure(config: Config, options: Pruning, row: dict[str, Any], labelled: bool) -> pd.DataFrame:
-    prepared = network(config.setup, config.seed, labelled)
+def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+    prepared = config.prepared()
     model, batches, output = prepared.model, prepared.batches, config.setup.output
     if row["quantity"] == SIGNED:
         values = signed_saliency(model, batches, config.mode, output)
