@@ -106,10 +106,18 @@ def provenance(table: str, device: str) -> dict[str, Any]:
         "table": table,
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "device": device,
         "versions": versions,
     }
+
+
+def _program() -> str:
+    """What was typed before the options: ``python -m MODULE``, or a script's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def check_path(path: Path | None) -> None:

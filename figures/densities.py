@@ -15,7 +15,7 @@ PANELS: tuple[str, ...] = ("pruner",)
 
 @plots(TABLE, one=("model", "pruner"))
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """A curve a layer, from the input (dark) to the output (bright); × where a layer is empty.
+    """A curve a layer, from the input (dark) to the output (bright); ▽ where a layer is empty.
 
     Args:
         rows: a ``layers`` table of one network and pruner at several compressions.
@@ -36,9 +36,9 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
         empty = part[part["kept"] == 0]
         if len(empty):
             first = empty.iloc[0]["compression"]
-            ax.plot([first], [floor], "x", color=colour, clip_on=False)
+            ax.plot([first], [floor], "v", color=colour, clip_on=False)
     if (rows["kept"] == 0).any():
-        ax.plot([], [], "x", color="black", label="first empty")
+        ax.plot([], [], "v", color="black", label="first empty")
     ends = [1.0, rows["compression"].max()]
     ax.plot(ends, [1 / end for end in ends], ":", color="black", linewidth=0.8, label="equal")
     if published is not None:

@@ -88,7 +88,7 @@ def test_grid_has_a_panel_for_each_network_with_an_inset() -> None:
     assert names == ["Magnitude", "SynFlow", "critical compression", "maximal"]
 
 
-def test_densities_are_curves_by_layer_with_a_cross_at_the_first_collapse() -> None:
+def test_densities_are_curves_by_layer_with_a_mark_at_the_first_collapse() -> None:
     table = layers_table(
         {"magnitude": {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (0, 631), 64.0: (0, 157)}}
     )
@@ -96,8 +96,8 @@ def test_densities_are_curves_by_layer_with_a_cross_at_the_first_collapse() -> N
     lines = _labelled(ax)
     np.testing.assert_array_equal(lines["layer 1"], [[1, 1], [4, 0.25]])
     np.testing.assert_array_equal(lines["layer 2"][:, 1], [1, 0.25, 0.0631, 0.0157])
-    cross = [l for l in ax.get_lines() if l.get_marker() == "x" and len(l.get_xdata())]  # noqa: E741  # l for line
-    assert [float(np.array(line.get_xdata())[0]) for line in cross] == [16.0]
+    marks = [l for l in ax.get_lines() if l.get_marker() == "v" and len(l.get_xdata())]  # noqa: E741  # l for line
+    assert [float(np.array(line.get_xdata())[0]) for line in marks] == [16.0]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_title(loc="left") == "Magnitude, net"
 

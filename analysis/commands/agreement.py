@@ -71,7 +71,7 @@ def show(
         table.add_row(name, *_cells(found[name]))
     console.print(table)
     for name, each in found.items():
-        for line in (*_outside(name, each), *_not_run(name, each)):
+        for line in (*_by_pruner(name, each), *_outside(name, each), *_not_run(name, each)):
             console.print(line, highlight=False)
         for line in _made((ours or {}).get(name)):
             console.print(f"{name}: {line}", highlight=False)
@@ -80,6 +80,16 @@ def show(
         "figure 6, up to compression 1,000",
         highlight=False,
     )
+
+
+def _by_pruner(name: str, each: Comparison) -> list[str]:
+    """Which pruners agree: the data-driven ones also depend on the images."""
+    ran = each.run
+    if ran.empty or "pruner" not in ran:
+        return []
+    counts = ran.groupby("pruner", sort=False)["within"].agg(["sum", "size"])
+    words = [f"{pruner} {row['sum']} of {row['size']}" for pruner, row in counts.iterrows()]
+    return [f"{name}: within: {', '.join(words)}"]
 
 
 def _cells(each: Comparison) -> list[str]:
