@@ -11,6 +11,7 @@ from collapse.errors import unknown
 # Each module has a dataclass `Config`, a function `main(config)`, and what it does in one line.
 # Beside these, every experiment of the paper's figures is a name (`experiments.EXPERIMENTS`).
 COMMANDS = {
+    "report": ("analysis.commands.report", "one page about one network"),
     "agreement": ("analysis.commands.agreement", "our results against the published numbers"),
     "reproduce": ("analysis.commands.reproduce", "as many of the paper's points as fit a time"),
     "sweep": ("analysis.commands.sweep", "run a grid of models, datasets, pruners, … from a file"),

@@ -67,7 +67,21 @@ def compare(name: str, ours: pd.DataFrame) -> Comparison:
     ours = ours[ours["finished"].astype(bool)]
     for column, values in published.NETWORKS[name].items():
         ours = ours[ours[column].isin(values)]
+    ours = _one_schedule(ours)
     return COMPARISONS[name](ours, theirs)
+
+
+def _one_schedule(ours: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the longest schedule on the most images: others are other experiments."""
+    if ours.empty:
+        return ours
+    for column in ("train_images", "epochs"):
+        if column in ours:
+            ours = ours[ours[column] == ours[column].max()]
+    if "run" in ours and "epoch" in ours:
+        last = ours.groupby("run")["epoch"].transform("max")
+        ours = ours[last == last.max()]
+    return ours
 
 
 def _densities(ours: pd.DataFrame, theirs: pd.DataFrame) -> Comparison:

@@ -61,6 +61,9 @@ class Point(Protocol):
     def stored(self, work: Work) -> pd.DataFrame | None:
         """Its rows, if it is done."""
 
+    def check(self) -> None:
+        """Raise RequestError where it cannot be done whatever happens."""
+
     def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
         """Do it, keep it, return its rows; None if it failed (which was said)."""
 
@@ -95,6 +98,9 @@ class Measured:
             return tables.read(self._path(work), self.table)[0]
         return None
 
+    def check(self) -> None:
+        """Measuring raises by itself."""
+
     def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame:
         """Measure and keep."""
         update(self.about)
@@ -121,7 +127,13 @@ class Trained:
         run = self.experiment.run(work.execution.runs)
         if not (run.folder / "done.json").exists():
             return None
-        return self.rows(run).assign(finished=True)
+        with suppress(RequestError):  # a damaged result: doing it moves it aside
+            return self.rows(run).assign(finished=True)
+        return None
+
+    def check(self) -> None:
+        """A request that is wrong is no run that failed."""
+        self.experiment.check()
 
     def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
         """Do the run, from its last epoch if it was begun."""
@@ -159,6 +171,9 @@ def complete(points: Sequence[Point], table: str, work: Work | None = None) -> p
         raise RequestError("nothing to do: expected at least one point in this experiment")
     if not work.so_far:  # say now what cannot be written, not after the first hour
         check_writable(work.execution.runs / "points" / "any.parquet", (".parquet",))
+        work.execution.check()
+        for point in points:
+            point.check()
     frames: list[pd.DataFrame] = []
     with cli.progress(len(points), work.execution.quiet) as update:
         for number, point in enumerate(points):

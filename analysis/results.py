@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +35,8 @@ def append(name: str, rows: pd.DataFrame, folder: Path, device: str) -> pd.DataF
     before = load(name, folder)
     rows = rows[rows["finished"].astype(bool)]
     if before is not None and len(before):
-        key = [column for column in ("run", "pruner", "seed", "compression") if column in rows]
+        # A run's name covers its schedule and data; runs that prune nothing are shared.
+        key = [*tables.SETTINGS, *(name for name in ("run", "compression") if name in rows)]
         old = before[~_keys(before, key).isin(set(_keys(rows, key)))]
         rows = pd.concat([old.astype(object), rows.astype(object)], ignore_index=True)
     rows = rows.infer_objects()
@@ -43,4 +45,14 @@ def append(name: str, rows: pd.DataFrame, folder: Path, device: str) -> pd.DataF
 
 
 def _keys(table: pd.DataFrame, columns: list[str]) -> pd.Series:
-    return table[columns].astype(str).agg("|".join, axis=1)
+    """The columns as one word a row, the same for a table in memory and one read again."""
+    words = pd.Series("", index=table.index)
+    for column in columns:
+        words = words + "|" + table[column].map(_word)
+    return words
+
+
+def _word(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return value if isinstance(value, str) else f"{float(value):.12g}"

@@ -263,12 +263,15 @@ def _missing(name: str, root: Path) -> str:
 def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]:
     """torchvision's own files under root, downloaded if they are not there."""
     builder = _TORCHVISION[name]
+    new = not root.exists()
     try:
         try:
             source = builder(str(root), train=split == "train", download=False)
         except RuntimeError:  # torchvision's word for files that are not there
             source = builder(str(root), train=split == "train", download=True)
     except Exception as error:  # network, checksum and pickle errors have no common type
+        if new and root.is_dir():  # made for a download that never came
+            _remove_empty(root)
         raise RequestError(
             f"dataset '{name}' is not in '{root}' and cannot be downloaded "
             f"({first_line(error)}); where there is a network, run "
@@ -279,6 +282,14 @@ def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     labels = torch.as_tensor(source.targets)
     return images, labels.long(), _CLASSES[name]
+
+
+def _remove_empty(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 # --- Cache ------------------------------------------------------------------------------------

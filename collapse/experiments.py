@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -112,6 +112,18 @@ class Experiment:
             "seed": self.pruning.seed,
         }
 
+    def check(self) -> None:
+        """Raise RequestError where the request is wrong, before anything is done or written."""
+        self.config()
+        settings = self.settings()
+        self._check_parts(settings)
+        check(_sizes(replace(self.setup, device="cpu")), self.compression, self.rewinding, settings)
+
+    def _check_parts(self, settings: recipes.Settings) -> None:
+        train, test = self.datasets()
+        train.part(settings.train_samples, "--train-samples")
+        test.part(settings.test_samples, "--test-samples")
+
     def run(self, runs: Path) -> Run:
         """Its folder under ``runs``, whether it is there or not."""
         return Run(runs, self.config())
@@ -151,8 +163,7 @@ def perform(
         RequestError: anything that preparing and training raise; noted in the run's folder.
     """
     execution = execution or Execution()
-    if execution.save_every < 1:
-        raise RequestError(f"--save-every: expected at least 1, got {execution.save_every}")
+    execution.check()
     run = experiment.run(execution.runs)
     try:
         if run.done():
@@ -188,10 +199,9 @@ def perform(
 def _prepared(experiment: Experiment) -> Prepared:
     pruning = experiment.pruning
     data_free = pruning.pruner in DATA_FREE or experiment.compression == 1
-    train, test = experiment.datasets()
+    train, _ = experiment.datasets()
     settings = experiment.settings()
-    train.part(settings.train_samples, "--train-samples")
-    test.part(settings.test_samples, "--test-samples")
+    experiment._check_parts(settings)
     prepared = prepare(experiment.setup, pruning.seed, labelled=not data_free, dataset=train)
     sizes = masking.sizes(masking.dense(prepared.model))
     check(sizes, experiment.compression, experiment.rewinding, settings)
@@ -253,6 +263,12 @@ def _limited(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@lru_cache(maxsize=32)
+def _sizes(setup: Setup) -> dict[str, int]:
+    """Parameters of each layer."""
+    return masking.sizes(masking.dense(prepare(setup, 0, labelled=False).model))
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from collapse.errors import RequestError
+
 Mode = Literal["train", "eval"]
 Scope = Literal["global", "layer"]
 ScheduleName = Literal["linear", "exponential", "certified"]
@@ -154,3 +156,8 @@ class Execution:
     compile: bool = False
     save_every: int = 1
     quiet: bool = False
+
+    def check(self) -> None:
+        """Raise RequestError where a value is out of its range."""
+        if self.save_every < 1:
+            raise RequestError(f"--save-every: expected at least 1, got {self.save_every}")

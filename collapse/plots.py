@@ -92,7 +92,8 @@ def score_against_inverse_size(table: pd.DataFrame, *, ax: Axes | None = None) -
     assert ax is not None
     pruner = str(table["pruner"].iloc[0])
     inverse, mean = 1 / table["parameters"].to_numpy(float), layer_means(table)
-    ax.loglog(inverse, mean, style.marker(pruner), color=style.colour(pruner))
+    seen = mean > 0  # a logarithm has no zero
+    ax.loglog(inverse[seen], mean[seen], style.marker(pruner), color=style.colour(pruner))
     _against_inverse_size(ax, inverse, mean)
     ax.set_ylabel("|mean layer score|")
     ax.set_title(f"{style.name(pruner)}, {table['model'].iloc[0]}", loc="left")
@@ -134,7 +135,8 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         rows = first[first["epoch"] == epoch].sort_values("parameters")
         label = f"epoch {epoch}"
         inverse, mean = 1 / rows["parameters"].to_numpy(float), rows["score_mean"].to_numpy(float)
-        ax.loglog(inverse, mean, "o-", color=colour, linewidth=0.8, label=label)
+        seen = mean > 0
+        ax.loglog(inverse[seen], mean[seen], "o-", color=colour, linewidth=0.8, label=label)
     _against_inverse_size(ax, inverse, mean)
     ax.set_ylabel("mean squared weight")
     ax.set_title(_network(table), loc="left")
@@ -143,7 +145,7 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.text(
             0.98,
             0.03,
-            f"r {start:.3f} → {end:.3f}",
+            f"r {start:.4f} → {end:.4f}",
             transform=ax.transAxes,
             ha="right",
             va="bottom",

@@ -155,14 +155,16 @@ def readable_logarithms(ax: Axes) -> None:
         (ax.xaxis, ax.get_xlim(), ax.get_xscale()),
         (ax.yaxis, ax.get_ylim(), ax.get_yscale()),
     ):
-        if scale != "log":
-            continue
+        if scale != "log" or not 0 < min(limits) < max(limits) < math.inf:
+            continue  # an axis without a point has no such limits
         low, high = (math.log10(end) for end in sorted(limits))
         if math.floor(high) - math.ceil(low) < 1:  # fewer than two powers of ten in sight
             short = low > -4 and high < 5
             few = (1, 2, 3, 5) if short else (1, 3)
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
             axis.set_major_formatter(FuncFormatter(_tick))
+        else:  # one power in two where type is large
+            axis.set_major_locator(LogLocator(numticks=7))
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -140,7 +140,7 @@ def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> N
     missing = [column for column in COLUMNS[table] if column not in frame.columns]
     if missing:
         raise RequestError(f"table '{table}' lacks the columns {', '.join(missing)}")
-    metadata = json.dumps(provenance(table, device))
+    metadata = json.dumps({**provenance(table, device), "rows": len(frame)})
     with atomic(path) as temporary:
         if path.suffix == ".parquet":
             arrow = pa.Table.from_pandas(frame, preserve_index=False)
@@ -149,6 +149,7 @@ def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> N
                     {**(arrow.schema.metadata or {}), b"collapse": metadata.encode()}
                 ),
                 temporary,
+                write_page_checksum=True,
             )
         elif path.suffix == ".csv":
             temporary.write_text(f"# {metadata}\n{frame.to_csv(index=False)}")
@@ -206,7 +207,7 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """
     try:
         if path.suffix == ".parquet":
-            arrow = pq.read_table(path)
+            arrow = pq.read_table(path, page_checksum_verification=True)
             metadata = json.loads((arrow.schema.metadata or {}).get(b"collapse", b"{}"))
             frame = arrow.to_pandas()
         elif path.suffix == ".csv":
@@ -222,6 +223,8 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"table '{path}' cannot be read: {first_line(error)}") from error
+    if not isinstance(metadata, dict):
+        raise RequestError(f"'{path}': expected a table of ours, got one without its description")
     found = metadata.get("table"), metadata.get("schema_version")
     if found != (table, SCHEMA_VERSION):
         raise RequestError(
@@ -231,4 +234,8 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     for column in COLUMNS[table]:
         if column not in frame.columns:
             raise RequestError(f"'{path}': table '{table}' lacks the column '{column}'")
+    if len(frame) != metadata.get("rows", len(frame)):
+        raise RequestError(
+            f"'{path}': expected {metadata['rows']:,} rows, got {len(frame):,}: was it cut?"
+        )
     return frame, metadata

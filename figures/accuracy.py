@@ -14,18 +14,25 @@ TABLE = "accuracy"
 PANELS: tuple[str, ...] = ("dataset", "model")
 
 
+# No pruner's own marker looks like it.
+_CRITICAL: dict[str, Any] = {
+    "marker": "|", "linestyle": "none", "markersize": 11, "markeredgewidth": 2, "clip_on": False,
+    "zorder": 3,
+}  # fmt: skip
+
+
 @plots(TABLE, one=("model", "dataset"))
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     """Best top-1 test accuracy against compression: mean and range over runs, by pruner.
 
-    A triangle at the foot marks each pruner's critical compression, a dashed line the maximum.
+    A bar at the foot marks each pruner's critical compression, a dashed line the maximum.
 
     Args:
         rows: an ``accuracy`` table of one network and dataset.
         ax: where to draw; a new figure without it.
         published: the paper's numbers (``analysis.published``), as crosses.
     """
-    runs = rows["seed"].nunique()
+    runs, marked = rows["seed"].nunique(), False
     for pruner, part in rows.groupby("pruner", sort=False):
         name = str(pruner)
         look: dict[str, Any] = {"color": style.colour(name), "label": style.name(name)}
@@ -35,12 +42,13 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
             curve.index, curve["min"], curve["max"], color=look["color"], alpha=0.2, linewidth=0
         )
         for value in _critical(part):
-            ax.plot(
-                [value], [0], "^", color=look["color"], transform=ax.get_xaxis_transform(),
-                clip_on=False, markersize=5, zorder=3,
-            )  # fmt: skip
-    if rows["critical_compression"].notna().any():
-        ax.plot([], [], "^", color="black", label="critical compression")
+            foot = ax.get_xaxis_transform()
+            (bar,) = ax.plot([value], [0], color=look["color"], transform=foot, **_CRITICAL)
+            bar.set_in_layout(False)  # it stands in the axis: the layout needs no room for it
+            marked = True
+    if marked:
+        (bar,) = ax.plot([], [], color="black", label="critical compression", **_CRITICAL)
+        bar.set_in_layout(False)
     ax.set_xscale("log")
     maximum = rows["maximal_compression"].dropna()
     if len(maximum) and maximum.iloc[0] <= 1.3 * rows["compression"].max():
@@ -50,10 +58,11 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
             mean = part.groupby("compression")["best_top1"].mean()
             ax.plot(mean.index, mean, **{**PUBLISHED, "color": style.colour(str(pruner))})
         ax.plot([], [], label="published", **PUBLISHED)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, max(1.0, 1.05 * float(rows["best_top1"].max())))
     ax.set_xlabel("compression")
     ax.set_ylabel("top-1 accuracy (%)")
-    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]} ({runs} runs)")
+    word = "run" if runs == 1 else "runs"
+    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]} ({runs} {word})")
 
 
 def _critical(part: pd.DataFrame) -> list[float]:

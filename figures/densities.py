@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from collapse import style
+from collapse.errors import RequestError
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "layers"
@@ -24,8 +25,8 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     """
     layers = int(rows["layer_index"].max())
     shades = colormaps[style.SEQUENCE]
-    alive = rows[rows["kept"] > 0]
-    floor = alive["density"].min() / 3
+    if rows["compression"].nunique() < 2:
+        raise RequestError("densities are curves: expected at least two compressions, got one")
     for index, part in rows.groupby("layer_index"):
         part = part.sort_values("compression")
         some = part[part["kept"] > 0]
@@ -36,7 +37,9 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
         empty = part[part["kept"] == 0]
         if len(empty):
             first = empty.iloc[0]["compression"]
-            ax.plot([first], [floor], "v", color=colour, clip_on=False)
+            foot = ax.get_xaxis_transform()
+            (mark,) = ax.plot([first], [0.02], "v", color=colour, transform=foot, clip_on=False)
+            mark.set_in_layout(False)
     if (rows["kept"] == 0).any():
         ax.plot([], [], "v", color="black", label="first empty")
     ends = [1.0, rows["compression"].max()]

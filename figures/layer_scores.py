@@ -13,7 +13,7 @@ TABLE = "layers"
 PANELS: tuple[str, ...] = ("pruner",)
 
 
-@plots(TABLE, one=("model", "pruner", "compression"))
+@plots(TABLE, one=("model", "pruner", "compression"), numbers=("score_sum", "score_abs_sum"))
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     """A dot a layer; conserved scores lie on a line of slope 1.
 
@@ -25,5 +25,6 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     score_against_inverse_size(rows, ax=ax)
     if published is not None:
         means = published["score_mean"].abs()
-        factor = np.exp(np.log(layer_means(rows)).mean() - np.log(means).mean())
+        ours = layer_means(rows)
+        factor = np.exp(np.log(ours[ours > 0]).mean() - np.log(means).mean())
         ax.plot(1 / published["elements"], means * factor, label="published", **PUBLISHED)

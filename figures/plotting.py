@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,7 +26,20 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Callable[..., Axes]]:
+# What each table's finished rows must hold for a figure: finite numbers.
+_NUMBERS = {
+    "accuracy": ("seed", "compression", "best_top1"),
+    "layers": ("compression", "layer_index", "parameters", "kept", "density"),
+    "neurons": ("score_in", "score_out"),
+    "cuts": ("compression", "iterations", "steps", "max_prune_to_cut_ratio"),
+    "score_dynamics": ("level", "epoch", "parameters", "score_mean"),
+}
+_AT_LEAST_ONE = ("compression", "parameters", "iterations")
+
+
+def plots(
+    table: str, one: Sequence[str] = ("model",), numbers: Sequence[str] = ()
+) -> Callable[[Draw], Callable[..., Axes]]:
     """Make ``plot(table, *, ax=None, published=None) -> Axes`` of a drawing function.
 
     The drawing function gets the finished rows only.
@@ -33,6 +47,7 @@ def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Calla
     Args:
         table: the name of its table (``tables.COLUMNS``).
         one: columns in which the rows of one panel are all alike.
+        numbers: further columns that must be finite numbers.
     """
 
     def decorate(draw: Draw) -> Callable[..., Axes]:
@@ -41,11 +56,10 @@ def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Calla
             rows: pd.DataFrame, *, ax: Axes | None = None, published: pd.DataFrame | None = None
         ) -> Axes:
             assert ax is not None
-            check(rows, table, one)
-            finished = rows["finished"].astype(bool)
-            draw(rows[finished].infer_objects(), ax, published)
+            done = check(rows, table, one)
+            draw(_numeric(done, table, numbers), ax, published)
             style.readable_logarithms(ax)
-            if not finished.all():
+            if len(done) < len(rows):
                 ax.set_title(note(rows), loc="right", color="firebrick")
             return ax
 
@@ -56,38 +70,72 @@ def plots(table: str, one: Sequence[str] = ("model",)) -> Callable[[Draw], Calla
     return decorate
 
 
-def check(rows: pd.DataFrame, table: str, one: Sequence[str] = ()) -> None:
-    """Raise unless the rows can be drawn.
+def check(rows: pd.DataFrame, table: str, one: Sequence[str] = ()) -> pd.DataFrame:
+    """The finished rows, if they can be drawn.
 
     Raises:
-        RequestError: a column is missing, there is no row or none is finished, or several values
-            in a column of ``one``.
+        RequestError: a column is missing, there is no row or none is finished, or no or several
+            values in a column of ``one``.
     """
     for column in [*COLUMNS[table], "finished"]:
         if column not in rows.columns:
             raise RequestError(f"expected a table '{table}': it lacks the column '{column}'")
     if rows.empty:
         raise RequestError(f"the table '{table}' is empty: expected at least one row")
-    if not rows["finished"].astype(bool).any():
+    done = rows[finished(rows)]
+    if done.empty:
         raise RequestError(
             f"nothing to draw: {note(rows)} are finished; run the experiment again to go on"
         )
     for column in one:
-        values = rows[column].dropna().unique()
+        values = done[column].unique()
+        if pd.isna(values).any():
+            raise RequestError(f"table '{table}': the column '{column}' has empty cells")
         if len(values) > 1:
-            few = ", ".join(map(str, values[:3]))
+            few = ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+            raise RequestError(f"one panel shows one {column}: expected one, got {few}")
+    return done
+
+
+def finished(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are finished.
+
+    Raises:
+        RequestError: anything but true and false.
+    """
+    words = rows["finished"].astype(str).str.lower()
+    wrong = words[~words.isin(["true", "false"])]
+    if len(wrong):
+        got = rows["finished"][wrong.index[0]]
+        raise RequestError(f"the column 'finished': expected true or false, got '{got}'")
+    return words == "true"
+
+
+def _numeric(rows: pd.DataFrame, table: str, more: Sequence[str]) -> pd.DataFrame:
+    """The rows with numbers where there must be numbers."""
+    rows = rows.infer_objects()
+    for column in (*_NUMBERS[table], *more):
+        values = pd.to_numeric(rows[column], errors="coerce")
+        wrong = values.isna() | np.isinf(values.astype(float))
+        expected = "finite numbers"
+        if column in _AT_LEAST_ONE:
+            wrong |= values < 1
+            expected = "numbers from 1 up"
+        if wrong.any():
+            got = rows[column].loc[wrong].iloc[0]
             raise RequestError(
-                f"one panel shows one {column}: expected one in the table, got {few}"
-                f"{', …' if len(values) > 3 else ''} (panels(table) draws them all)"
+                f"table '{table}', column '{column}': expected {expected}, got '{got}'"
             )
+        rows = rows.assign(**{column: values})
+    return rows
 
 
 def note(rows: pd.DataFrame) -> str:
     """How many points are there, of how many."""
     keys = (*SETTINGS, "compression", "levels", "quantity")
     points = rows[[key for key in keys if key in rows.columns]]
-    finished = rows["finished"].astype(bool)
-    return f"{len(points[finished].drop_duplicates())} of {len(points.drop_duplicates())} points"
+    done = points[finished(rows)].drop_duplicates()
+    return f"{len(done)} of {len(points.drop_duplicates())} points"
 
 
 def panels(
@@ -110,6 +158,9 @@ def panels(
     """
     check(table, figure.TABLE)
     divided: tuple[str, ...] = figure.PANELS
+    for column in divided:
+        if table[column].isna().any():
+            raise RequestError(f"table '{figure.TABLE}': the column '{column}' has empty cells")
     groups = list(table.groupby(list(divided), sort=False)) if divided else [((), table)]
     size = size or default_size(figure, table)
     with style.styled(size):
@@ -122,7 +173,7 @@ def panels(
         drawn = style.new_figure(size, down, across)
         axes = drawn.subplots(down, across, squeeze=False).ravel()
         for ax, (values, rows) in zip(axes, groups, strict=False):
-            if not rows["finished"].astype(bool).any():
+            if not finished(rows).any():
                 ax.set_title(", ".join(map(str, values)))
                 ax.set_title(note(rows), loc="right", color="firebrick")
                 continue

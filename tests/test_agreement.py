@@ -262,8 +262,39 @@ def test_results_are_added_to_what_is_there(tmp_path: Path) -> None:
     assert len(together) == 4
 
 
+def test_runs_of_another_schedule_or_model_are_added_not_replaced(tmp_path: Path) -> None:
+    columns = list(tables.COLUMNS["score_dynamics"])
+    rows = pd.DataFrame(
+        [{**dict.fromkeys(columns), "model": "fc", "seed": 0, "epoch": epoch, "run": "a",
+          "finished": True} for epoch in (0, 1)]
+    )  # fmt: skip
+    results.append("dynamics", rows, tmp_path, "cpu")
+    results.append("dynamics", rows.assign(run="b"), tmp_path, "cpu")
+    results.append("dynamics", rows.assign(model="conv"), tmp_path, "cpu")
+    kept = results.append("dynamics", rows, tmp_path, "cpu")
+    assert len(kept) == 6
+    assert len(kept.drop_duplicates(["model", "run"])) == 3
+
+
+def test_only_the_longest_schedule_is_compared() -> None:
+    ours = _ours("accuracy").assign(epochs=160, train_images=50_000)
+    short = ours.assign(epochs=1, best_top1=1.0)
+    found = compare("accuracy", pd.concat([short, ours, short]))
+    assert found.points["within"].all()
+    epochs = _ours("dynamics").assign(run="long")
+    cut = epochs[epochs["epoch"] < 20].assign(run="short", score_mean=1.0)
+    assert compare("dynamics", pd.concat([cut, epochs])).points["within"].all()
+
+
 def test_reproduces_mistakes(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="unknown figure 'acuracy'; nearest: accuracy"):
         reproduce.main(_config(tmp_path, figures=("acuracy",)))
     with pytest.raises(RequestError, match="--budget: expected a time"):
         reproduce.main(_config(tmp_path, budget="soon"))
+    with pytest.raises(RequestError, match="--figures: expected at least one"):
+        reproduce.main(_config(tmp_path, figures=()))
+    (tmp_path / "results").mkdir(exist_ok=True)
+    (tmp_path / "results" / "levels.csv").write_text("junk")
+    with pytest.raises(RequestError, match="expected table 'accuracy'"):
+        reproduce.main(_config(tmp_path))
+    assert not (tmp_path / "runs").exists()

@@ -197,7 +197,7 @@ def test_bars_show_each_pruner_and_the_maximum() -> None:
     axes = critical_bars(_table())
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([100, 1000, 1000])
     names = [label.get_text() for label in axes.get_xticklabels()]
-    assert names == ["random", "synflow\n100 it.", "synflow\ncertified"]
+    assert names == ["Random", "SynFlow\n100 it.", "SynFlow\ncertified"]
     (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert list(line.get_ydata()) == [1e4, 1e4]
     assert axes.get_yscale() == "log"

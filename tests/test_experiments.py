@@ -14,12 +14,9 @@ import torch
 from analysis import experiments
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
-from analysis.points import Measured, Work, complete
+from analysis.points import Work
 from collapse import masks as masking
 from collapse import tables
-from collapse.commands.critical import measure
-from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.models import build
 from collapse.options import Execution, Setup
 from collapse.scores import ScoreInputs, score
@@ -189,185 +186,20 @@ def test_grid_of_the_paper_has_its_twelve_panels() -> None:
     assert {len(panel.compressions or ()) for panel in panels} == {13}
 
 
-# --- Interruption -------------------------------------------------------------------------------
-
-
-def test_a_point_is_never_measured_twice(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = cuts.Config(FC, compressions=(10.0,), iterations=(1,), schedules=("linear",))
-    first = cuts.run(config, work)
-    monkeypatch.setattr(cuts, "prune", _forbidden)
-    pd.testing.assert_frame_equal(cuts.run(config, work), first)
-    with pytest.raises(AssertionError, match="again"):
-        cuts.run(replace(config, seed=1), work)
-
-
-def _forbidden(*_: object, **__: object) -> None:
-    raise AssertionError("measured again")
-
-
-def test_what_was_done_before_an_interruption_is_kept(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = cuts.Config(FC, compressions=(10.0, 20.0), iterations=(1,), schedules=("linear",))
-    real = cuts.prune
-    calls: list[float] = []
-
-    def interrupted(*args: object, compression: float, **kwargs: object) -> object:
-        calls.append(compression)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args, compression=compression, **kwargs)  # type: ignore[arg-type]  # as it came
-
-    monkeypatch.setattr(cuts, "prune", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        cuts.run(config, work)
-    so_far = cuts.run(config, replace(work, so_far=True))
-    assert so_far["finished"].tolist() == [True, False]
-    assert so_far["compression"].tolist() == [10.0, 20.0]
-    assert pd.isna(so_far["max_prune_to_cut_ratio"].iloc[1])
-    done = cuts.run(config, work)
-    assert done["finished"].all()
-    assert calls == [10.0, 20.0, 20.0]
-
-
-def test_a_point_that_cannot_be_read_is_done_again(work: Work) -> None:
-    config = cuts.Config(FC, compressions=(10.0,), iterations=(1,), schedules=("linear",))
-    first = cuts.run(config, work)
-    (file,) = (work.execution.runs / "points").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    pd.testing.assert_frame_equal(cuts.run(config, work), first)
-
-
-def test_a_failed_training_is_a_point_that_is_not_finished(work: Work) -> None:
-    said: list[str] = []
-    config = accuracy.Config(
-        FC,
-        replace(TRAINING, lr=1e6),
-        pruners=("random",),
-        compressions=(1.0, 2.0),
-        seeds=(0,),
+def test_grid_knows_no_critical_compression_unless_asked(work: Work) -> None:
+    """A run's last ranking is not the dense network's: SynFlow's is the maximum here."""
+    config = replace(
+        grid.PRESETS["smoke"], models=("fc",), pruners=("synflow",), seeds=(0,), critical=False
     )
-    table = accuracy.run(config, replace(work, say=said.append))
-    assert not table["finished"].any()
-    assert "nan" in said[0] or "finite" in said[0]
+    assert grid.run(config, work)["critical_compression"].isna().all()
+    known = grid.run(replace(config, critical=True), work)
+    assert set(known["critical_compression"]) == {348_200 / 6}
 
 
-def test_different_requests_are_different_points(work: Work) -> None:
-    """Everything that a table's rows depend on is in a point's name."""
-    base = layer_scores.Config(FC, pruners=("snip",))
-    changes = [
-        base,
-        replace(base, mode="train"),
-        replace(base, seed=1),
-        replace(base, setup=replace(FC, init="kaiming")),
-        replace(base, setup=replace(FC, samples=5)),
-        replace(base, setup=replace(FC, samples_per_class=2)),
-        replace(base, setup=replace(FC, model="conv")),
-    ]
-    paths = {point._path(work) for config in changes for point in layer_scores.points(config)}
-    assert len(paths) == len(changes)
-    # A seed's data and device do not name a point; other places of the same data neither.
-    same = layer_scores.points(replace(base, setup=replace(FC, device="cpu")))
-    assert same[0]._path(work) in paths
-
-
-def test_samples_bound_what_is_scored_on() -> None:
-    from collapse.data import load
-
-    digits = load("digits")
-    for samples in (1, 7, 25):
-        batches = digits.score_batches(samples=samples)
-        assert sum(len(y) for _, y in batches) == samples
-    assert len(set(digits.score_batches(samples=10)[0][1].tolist())) == 10
-    with pytest.raises(RequestError, match="samples: expected at least 1, got 0"):
-        digits.score_batches(samples=0)
-
-
-def test_the_experiments_critical_compression_is_the_commands(work: Work) -> None:
-    from collapse.preparation import prepare
-
-    config = accuracy.Config(FC, pruners=("synflow",), seeds=(1,))
-    table = complete(accuracy.critical_points(config), "critical", work)
-    prepared = prepare(FC, 1, labelled=False)
-    options = Experiment(FC).pruning
-    row, _ = measure(FC, prepared, replace(options, pruner="synflow", seed=1), effective=False)
-    assert table["critical_compression"].iloc[0] == row["critical_compression"]
-
-
-# --- Wrong requests -----------------------------------------------------------------------------
-
-
-def test_wrong_requests(work: Work) -> None:
-    with pytest.raises(RequestError, match="--levels: expected numbers of at least 1"):
-        levels.run(levels.Config(FC, levels=(0,)), work)
-    with pytest.raises(RequestError, match="unknown pruner 'synflw'; nearest: synflow"):
-        densities.run(densities.Config(FC, pruners=("synflw",)), work)
-    with pytest.raises(RequestError, match="--pruners: expected at least one of random"):
-        densities.run(densities.Config(FC, pruners=()), work)
-    with pytest.raises(RequestError, match="expected a step above 0"):
-        densities.run(densities.Config(FC, log2_step=0), work)
-    with pytest.raises(RequestError, match="above the maximum"):
-        densities.run(densities.Config(FC, compressions=(1e9,), pruners=("synflow",)), work)
-    with pytest.raises(RequestError, match="--model fc: expected --models fc"):
-        grid.run(grid.Config(Setup("fc", dataset="")), work)
-    with pytest.raises(RequestError, match="--dataset digits: expected --datasets digits"):
-        grid.run(grid.Config(Setup("")), work)
-    with pytest.raises(RequestError, match="--models: expected at least one, got none"):
-        grid.run(grid.Config(models=()), work)
-    with pytest.raises(RequestError, match="cannot write"):
-        cuts.run(cuts.Config(FC), Work(Execution(runs=Path("/proc/runs"), quiet=True)))
-    with pytest.raises(RequestError, match="nothing to do"):
-        dynamics.run(dynamics.Config(FC, seeds=()), work)
-    with pytest.raises(RequestError, match="unknown experiment 'density'; nearest: densities"):
-        experiments.find("density")
-
-
-def test_the_command(work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from analysis.commands.experiment import run
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            run("cuts", [*words, "--runs", str(tmp_path / "runs"), "--quiet"])
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    small = ("--preset", "smoke", "--model", "fc", "--iterations", "1", "--schedules", "linear")
-    out = tmp_path / "cuts.parquet"
-    assert call(*small, "--so-far")[0] == 0
-    code, _, err = call(*small, "--out", str(out))
-    assert (code, err) == (0, "")
-    frame, metadata = tables.read(out, "cuts")
-    assert frame["compression"].tolist() == [10.0, 1000.0]
-    assert metadata["device"] == "cpu"
-    code, text, _ = call(*small)
-    assert code == 0
-    assert text.startswith("model,dataset")
-    code, _, err = call("--preset", "papr")
-    assert (code, err) == (2, "error: unknown preset 'papr'; nearest: paper\n")
-    with pytest.raises(SystemExit):
-        run("cuts", ["--preset"])
-    error = "error: --preset: expected one of laptop, paper, smoke, got nothing\n"
-    assert capsys.readouterr().err == error
-    code, _, err = call(*small, "--out", "table.xlsx")
-    assert code == 2
-    assert "expected a suffix" in err
-    code, _, err = call("--prset", "paper")
-    assert code == 2
-    assert "--preset" in err
-
-
-def test_points_that_are_unlike_share_a_table(work: Work) -> None:
-    """Columns come in the contract's order, whatever the points' rows hold."""
-    row = {"model": "m", "compression": 1.0}
-    points = [
-        Measured("cuts", {"n": n}, row, "p", lambda n=n: _cut_rows(n))
-        for n in (1, 2)
-    ]  # fmt: skip
-    table = complete(points, "cuts", work)
-    assert list(table.columns) == [*tables.COLUMNS["cuts"], "extra"]
-    assert table["extra"].isna().tolist() == [True, False]
-
-
-def _cut_rows(n: int) -> pd.DataFrame:
-    frame = pd.DataFrame([dict.fromkeys(tables.COLUMNS["cuts"][:-1], n)])
-    return frame if n == 1 else frame.assign(extra=5)
+def test_repeated_compressions_are_one(work: Work) -> None:
+    config = cuts.Config(FC, compressions=(10.0, 10.0), iterations=(1,), schedules=("linear",))
+    assert len(cuts.run(config, work)) == 1
+    two = densities.Config(FC, pruners=("magnitude",), compressions=(4.0, 2.0, 4.0))
+    other = replace(two, compressions=(2.0, 4.0))
+    keys = [point.key for config in (two, other) for point in densities.points(config)]
+    assert keys[0] == keys[1]

@@ -53,7 +53,7 @@ def test_accuracy_draws_mean_range_critical_and_maximum() -> None:
     marks = {
         to_hex(line.get_color()): float(np.array(line.get_xdata())[0])
         for line in ax.get_lines()
-        if line.get_marker() == "^" and str(line.get_label()).startswith("_")
+        if line.get_marker() == "|" and str(line.get_label()).startswith("_")
     }
     assert marks == {style.COLOURS["magnitude"]: 20.0, style.COLOURS["synflow"]: 1000.0}
 
@@ -63,9 +63,8 @@ def test_accuracy_marks_no_critical_compression_that_is_not_one() -> None:
     table = accuracy_table()
     table["critical_compression"] = table["compression"] * 2
     ax = accuracy.plot(table)
-    assert "critical compression" in _labelled(ax)
-    foot = [line for line in ax.get_lines() if line.get_marker() == "^" and len(line.get_xdata())]
-    assert not foot
+    assert "critical compression" not in _labelled(ax)
+    assert not [line for line in ax.get_lines() if line.get_marker() == "|"]
 
 
 def test_published_accuracies_are_crosses_on_the_same_axes() -> None:
@@ -156,7 +155,7 @@ def test_dynamics_run_from_dark_to_bright_with_their_correlation() -> None:
     lines = _labelled(ax)
     assert list(lines) == ["epoch 0", "epoch 2", "epoch 4", "epoch 7", "epoch 9", "slope 1"]
     np.testing.assert_allclose(lines["epoch 9"], [[1e-2, 1], [1e-3, 0.1], [1e-4, 0.01]])
-    assert [text.get_text() for text in ax.texts] == ["r 0.000 → 1.000"]
+    assert [text.get_text() for text in ax.texts] == ["r 0.0000 → 1.0000"]
     brightness = [sum(matplotlib.colors.to_rgb(line.get_color())) for line in ax.get_lines()[:5]]
     assert brightness == sorted(brightness)
     assert len(panels(dynamics, table).axes) == 2
@@ -227,8 +226,58 @@ def test_what_cannot_be_drawn_is_said_in_one_line(name: str) -> None:
         panels(figure, table.drop(columns="seed"))
     with pytest.raises(RequestError, match="nothing to draw: 0 of"):
         panels(figure, table.assign(finished=False))
-    with pytest.raises(RequestError, match="one panel shows one model: expected one"):
+    with pytest.raises(RequestError, match="one panel shows one model: expected one, got"):
         figure.plot(pd.concat([table, table.assign(model="other")]))
+    with pytest.raises(RequestError, match="'finished': expected true or false, got 'no'"):
+        panels(figure, table.assign(finished="no"))
+    column = find(name).PANELS[-1] if find(name).PANELS else "model"
+    with pytest.raises(RequestError, match=f"the column '{column}' has empty cells"):
+        panels(figure, table.assign(**{column: None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("accuracy", "compression", "abc"),
+        ("accuracy", "compression", -1.0),
+        ("accuracy", "best_top1", float("nan")),
+        ("accuracy", "seed", None),
+        ("densities", "layer_index", float("nan")),
+        ("densities", "compression", 0.0),
+        ("neurons", "score_in", "x"),
+        ("layer-scores", "parameters", 0),
+        ("layer-scores", "score_sum", float("inf")),
+        ("dynamics", "epoch", "first"),
+        ("dynamics", "score_mean", None),
+        ("cuts", "iterations", "ten"),
+        ("cuts", "max_prune_to_cut_ratio", float("inf")),
+    ],
+)
+def test_numbers_that_are_none_are_named(name: str, column: str, value: object) -> None:
+    table = TABLES[name].astype({column: object})
+    table.loc[table.index[-1], column] = value
+    with pytest.raises(RequestError, match=rf"column '{column}': expected (finite )?numbers"):
+        panels(find(name), table)
+
+
+@pytest.mark.filterwarnings("error")
+def test_zeros_leave_logarithmic_axes_without_points() -> None:
+    ones = _cuts_like(compression=1.0, max_prune_to_cut_ratio=0.0)
+    assert cuts.plot(ones).get_yscale() == "log"
+    zero = neurons_table().assign(score_in=0.0)
+    assert len(panels(neurons, zero).axes) == 2
+    unscored = layers_table({"snip": {1.0: (100, 10_000)}}).assign(score_sum=0.0)
+    assert panels(layer_scores, unscored).axes
+    assert panels(dynamics, dynamics_table().assign(score_mean=0.0)).axes
+
+
+def _cuts_like(**changes: object) -> pd.DataFrame:
+    return cuts_table().assign(**changes)
+
+
+def test_densities_need_a_curve() -> None:
+    with pytest.raises(RequestError, match="expected at least two compressions, got one"):
+        panels(densities, layers_table({"snip": {1.0: (100, 10_000)}}))
 
 
 def test_sizes_are_those_of_a_column_a_page_and_a_slide() -> None:

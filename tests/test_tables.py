@@ -104,3 +104,16 @@ def test_json_keeps_every_digit(tmp_path: Path) -> None:
         read, _ = tables.read(path, "conserved_quantity")
         assert read["value"].to_list() == [1.2345678901234567e-9]
         assert read["drift"].to_list() == [1 / 3]
+
+
+def test_a_table_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cuts.csv"
+    frame = pd.DataFrame([dict.fromkeys(tables.COLUMNS["cuts"], n) for n in range(9)])
+    tables.write(frame, path, "cuts")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:6]) + "\n")
+    with pytest.raises(RequestError, match="expected 9 rows, got 4: was it cut?"):
+        tables.read(path, "cuts")
+    path.write_text("# [1]\n" + "\n".join(lines[1:]))
+    with pytest.raises(RequestError, match="got one without its description"):
+        tables.read(path, "cuts")

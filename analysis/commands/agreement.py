@@ -162,11 +162,13 @@ def _made(table: pd.DataFrame | None) -> list[str]:
     if table is None or "epochs" not in table or table.empty:
         return []
     made = table.value_counts(["dataset", "epochs", "train_images"]).reset_index()
-    return [
+    lines = [
         f"{row['count']} runs of {row['epochs']:g} epochs on {row['train_images']:,.0f} images of "
         f"{row['dataset']}"
         for row in made.to_dict("records")
     ]
+    several = len(made) > made["dataset"].nunique()
+    return lines + (["only the longest schedule is compared"] if several else [])
 
 
 def run(arguments: Sequence[str]) -> None:

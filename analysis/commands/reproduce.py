@@ -62,6 +62,10 @@ def main(config: Config) -> None:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
     check_writable(config.results / "any.csv", (".csv",))
+    if not config.figures:
+        raise RequestError(f"--figures: expected at least one of {', '.join(FIGURES)}, got none")
+    for name in config.figures:  # say now what cannot be added to, not after the work
+        results.load(name, config.results)
     points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
     work = Work(config.execution, device=device, time_limit=lambda: end - time.monotonic())
     queue = list(_in_turn(points))

@@ -13,6 +13,7 @@ import tyro
 from analysis.experiments.networks import (
     MODE,
     PRUNERS,
+    given,
     key_of,
     needs_labels,
     network,
@@ -67,7 +68,10 @@ PRESETS = {
 
 def points(config: Config) -> list[Trained]:
     """One of each seed, compression and pruner."""
-    compressions = config.compressions or powers(10, config.log10_step, maximum_of(config))
+    if config.compressions is None:
+        compressions = powers(10, config.log10_step, maximum_of(config))
+    else:
+        compressions = given(config.compressions)
     found = []
     for seed in dict.fromkeys(config.seeds):
         for compression in compressions:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import key_of, network, row_of
+from analysis.experiments.networks import given, key_of, network, row_of
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
 from collapse.options import Pruning, ScheduleName, Setup
@@ -52,7 +52,7 @@ def points(config: Config) -> list[Measured]:
         for schedule in config.schedules:
             if schedule == "certified" and iterations != max(config.iterations):
                 continue  # once: it has no number of iterations
-            for compression in config.compressions:
+            for compression in given(config.compressions):
                 options = Pruning(
                     iterations=None if schedule == "certified" else iterations,
                     schedule=schedule,

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from analysis.experiments.networks import VGG19, Scored, key_of, powers, row_of
+from analysis.experiments.networks import VGG19, Scored, given, key_of, powers, row_of
 from analysis.points import Measured, Work, complete
+from collapse import connectivity, tables
 from collapse import masks as masking
-from collapse import tables
 from collapse.functional import Masks
 from collapse.options import Pruning, Scope, Setup
+from collapse.preparation import Prepared
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -30,11 +31,14 @@ class Config(Scored):
         compressions: to look at; without them powers of two.
         log2_step: between two of these powers.
         scope: rank all parameters together (global), or each layer by itself.
+        living: also count the kept weights that are not dead (effective_kept), a forward and a
+            backward each.
     """
 
     compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
     log2_step: float = 2.0
     scope: Scope = "global"
+    living: bool = False
 
 
 PRESETS = {
@@ -48,7 +52,10 @@ def points(config: Config) -> list[Measured]:
     """One of each one-shot pruner, one of each compression of the others."""
     dense = masking.dense(config.prepared().model)
     maximum = masking.total(dense) / len(dense)
-    compressions = config.compressions or powers(2, config.log2_step, maximum)
+    if config.compressions is None:
+        compressions = powers(2, config.log2_step, maximum)
+    else:
+        compressions = given(config.compressions)
     found = []
     for pruner in dict.fromkeys(config.pruners):
         options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
@@ -59,7 +66,7 @@ def points(config: Config) -> list[Measured]:
             found.append(
                 Measured(
                     TABLE,
-                    {**key, "compressions": part},
+                    {**key, "compressions": part, **({"living": True} if config.living else {})},
                     {**row, "compression": part[0]},
                     f"{pruner} to {part[-1]:,.6g}",
                     partial(_measure, config, options, part, row),
@@ -69,7 +76,7 @@ def points(config: Config) -> list[Measured]:
 
 
 def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``layers`` table; without counting living weights (``effective_kept`` is null)."""
+    """The ``layers`` table; ``effective_kept`` is null unless living weights are counted."""
     return complete(points(config), TABLE, work)
 
 
@@ -99,6 +106,13 @@ def _measure(
             masks, scores = result.masks, result.scores
         kept = masking.kept_by_layer(masks)
         sums = masking.sums(scores) if keep < total else {}
-        for layer in tables.layer_rows(masking.sizes(dense), kept, None, sums):
+        alive = _living(config, prepared, masks) if config.living else None
+        for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
             rows.append({**row, **layer, "compression": compression})
     return pd.DataFrame(rows)
+
+
+def _living(config: Config, prepared: Prepared, masks: Masks) -> dict[str, int]:
+    example, output = prepared.batches[0][0][:1], config.setup.output
+    alive = connectivity.living(prepared.model, masks, example, output=output)
+    return masking.kept_by_layer(alive)

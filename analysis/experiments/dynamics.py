@@ -64,4 +64,4 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
 
 
 def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
-    return run.table("score_dynamics").assign(**row)
+    return run.table("score_dynamics").assign(**row, run=run.name)

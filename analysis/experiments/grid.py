@@ -100,4 +100,7 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
     if config.critical:
         critical = [point for panel in panels(config) for point in accuracy.critical_points(panel)]
     table = complete(points(config), TABLE, work)
-    return accuracy.beside(complete(critical, "critical", work), table) if critical else table
+    if critical:
+        return accuracy.beside(complete(critical, "critical", work), table)
+    # What a run's last ranking would collapse at is no pruner's critical compression.
+    return table.assign(critical_compression=None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from analysis.experiments.accuracy import QUICK, trained
+from analysis.experiments.networks import given
 from analysis.points import Trained, Work, complete
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
@@ -63,7 +64,7 @@ def points(config: Config) -> list[Trained]:
             )
         )
         for seed in dict.fromkeys(config.seeds)
-        for compression in config.compressions
+        for compression in given(config.compressions)
         for levels in dict.fromkeys(config.levels)
     ]
 

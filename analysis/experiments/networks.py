@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup
@@ -69,13 +70,30 @@ def row_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
     return Experiment(setup, pruning).row()
 
 
+def given(compressions: Sequence[float]) -> tuple[float, ...]:
+    """Compressions as asked for, each once, in order.
+
+    Raises:
+        RequestError: none, or one below 1.
+    """
+    if not compressions:
+        raise RequestError("--compressions: expected at least one, got none")
+    for compression in compressions:
+        masking.keep_count(1, compression)
+    return tuple(sorted(set(compressions)))
+
+
 def powers(base: float, step: float, maximum: float) -> tuple[float, ...]:
     """``base^0, base^step, …`` up to a maximum.
 
     Raises:
         RequestError: the step is not above 0.
     """
-    if not step > 0:
-        raise RequestError(f"expected a step above 0 between two compressions, got {step:g}")
-    count = math.floor(math.log(maximum, base) / step + 1e-9)
+    most = math.log(maximum, base)
+    if not most / 10_000 < step < math.inf:
+        raise RequestError(
+            "expected a step above 0 between two compressions, for at most 10,000 of them; got "
+            f"{step:g}"
+        )
+    count = math.floor(most / step + 1e-9)
     return tuple(float(base ** (step * i)) for i in range(count + 1))

@@ -12,6 +12,7 @@ from analysis.experiments.networks import VGG19, Scored, key_of, needs_labels, r
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
 from collapse.auditing import neuron_sums, signed_saliency
+from collapse.errors import RequestError
 from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score
 
@@ -23,7 +24,9 @@ SIGNED = "snip signed"
 class Config(Scored):
     """What each hidden unit receives and passes on, in each pruner's scores.
 
-    SNIP comes twice: its scores, and the signed saliency before their absolute value.
+    Units are compared that lie between weights with nothing but activations, BatchNorm, pooling and
+    flattening in between. SNIP comes twice: its scores, and the signed saliency before their
+    absolute value.
     """
 
 
@@ -73,4 +76,9 @@ def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFr
         values = dict(score(model, options.pruner, masking.dense(model), inputs))
     one = [part[:1] for part in batches[0]]  # the connections are the same for every sample
     sums = neuron_sums(model, (one[0], one[1]), {row["quantity"]: values}, output=output)
+    if sums.empty:
+        raise RequestError(
+            f"{config.setup.model}: no hidden unit lies between two weights with nothing but "
+            "activations, BatchNorm, pooling and flattening in between, so there is none to compare"
+        )
     return sums.assign(**row)
