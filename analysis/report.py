@@ -1,0 +1,229 @@
+"""All answers about one network: what ``python -m analysis report`` puts on a page.
+
+Each part is the table that a command or an experiment makes; nothing is computed here in a second
+way. A part that cannot be computed says why, and the others stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import linregress
+
+from analysis.experiments import densities, layer_scores
+from analysis.experiments.networks import PRUNERS, Scored, key_of, row_of
+from analysis.points import Measured, Work, complete
+from collapse import conservation
+from collapse import masks as masking
+from collapse.auditing import audit, likely_cause
+from collapse.commands.critical import frame_of, measure
+from collapse.errors import RequestError
+from collapse.options import Pruning, Setup
+from collapse.plots import layer_means
+
+# So many compressions on the slider.
+STOPS = 12
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table, or why there is none."""
+
+    table: pd.DataFrame | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    Attributes:
+        parts: critical, densities, scores (tables of the contract) and conservation (the worst
+            residual of each identity of the synflow and of the snip ledger, and what lies outside
+            the theory).
+        notes: of single rows that could not be computed.
+    """
+
+    setup: Setup
+    seed: int
+    input_shape: tuple[int, ...]
+    layers: dict[str, int]
+    parts: dict[str, Part]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        """``N``."""
+        return sum(self.layers.values())
+
+    @property
+    def maximal(self) -> float:
+        """``N / L``."""
+        return self.parameters / len(self.layers)
+
+
+def gather(
+    setup: Setup,
+    *,
+    pruners: tuple[str, ...] = PRUNERS,
+    seed: int = 0,
+    work: Work | None = None,
+) -> Report:
+    """Everything about a network; points that are done are not done again.
+
+    Raises:
+        RequestError: the network cannot be built, or has nothing to prune.
+    """
+    work = work or Work()
+    scored = Scored(setup, pruners, mode="train", seed=seed)
+    prepared = scored.prepared()
+    sizes = masking.sizes(masking.dense(prepared.model))
+    notes: list[str] = []
+    parts = {
+        "critical": _part(lambda: _critical(scored, work, notes)),
+        "densities": _part(lambda: _densities(scored, sizes, work)),
+        "scores": _part(
+            lambda: layer_scores.run(layer_scores.Config(setup, pruners, "train", seed), work)
+        ),
+        "conservation": _part(lambda: _conservation(scored, notes)),
+    }
+    return Report(setup, seed, prepared.input_shape, sizes, parts, notes)
+
+
+def _part(compute: Callable[[], pd.DataFrame]) -> Part:
+    try:
+        return Part(compute())
+    except RequestError as error:
+        return Part(None, str(error))
+
+
+def _critical(scored: Scored, work: Work, notes: list[str]) -> pd.DataFrame:
+    """One row a pruner that takes this network, and SynFlow's certified one."""
+    plans = [Pruning(pruner=p, mode="train", seed=scored.seed) for p in scored.pruners]
+    if "synflow" in scored.pruners:
+        plans.append(Pruning(schedule="certified", seed=scored.seed))
+    frames = []
+    for plan in plans:
+        name = f"{plan.pruner}{', certified' * (plan.schedule == 'certified')}"
+        point = Measured(
+            "critical",
+            {**key_of(scored.setup, plan), "effective": True},
+            row_of(scored.setup, plan),
+            f"critical compression of {name}",
+            partial(_critical_row, scored, plan),
+        )
+        try:
+            frames.append(complete([point], "critical", work))
+        except RequestError as error:
+            notes.append(f"{name}: {error}")
+    if not frames:
+        raise RequestError(f"no pruner takes this network: {notes[0]}")
+    return pd.concat([frame.astype(object) for frame in frames]).infer_objects()
+
+
+def _critical_row(scored: Scored, plan: Pruning) -> pd.DataFrame:
+    return frame_of([measure(scored.setup, scored.prepared(), plan)[0]])
+
+
+def _densities(scored: Scored, sizes: dict[str, int], work: Work) -> pd.DataFrame:
+    """Every pruner at the same compressions, from 1 to the maximum."""
+    maximum = sum(sizes.values()) / len(sizes)
+    stops = np.geomspace(1, maximum, STOPS)
+    # Readable numbers: two digits, rounded down so that the maximum is not passed.
+    compressions = sorted({float(f"{stop * 0.95:.1e}") if stop > 1 else 1.0 for stop in stops})
+    config = densities.Config(
+        scored.setup,
+        scored.pruners,
+        "train",
+        scored.seed,
+        compressions=tuple(max(1.0, compression) for compression in compressions),
+        living=True,
+    )
+    return densities.run(config, work)
+
+
+def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:
+    """The worst residual of each identity, and what lies outside the theory."""
+    prepared = scored.prepared()
+    batch = prepared.batches[0][0][:8], prepared.batches[0][1][:8]
+    parts = []
+    for pruner in ("synflow", "snip"):
+        try:
+            found = audit(
+                prepared.model, batch, pruner=pruner, output=scored.setup.output, seed=scored.seed
+            )
+        except RequestError as error:
+            notes.append(f"conservation of {pruner}: {error}")
+            continue
+        worst = conservation.worst(found.ledger).assign(flow=pruner)
+        parts.append(worst.assign(note=worst["identity"].map(likely_cause)))
+        outside = found.outside
+        parts.append(
+            pd.DataFrame(
+                {
+                    "flow": pruner,
+                    "identity": "outside the theory",
+                    "place": outside["place"] + ":" + outside["operation"],
+                    "lhs": outside["flow_in"],
+                    "rhs": outside["flow_out"],
+                }
+            )
+        )
+    if not parts:
+        raise RequestError(f"no flow could be recorded: {notes[-1]}")
+    return pd.concat([part.astype(object) for part in parts], ignore_index=True).infer_objects()
+
+
+def reasons(report: Report) -> list[dict[str, Any]]:
+    """For each pruner: which layer goes first, and what its scores say about why.
+
+    Returns:
+        ``pruner, layer, parameters, share`` (of all parameters), ``slope, r`` (of log mean score
+        against log inverse layer size: both 1 where scores are conserved) and ``text``.
+    """
+    critical, scores = report.parts["critical"].table, report.parts["scores"].table
+    if critical is None:
+        return []
+    found = []
+    for row in critical[critical["schedule"] != "certified"].to_dict("records"):
+        pruner, layer = row["pruner"], row["first_collapsed_layer"]
+        slope = r = None
+        if scores is not None:
+            own = scores[scores["pruner"] == pruner]
+            slope, r = _fit(own)
+        one = {"pruner": pruner, "layer": layer, "slope": slope, "r": r}
+        if not isinstance(layer, str):
+            found.append({**one, "layer": None, "text": "no layer was seen to collapse"})
+            continue
+        size = report.layers[layer]
+        text = (
+            f"{layer} goes first: {size:,} of {report.parameters:,} parameters "
+            f"({size / report.parameters:.1%})"
+        )
+        if slope is not None:
+            text += f"; {_explained(slope)}"
+        found.append({**one, "parameters": size, "share": size / report.parameters, "text": text})
+    return found
+
+
+def _fit(rows: pd.DataFrame) -> tuple[float | None, float | None]:
+    means = layer_means(rows) if len(rows) else np.zeros(0)
+    if len(set(rows["parameters"])) < 2 or not (means > 0).all():
+        return None, None
+    fit = linregress(-np.log(rows["parameters"].to_numpy(float)), np.log(means))
+    return float(fit.slope), float(fit.rvalue)
+
+
+def _explained(slope: float) -> str:
+    """What a slope of log mean score against log inverse size means for the ranking."""
+    words = f"slope {slope:.2f} of log mean score against log inverse layer size"
+    if slope > 0.5:
+        return words + ": large layers have small scores, and a single ranking empties one of them"
+    if slope > 0.1:
+        return words + ": large layers have somewhat smaller scores"
+    return words + ": size hardly counts, the scale of each layer's scores does"
