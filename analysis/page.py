@@ -111,7 +111,15 @@ def _critical(table: pd.DataFrame | None) -> go.Figure | None:
     )
     figure = go.Figure(bars)
     maximum = float(table["maximal_compression"].iloc[0])
-    figure.add_hline(y=maximum, line_dash="dash", annotation_text=f"maximal {maximum:,.6g}")
+    figure.add_scatter(
+        x=labels.tolist(),
+        y=[maximum] * len(labels),
+        mode="lines",
+        line={"color": "black", "dash": "dash"},
+        name=f"maximal compression {maximum:,.6g}",
+        hoverinfo="skip",
+    )
+    figure.data[0].showlegend = False
     figure.update_yaxes(title="critical compression", **_LOG)
     return figure
 

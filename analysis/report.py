@@ -203,7 +203,7 @@ def reasons(report: Report) -> list[dict[str, Any]]:
         size = report.layers[layer]
         text = (
             f"{layer} goes first: {size:,} of {report.parameters:,} parameters "
-            f"({size / report.parameters:.1%})"
+            f"({size / report.parameters:.2%})"
         )
         if slope is not None:
             text += f"; {_explained(slope)}"
@@ -221,7 +221,7 @@ def _fit(rows: pd.DataFrame) -> tuple[float | None, float | None]:
 
 def _explained(slope: float) -> str:
     """What a slope of log mean score against log inverse size means for the ranking."""
-    words = f"slope {slope:.2f} of log mean score against log inverse layer size"
+    words = f"slope {round(slope, 2) + 0.0:.2f} of log mean score against log inverse layer size"
     if slope > 0.5:
         return words + ": large layers have small scores, and a single ranking empties one of them"
     if slope > 0.1:

@@ -133,7 +133,7 @@ def test_the_page_shows_the_tables_numbers(
 ) -> None:
     report, path = _made(two_branches, tmp_path)
     assert path.stat().st_size < 6e6
-    assert not re.search(r'<(script|link|img)[^>]+(src|href)=', path.read_text())
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", path.read_text())
     _check_page(browser, path, report)
 
 
