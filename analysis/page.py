@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,11 @@ def commands(report: Report) -> dict[str, str]:
     """What to type for each part's table."""
     setup = report.setup
     words = ["--model", setup.model, "--dataset", setup.dataset]
-    if setup.input_shape is not None:
-        words += ["--input-shape", *map(str, setup.input_shape)]
-    for option in ("classes", "init", "weights", "output", "data_root", "samples"):
-        value = getattr(setup, option)
-        if value is not None:
-            words += [f"--{option.replace('_', '-')}", str(value)]
+    for option in fields(setup):
+        value = getattr(setup, option.name)
+        if option.name not in ("model", "dataset", "device") and value != option.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
     network = " ".join(shlex.quote(word) for word in words)
     seed = f" --seed {report.seed}" if report.seed else ""
     table = report.parts["densities"].table

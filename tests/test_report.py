@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,6 @@ class TwoBranches(nn.Module):
         x = torch.relu(self.stem(x))
         x = torch.relu(self.wide(x) + self.narrow(x))
         return self.head(nn.functional.adaptive_max_pool2d(x, 4).flatten(1))
-class Untraceable(TwoBranches):
-    def forward(self, x):
-        y = super().forward(x)
-        return y + torch.from_numpy(y.detach().numpy()) * 0 if y.requires_grad else y
 class Nan(TwoBranches):
     def forward(self, x):
         return super().forward(x) * float("nan")
@@ -115,10 +113,19 @@ def _move_slider(tab: Any, index: int, count: int) -> None:
     tab.wait_for_timeout(150)
 
 
-@pytest.fixture
-def two_branches(module_named: Callable[[str, str], None]) -> Setup:
-    module_named("branches", TWO_BRANCHES)
-    return Setup("branches:TwoBranches", samples_per_class=2)
+@pytest.fixture(scope="module")
+def two_branches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "branches.py").write_text(TWO_BRANCHES)
+    sys.path.insert(0, str(folder))
+    yield Setup("branches:TwoBranches", samples_per_class=2)
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def made(two_branches: Setup, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """One report for all tests that only look at it."""
+    return _made(two_branches, tmp_path_factory.mktemp("report"))
 
 
 def _made(setup: Setup, tmp_path: Path, **options: Any) -> tuple[Report, Path]:
@@ -128,17 +135,15 @@ def _made(setup: Setup, tmp_path: Path, **options: Any) -> tuple[Report, Path]:
     return report, path
 
 
-def test_the_page_shows_the_tables_numbers(
-    browser: Any, two_branches: Setup, tmp_path: Path
-) -> None:
-    report, path = _made(two_branches, tmp_path)
+def test_the_page_shows_the_tables_numbers(browser: Any, made: tuple[Report, Path]) -> None:
+    report, path = made
     assert path.stat().st_size < 6e6
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", path.read_text())
     _check_page(browser, path, report)
 
 
-def test_the_page_fits_a_phone_and_paper(browser: Any, two_branches: Setup, tmp_path: Path) -> None:
-    _, path = _made(two_branches, tmp_path, pruners=("random", "magnitude"))
+def test_the_page_fits_a_phone_and_paper(browser: Any, made: tuple[Report, Path]) -> None:
+    _, path = made
     tab, complaints = _opened(browser, path, width=390)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     widest = tab.evaluate(
@@ -151,17 +156,17 @@ def test_the_page_fits_a_phone_and_paper(browser: Any, two_branches: Setup, tmp_
 
 
 def test_the_parts_are_the_commands_tables(
-    two_branches: Setup, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+    made: tuple[Report, Path], tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     from analysis.commands import experiment
     from collapse.commands import critical
 
-    report, _ = _made(two_branches, tmp_path)
+    report, _ = made
     typed = commands(report)
     out = tmp_path / "critical.parquet"
     words = f"{typed['critical']} --out {out} --quiet".removeprefix("python -m collapse.critical ")
-    # The page's command leaves out what the setup has at its default; samples it must not.
-    assert run(critical, words + " --samples-per-class 2")[0] == 0
+    assert "--samples-per-class 2" in words  # what is not at its default is said
+    assert run(critical, words)[0] == 0
     theirs, _ = tables.read(out, "critical")
     ours = report.parts["critical"].table
     assert ours is not None
@@ -172,8 +177,7 @@ def test_the_parts_are_the_commands_tables(
     with pytest.raises(SystemExit) as stop:
         experiment.run(
             "densities",
-            [*words, "--out", str(out), "--runs", str(tmp_path / "other"), "--quiet",
-             "--samples-per-class", "2"],
+            [*words, "--out", str(out), "--runs", str(tmp_path / "other"), "--quiet"],
         )  # fmt: skip
     assert stop.value.code == 0
     kept, _ = tables.read(out, "layers")
@@ -203,8 +207,8 @@ def test_living_weights_are_counted_as_the_engine_counts_them(
     assert (table["effective_kept"] <= table["kept"]).all()
 
 
-def test_reasons_name_the_layer_and_its_share(two_branches: Setup, tmp_path: Path) -> None:
-    report, _ = _made(two_branches, tmp_path, pruners=("magnitude", "synflow"))
+def test_reasons_name_the_layer_and_its_share(made: tuple[Report, Path]) -> None:
+    report, _ = made
     found = {one["pruner"]: one for one in reasons(report)}
     critical = report.parts["critical"].table
     assert critical is not None
@@ -215,10 +219,9 @@ def test_reasons_name_the_layer_and_its_share(two_branches: Setup, tmp_path: Pat
 
 
 def test_what_cannot_be_computed_is_said_and_the_rest_stands(
-    module_named: Callable[[str, str], None], tmp_path: Path, browser: Any
+    two_branches: Setup, tmp_path: Path, browser: Any
 ) -> None:
-    module_named("branches", TWO_BRANCHES)
-    report, path = _made(Setup("branches:Nan", samples_per_class=2), tmp_path)
+    report, path = _made(replace(two_branches, model="branches:Nan"), tmp_path)
     problem = report.parts["conservation"].problem
     assert problem
     tab, complaints = _opened(browser, path)

@@ -1,0 +1,195 @@
+"""Each pruner beside the authors' code: time as a ratio within one run, peak memory of each.
+
+    uv run python benchmarks/pruners.py --authors DIR [--only snip-vgg16_bn] [--out pruners.json]
+
+DIR is a checkout of ganguli-lab/Synaptic-Flow. Both sides get networks of the same architecture and
+inputs of the same number and shape, scored in eval mode, in turn, in one process. Memory is the
+peak of a process of its own for each side, above what it holds after its imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import nn
+
+from collapse import masks as masking
+from collapse.models import build
+from collapse.options import Pruning
+from collapse.pruning import prune
+
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed.
+
+    Attributes:
+        module: the authors' module of the network, under ``Models``.
+        samples: images that are scored on; SynFlow takes the shape only.
+    """
+
+    pruner: str
+    model: str
+    module: str
+    samples: int
+    iterations: int = 1
+    compression: float = 100.0
+
+
+CASES = {
+    "synflow-vgg16_bn": Case("synflow", "vgg16_bn", "lottery_vgg", 1, iterations=100),
+    "synflow-resnet18": Case("synflow", "resnet18", "tinyimagenet_resnet", 1, iterations=100),
+    "snip-vgg16_bn": Case("snip", "vgg16_bn", "lottery_vgg", 1000),
+    "grasp-vgg16_bn": Case("grasp", "vgg16_bn", "lottery_vgg", 1000),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time each pruner beside the authors'.
+
+    Attributes:
+        authors: a checkout of their code.
+        only: some of the cases.
+        repeats: pairs; the median counts.
+        out: write the numbers as JSON.
+    """
+
+    authors: Path
+    only: tuple[str, ...] = tuple(CASES)
+    repeats: int = 3
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+
+
+def batches(case: Case) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Random images with labels, 256 at a time."""
+    torch.manual_seed(0)
+    images = torch.randn(case.samples, 3, 32, 32)
+    labels = torch.arange(case.samples) % CLASSES
+    return list(zip(images.split(256), labels.split(256), strict=True))
+
+
+def ours(case: Case) -> Callable[[], None]:
+    """A pruning with our code."""
+    data = batches(case)
+
+    def work() -> None:
+        model = build(case.model, classes=CLASSES, init="kaiming")
+        options = Pruning(pruner=case.pruner, iterations=case.iterations, mode="eval")
+        result = prune(model, data, options, compression=case.compression)
+        total = masking.total(result.masks)
+        assert masking.kept(result.masks) == masking.keep_count(total, case.compression)
+
+    return work
+
+
+def theirs(case: Case, checkout: Path) -> Callable[[], None]:
+    """The same with the authors' code, imported from the checkout."""
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    models = importlib.import_module(f"Models.{case.module}")
+    pruners = importlib.import_module("Pruners.pruners")
+    generator = importlib.import_module("Utils.generator")
+    loop = importlib.import_module("prune")
+    kind = {"synflow": "SynFlow", "snip": "SNIP", "grasp": "GraSP"}[case.pruner]
+    data = batches(case)
+
+    def work() -> None:
+        model = getattr(models, case.model)((3, 32, 32), CLASSES)
+        pruner = getattr(pruners, kind)(generator.masked_parameters(model, False, False, False))
+        quiet = (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        )
+        with quiet[0], quiet[1]:
+            loop.prune_loop(
+                *(model, nn.CrossEntropyLoss(), pruner, data, "cpu", 1 / case.compression),
+                *("exponential", "global", case.iterations),
+            )
+
+    return work
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak(config: Config, name: str, side: str) -> float:
+    """Gigabytes that one side needs above what it holds after its imports."""
+    words = [sys.executable, __file__, "--authors", str(config.authors), "--only", name]
+    environment = {**os.environ, _SIDE: side}
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+    return float(done.stdout.split()[-1])
+
+
+# Set in the process that measures the memory of one side.
+_SIDE = "PRUNERS_BENCHMARK_SIDE"
+
+
+def measure_child(config: Config, side: str) -> None:
+    """In a child: run one side once, print the growth of the peak."""
+    case = CASES[config.only[0]]
+    work = ours(case) if side == "ours" else theirs(case, config.authors)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+
+
+def main(config: Config) -> None:
+    """Print a table."""
+    if side := os.environ.get(_SIDE):
+        measure_child(config, side)
+        return
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{versions}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(
+        f"{'case':20s}{'ours':>9s}{'theirs':>9s}{'ratio':>8s}{'GB':>7s}{'theirs':>8s}{'ratio':>8s}"
+    )
+    rows: list[dict[str, Any]] = []
+    for name in config.only:
+        case = CASES[name]
+        mine, other = ours(case), theirs(case, config.authors)
+        pairs = [(seconds(mine), seconds(other)) for _ in range(config.repeats)]
+        memory = peak(config, name, "ours"), peak(config, name, "theirs")
+        row = {
+            "case": name,
+            "ours": statistics.median(a for a, _ in pairs),
+            "theirs": statistics.median(b for _, b in pairs),
+            "ratio": statistics.median(b / a for a, b in pairs),
+            "pairs": len(pairs),
+            "memory": memory[0],
+            "theirs_memory": memory[1],
+        }
+        rows.append(row)
+        print(
+            f"{name:20s}{row['ours']:8.2f}s{row['theirs']:8.2f}s{row['ratio']:8.2f}"
+            f"{memory[0]:7.2f}{memory[1]:8.2f}{memory[0] / memory[1]:8.2f}",
+            flush=True,
+        )
+    if config.out is not None:
+        config.out.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
