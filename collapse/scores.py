@@ -280,9 +280,14 @@ def loss_gradient(
     # Dropout draws the same units in each pass, so that all passes see one function.
     torch.manual_seed(scoring_seed(inputs))
     tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
+    # Convolutions of whole batches run a third faster on a CPU with channels last.
+    last = next(iter(tensors.values())).device.type == "cpu"
+    if last:
+        tensors = {name: _channels_last(tensor) for name, tensor in tensors.items()}
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in _weighted(inputs, compute_dtype(model)):
+        x = _channels_last(x) if last else x
         # Fused attention has no second derivative.
         with contextlib.nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
@@ -293,6 +298,13 @@ def loss_gradient(
         for name, part in zip(leaves, _gradient(value, leaves), strict=True):
             totals[name] += part
     return leaves, totals
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The same numbers, laid out as oneDNN's convolutions like them."""
+    if tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Tensor]:
