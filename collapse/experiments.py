@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
-from collapse import data, recipes
+from collapse import controls, data, recipes
 from collapse import masks as masking
 from collapse.checked import CorruptRunError
 from collapse.data import Dataset, Split
 from collapse.devices import deterministic, has_bfloat16
 from collapse.errors import RequestError, first_line
+from collapse.functional import Masks
 from collapse.imp import State, check, check_rounds, imp
-from collapse.options import Execution, Pruning, Rewinding, Setup, Training
+from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
 from collapse.preparation import Prepared, check_setup, prepare, settings_row
 from collapse.pruning import iterations_of
 from collapse.runs import Run
@@ -38,6 +39,7 @@ class Experiment:
 
     Attributes:
         compression: of the ticket, total / kept; 1 keeps everything.
+        control: train a control in the ticket's place (``controls``).
     """
 
     setup: Setup
@@ -45,6 +47,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     rewinding: Rewinding = field(default_factory=Rewinding)
     compression: float = 1.0
+    control: Control | None = None
 
     def datasets(self) -> tuple[Dataset, Dataset]:
         """The training and the test split."""
@@ -82,6 +85,8 @@ class Experiment:
         check_setup(setup, train)
         settings = self.settings()
         check_rounds(self.compression, self.rewinding, settings)
+        if self.control is not None:
+            controls.check(self.control, setup, self.rewinding.levels)
         config: dict[str, Any] = {
             **_network_of(setup, train),
             "data": [train_hash, test_hash],
@@ -89,6 +94,8 @@ class Experiment:
             "compression": float(self.compression),
             "seed": pruning.seed,
         }
+        if self.control is not None:
+            config["control"] = self.control
         if self.rewinding.levels > 0:
             config["rewinding"] = asdict(self.rewinding)
         # Pruning nothing is the same whatever would have pruned.
@@ -225,6 +232,9 @@ def _perform(
         if on_boundary is not None:
             on_boundary(state)
 
+    masks = None
+    if experiment.control is not None and state is None:
+        masks = _control(experiment, prepared, experiment.control, train)
     tickets = imp(
         prepared.model,
         train,
@@ -234,12 +244,25 @@ def _perform(
         training=settings,
         rewinding=experiment.rewinding,
         batches=prepared.batches,
+        masks=masks,
         output=experiment.setup.output,
         compiled=execution.compile,
         state=state,
         on_boundary=boundary,
     )
     run.finish(tickets.tables, tickets.masks, prepared.model.state_dict())
+
+
+def _control(experiment: Experiment, prepared: Prepared, control: Control, train: Dataset) -> Masks:
+    """The control's masks; the model gets its weights."""
+    setup, pruning = experiment.setup, experiment.pruning
+    masks = controls.masks_of(
+        prepared.model, prepared.batches, pruning, experiment.compression, control, setup.output
+    )
+    if control == "reinitialised":
+        classes = setup.classes or train.classes
+        controls.reinitialise(prepared.model, setup, train.input_shape, classes, pruning.seed)
+    return masks
 
 
 @contextmanager

@@ -89,6 +89,7 @@ def imp(
     training: Training | recipes.Settings | None = None,
     rewinding: Rewinding | None = None,
     batches: Sequence[Batch] = (),
+    masks: Masks | None = None,
     output: Selector = None,
     compiled: bool = False,
     state: State | None = None,
@@ -105,6 +106,7 @@ def imp(
         training: what it leaves out is the dataset's default (``recipes``).
         rewinding: levels (0: prune before training, no rounds), and where to go back to.
         batches: for the scores of data-driven pruners.
+        masks: start from these, pruned stays pruned; everything prunable without them.
         output: selects a tensor from a forward that returns several.
         compiled: torch.compile the forward.
         state: go on from here; the model must be as it was built.
@@ -133,7 +135,9 @@ def imp(
     )
     run.closures = conserving_units(run.trainer)
     if state is None:
-        state = State(level=0, epoch=0, masks=masking.dense(model))
+        if masks is not None:
+            masking.check_fit(model, masks)
+        state = State(level=0, epoch=0, masks=masking.dense(model) if masks is None else masks)
         if rewinding.levels == 0:
             run.prune(state, compression)
     else:

@@ -17,6 +17,7 @@ Augmentation = Literal["crop-flip", "none"]
 LearningRateSchedule = Literal["step", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rewind = Literal["weights", "learning-rate"]
+Control = Literal["shuffled", "reinitialised", "inverted"]
 
 
 def _shown(metavar: str) -> object:

@@ -11,7 +11,7 @@ import tyro
 from collapse import cli
 from collapse.commands.imp import run_and_report
 from collapse.experiments import Experiment
-from collapse.options import Execution, Pruning, Rewinding, Setup, Training
+from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
 
 _FILE = tyro.conf.arg(metavar="FILE")
 
@@ -25,6 +25,8 @@ class Config:
 
     Attributes:
         compression: total / kept, from 1 (nothing is pruned) to parameters / layers.
+        control: in the ticket's place, train its mask shuffled within each layer, its mask with
+            weights drawn anew (reinitialised), or the mask of the lowest scores (inverted).
         out: write the training table (.parquet, .csv, .json).
         dynamics: write the score dynamics: layer means and their fit, by epoch.
         layers: write the per-layer densities.
@@ -35,6 +37,9 @@ class Config:
     execution: Execution
     pruning: Pruning = field(default_factory=Pruning)
     compression: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
+    control: Annotated[Control | None, tyro.conf.arg(metavar="shuffled|reinitialised|inverted")] = (
+        None
+    )
     out: Annotated[Path | None, _FILE] = None
     dynamics: Annotated[Path | None, _FILE] = None
     layers: Annotated[Path | None, _FILE] = None
@@ -44,7 +49,12 @@ def main(config: Config) -> int:
     """Run the request."""
     rounds = Rewinding(levels=0)
     experiment = Experiment(
-        config.setup, config.pruning, config.training, rounds, config.compression
+        config.setup,
+        config.pruning,
+        config.training,
+        rounds,
+        config.compression,
+        config.control,
     )
     files = {
         "training": config.out,

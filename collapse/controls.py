@@ -1,0 +1,103 @@
+"""Controls of pruning at initialisation: is it these weights, or how many there are in each layer?
+
+After Frankle, Dziugaite, Roy & Carbin 2021, "Pruning neural networks at initialization: why are we
+missing the mark?": a mask is shuffled within its layers, its weights are drawn anew, or the
+highest scores are pruned in place of the lowest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from collapse.errors import RequestError, unknown
+from collapse.functional import Masks, Selector
+from collapse.models import build
+from collapse.options import Control, Pruning, Setup
+from collapse.pruning import iterations_of, prune
+from collapse.scores import SCORES, Batch, ScoreInputs, Scores, load_pruner, mode_of
+from collapse.seeding import derive, generator
+
+CONTROLS: tuple[Control, ...] = ("shuffled", "reinitialised", "inverted")
+
+
+def check(control: Control, setup: Setup, levels: int) -> None:
+    """Raise RequestError where a control cannot be made of this request."""
+    if control not in CONTROLS:
+        raise unknown("control", control, CONTROLS)
+    if levels:
+        raise RequestError(
+            f"--control {control}: expected pruning at initialisation (--levels 0), got {levels}"
+        )
+    if control == "reinitialised" and setup.weights is not None:
+        raise RequestError(
+            f"--control reinitialised draws the weights anew: expected no --weights, got "
+            f"'{setup.weights}'"
+        )
+
+
+def masks_of(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    pruning: Pruning,
+    compression: float,
+    control: Control,
+    output: Selector = None,
+) -> Masks:
+    """The control's masks; of ``reinitialised``, those of the weights before they are redrawn.
+
+    Raises:
+        RequestError: anything that pruning raises.
+    """
+    with _lowest_first(pruning) if control == "inverted" else nullcontext(pruning) as options:
+        masks = prune(model, batches, options, compression=compression, output=output).masks
+    return shuffled(masks, pruning.seed) if control == "shuffled" else masks
+
+
+def shuffled(masks: Masks, seed: int) -> Masks:
+    """Each layer keeps as many weights, anywhere."""
+    draw = generator(seed, "shuffled masks")
+    found: Masks = {}
+    for name, mask in masks.items():
+        order = torch.randperm(mask.numel(), generator=draw).to(mask.device)
+        found[name] = mask.flatten()[order].view(mask.shape)
+    return found
+
+
+@contextmanager
+def _lowest_first(pruning: Pruning) -> Iterator[Pruning]:
+    """A pruner that keeps the lowest scores of another, inside the block."""
+    score, name = SCORES[load_pruner(pruning.pruner)], f"inverted {pruning.pruner}"
+
+    def inverted(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+        scores = score(model, masks, inputs)
+        return Scores({layer: -scores[layer] for layer in masks})
+
+    SCORES[name] = inverted
+    try:
+        yield replace(
+            pruning,
+            pruner=name,
+            iterations=iterations_of(pruning),
+            mode=mode_of(pruning.pruner, pruning.mode),
+        )
+    finally:
+        del SCORES[name]
+
+
+def reinitialise(
+    model: nn.Module, setup: Setup, input_shape: tuple[int, ...], classes: int, seed: int
+) -> None:
+    """Draw the weights anew from the same distribution, in place."""
+    other = build(
+        setup.model,
+        input_shape=input_shape,
+        classes=classes,
+        init=setup.init,
+        seed=derive(seed, "reinitialised"),
+    )
+    model.load_state_dict(other.state_dict())
