@@ -160,7 +160,10 @@ _TORCHVISION: dict[str, Any] = {
     "cifar10": torchvision.datasets.CIFAR10,
     "cifar100": torchvision.datasets.CIFAR100,
 }
-DATASETS = ("digits", "gaussian", *_STATISTICS, "imagenet")
+# Synthetic inputs, which depend on the seed.
+DRAWN = ("gaussian", "sparse-gaussian")
+DATASETS = ("digits", *DRAWN, *_STATISTICS, "imagenet")
+_FRAMED = "framed-"
 _CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "tinyimagenet": 200, "imagenet": 1000}
 
 
@@ -176,7 +179,8 @@ def load(
     """Load one split of a dataset.
 
     Args:
-        name: one of ``DATASETS``, or any name of a folder under ``root``.
+        name: one of ``DATASETS``, or any name of a folder under ``root``; ``framed-NAME`` puts
+            its images at half their size into a frame of zeros, so that most inputs are dead.
         root: where data lies. For a dataset ``NAME`` it may hold torchvision's files, an image
             folder ``NAME/train/CLASS/*``, parquet shards ``NAME/train-*.parquet``, or
             Tiny-ImageNet's zip; a name that torchvision knows is downloaded there otherwise.
@@ -191,10 +195,13 @@ def load(
         raise RequestError(f"input shape: expected positive sizes, got {input_shape}")
     if classes is not None and classes < 1:
         raise RequestError(f"classes: expected at least 1, got {classes}")
+    if name.startswith(_FRAMED):
+        return _framed(load(name.removeprefix(_FRAMED), split, root=root))
     if name == "digits":
         return _digits(split)
-    if name == "gaussian":
-        return _gaussian(split, input_shape, classes, seed)
+    if name in DRAWN:
+        dense = _gaussian(split, input_shape, classes, seed)
+        return dense if name == "gaussian" else _sparse(dense, seed)
     root = root or Path(os.environ.get("COLLAPSE_DATA", "data"))
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
     found = decoding.find(root, name, split, size)
@@ -247,6 +254,36 @@ def _gaussian(
     labels = torch.arange(count).repeat_interleave(repeats)
     images = torch.randn(len(labels), *shape, generator=draw)
     return Dataset("gaussian", images, labels, count, (0.0,) * shape[0], (1.0,) * shape[0])
+
+
+def _sparse(dense: Dataset, seed: int) -> Dataset:
+    """Gaussian inputs of which three in four are always zero, the others with a mean by class."""
+    draw = generator(seed, "sparse gaussian")
+    alive = torch.rand(dense.input_shape, generator=draw) < 0.25
+    means = 0.1 * torch.randn(dense.classes, *dense.input_shape, generator=draw)
+    images = (dense.images + means[dense.labels]) * alive
+    return replace(dense, name="sparse-gaussian", images=images)
+
+
+def _framed(dataset: Dataset) -> Dataset:
+    """Normalised images at half their size in a frame of zeros: the same inputs are always dead."""
+    height, width = dataset.input_shape[-2:]
+    if len(dataset.input_shape) != 3 or min(height, width) < 2:
+        raise RequestError(
+            f"'{_FRAMED}{dataset.name}' needs images C H W of 2×2 at least, got "
+            f"{dataset.input_shape}"
+        )
+    small = torch.cat([  # in parts, because floats are four times as large as bytes
+        F.avg_pool2d(dataset.inputs(slice(start, start + 1000)), 2)
+        for start in range(0, len(dataset.labels), 1000)
+    ])  # fmt: skip
+    left, top = (width - small.shape[3]) // 2, (height - small.shape[2]) // 2
+    images = torch.zeros(len(small), *dataset.input_shape)
+    images[:, :, top : top + small.shape[2], left : left + small.shape[3]] = small
+    plain = (0.0,) * len(dataset.mean), (1.0,) * len(dataset.std)
+    return Dataset(
+        _FRAMED + dataset.name, images, dataset.labels, dataset.classes, mean=plain[0], std=plain[1]
+    )
 
 
 def _missing(name: str, root: Path) -> str:

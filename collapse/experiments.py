@@ -56,7 +56,7 @@ class Experiment:
     def _split(self, split: Split) -> tuple[Dataset, str]:
         setup = self.setup
         # Only drawn inputs depend on the seed: the others are loaded once for all of them.
-        seed = self.pruning.seed if setup.dataset == "gaussian" else 0
+        seed = self.pruning.seed if setup.dataset in data.DRAWN else 0
         shape, classes = setup.input_shape, setup.classes
         return _load(setup.dataset, split, setup.data_root, shape, classes, seed)
 

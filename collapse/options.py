@@ -55,8 +55,9 @@ class Setup:
 
     Attributes:
         model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME or package.module:factory.
-        dataset: digits (embedded), gaussian, mnist, cifar10, cifar100, tinyimagenet, imagenet, or
-            a folder's name under the data root.
+        dataset: digits (embedded), gaussian, sparse-gaussian, mnist, cifar10, cifar100,
+            tinyimagenet, imagenet, or a folder's name under the data root; framed-NAME for its
+            images at half their size in a frame of zeros.
         data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
         input_shape: C H W, where the dataset does not say.
         classes: outputs of the network, where the dataset does not say.

@@ -80,7 +80,7 @@ RECIPES: tuple[Recipe, ...] = (
     # Not the paper's: small data, so that anything learns in minutes on a laptop.
     Recipe(
         ("*",),
-        ("digits", "mnist", "gaussian"),
+        ("digits", "mnist", "framed-digits", "framed-mnist", "*gaussian"),
         replace(_SGD, epochs=10, lr=0.01, lr_drops=(), augmentation="none"),
     ),
     Recipe(("*",), ("*",), replace(_SGD, lr=0.01)),

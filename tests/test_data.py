@@ -57,6 +57,34 @@ def _tiny_zip(path: Path) -> None:
 # --- Sources ----------------------------------------------------------------------------------
 
 
+def test_framed_images_are_half_as_large_in_a_frame_of_zeros() -> None:
+    plain, framed = data.load("digits"), data.load("framed-digits")
+    assert framed.input_shape == plain.input_shape == (3, 32, 32)
+    inputs = framed.inputs(slice(0, 50))
+    inside = plain.inputs(slice(0, 50)).reshape(50, 3, 16, 2, 16, 2).mean((3, 5))
+    torch.testing.assert_close(inputs[:, :, 8:24, 8:24], inside)
+    frame = inputs.clone()
+    frame[:, :, 8:24, 8:24] = 0
+    assert not frame.any()
+    assert framed.name == "framed-digits"
+    assert framed.labels.equal(plain.labels)
+    with pytest.raises(RequestError, match="unknown dataset 'digit'"):
+        data.load("framed-digit", root=Path("none"))
+    with pytest.raises(RequestError, match=r"'framed-gaussian' needs images .* got \(3, 1, 32\)"):
+        data._framed(data.load("gaussian", input_shape=(3, 1, 32)))
+
+
+def test_sparse_gaussian_inputs_are_alive_in_the_same_quarter_and_tell_classes_apart() -> None:
+    train, test = (data.load("sparse-gaussian", split, seed=3) for split in ("train", "test"))
+    alive = train.images.ne(0).any(0)
+    assert alive.equal(test.images.ne(0).any(0))
+    assert float(alive.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert not alive.equal(data.load("sparse-gaussian", seed=4).images.ne(0).any(0))
+    means = torch.stack([train.images[train.labels == k].mean(0) for k in range(10)])
+    nearest = (test.images.flatten(1) @ means.flatten(1).T).argmax(1)
+    assert float((nearest == test.labels).float().mean()) > 0.5
+
+
 def test_digits_need_no_files() -> None:
     train, test = data.load("digits"), data.load("digits", "test")
     assert train.input_shape == (3, 32, 32)
