@@ -147,6 +147,7 @@ def critical_compression(
     options: Pruning | None = None,
     *,
     scan: int = 8,
+    tolerance: float = 0.0,
     effective: bool = True,
     loss: Loss = F.cross_entropy,
     output: Selector = None,
@@ -158,6 +159,8 @@ def critical_compression(
         batches: inputs and targets; one batch at least, for the input's shape.
         options: pruner, iterations, schedule, scope, mode, seed.
         scan: for iterative pruners, how many further compressions are tested for a collapse.
+        tolerance: for iterative pruners, end the search where the boundary is known to within
+            this share of the compression (0.01: one per cent); 0 finds the exact number.
         effective: also find the effective critical compression.
         watch: called with a word on what is being tested, for progress displays.
 
@@ -166,6 +169,8 @@ def critical_compression(
     """
     if scan < 0:
         raise RequestError(f"scan: expected 0 or more, got {scan}")
+    if not 0 <= tolerance < float("inf"):
+        raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
     if not batches:
         raise RequestError("expected at least one batch, for the input's shape; got none")
     options = options or Pruning()
@@ -175,7 +180,7 @@ def critical_compression(
         return _certified(family)
     if iterations_of(options) == 1:
         return _one_shot(family)
-    return _search(family, scan)
+    return _search(family, scan, tolerance)
 
 
 @dataclass(frozen=True)
@@ -262,14 +267,15 @@ def _one_shot(family: _Family) -> Critical:
     )
 
 
-def _fewest(holds: Callable[[int], bool], low: int, high: int) -> int:
+def _fewest(holds: Callable[[int], bool], low: int, high: int, tolerance: float = 0.0) -> int:
     """The smallest number in ``[low, high]`` that holds, by bisection on a logarithmic scale.
 
-    It must hold at ``high`` (which is not tested) and, once it holds, hold from there on.
+    It must hold at ``high`` (which is not tested) and, once it holds, hold from there on. With a
+    tolerance, a number that holds and is at most this share too high.
     """
     if holds(low):
         return low
-    while high - low > 1:
+    while high - low > max(1, tolerance * low):
         middle = min(max(round((low * high) ** 0.5), low + 1), high - 1)
         if holds(middle):
             high = middle
@@ -329,7 +335,7 @@ def _certified(family: _Family) -> Critical:
 # --- Other iterative pruners: a search --------------------------------------------------------
 
 
-def _search(family: _Family, scan: int) -> Critical:
+def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     """Test the maximum first, bisect if it collapses, then scan around the answer.
 
     Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
@@ -350,7 +356,7 @@ def _search(family: _Family, scan: int) -> Critical:
             tested[keep] = family.point(result.masks, result.scores, fallen)
         return tested[keep].fallen is None
 
-    _fewest(survives, layers, total)
+    _fewest(survives, layers, total, tolerance)
     critical = min((k for k, point in tested.items() if point.fallen is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]

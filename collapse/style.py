@@ -137,8 +137,8 @@ def marker(pruner: str) -> str:
 
 
 def name(pruner: str) -> str:
-    """A pruner's name as it is written in papers."""
-    return NAMES.get(pruner, pruner)
+    """A pruner's name as it is written in papers; of your own, the function's."""
+    return NAMES.get(pruner, pruner.rpartition(":")[2].replace("_", " "))
 
 
 def number(value: float) -> str:

@@ -83,6 +83,41 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers"),
         "finished",
     ),
+    # What a pruning left in each layer and what the network then reached; a row a layer.
+    "outcomes": (
+        *SETTINGS,
+        *("weights", "control", "compression", "levels", "epochs", "train_images", "layer"),
+        *("layer_index", "parameters", "kept", "density", "effective_kept"),
+        *("critical_compression", "top1", "best_top1", "run", "finished"),
+    ),
+    "iterations": (
+        *SETTINGS,
+        *("maximal_compression", "critical_compression", "collapse_compression", "monotone"),
+        *("first_collapsed_layer", "evidence", "compression", "layer", "layer_index"),
+        *("parameters", "kept", "density", "finished"),
+    ),
+    "costs": (
+        *SETTINGS,
+        *("compression", "parameters", "samples", "seconds", "flops", "peak_bytes"),
+        *("epoch_images", "epoch_seconds", "epoch_flops", "finished"),
+    ),
+    # One ticket beside another: the same seed's of another pruner, or another seed's.
+    "tickets": (
+        *SETTINGS,
+        *("compression", "levels", "best_top1", "run", "other", "other_seed", "other_best_top1"),
+        "density_distance",
+        *("overlap", "chance_overlap", "chance_deviation", "most_overlap", "beyond_chance"),
+        "finished",
+    ),
+    "dead_inputs": (
+        *SETTINGS,
+        *("compression", "epochs", "train_images", "layer", "parameters", "kept"),
+        *("dead_parameters", "dead_kept", "kept_total", "best_top1", "run", "finished"),
+    ),
+    "answers": (
+        *("question", "quantity", "of", "against", "where", "estimate", "low", "high"),
+        *("level", "seeds", "unit"),
+    ),
     "agreement": ("figure", "ours", "published", "deviation", "within"),
     "trace": (
         *SETTINGS,

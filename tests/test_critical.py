@@ -157,6 +157,22 @@ def test_search_brackets_what_it_cannot_prove() -> None:
     assert any(seen.get(k) and seen.get(k - 1) is False for k in seen)
 
 
+@pytest.mark.parametrize("tolerance", [0.01, 0.3])
+def test_a_tolerance_saves_prunings_and_is_kept(mlp: nn.Module, tolerance: float) -> None:
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+    options = Pruning(pruner="magnitude", iterations=3)
+    exact = critical_compression(mlp, batches, options, scan=0)
+    near = critical_compression(mlp, batches, options, scan=0, tolerance=tolerance)
+    assert near.collapse_kept is not None
+    assert near.collapse_kept < exact.critical_kept <= near.critical_kept
+    gap = near.critical_kept - near.collapse_kept
+    assert gap <= max(1, tolerance * near.collapse_kept)
+    if tolerance == 0.3:
+        assert near.evaluations < exact.evaluations
+    with pytest.raises(RequestError, match=r"tolerance: expected a share of 0 or more, got -0\.1"):
+        critical_compression(mlp, batches, options, tolerance=-0.1)
+
+
 def test_iterative_magnitude_equals_one_shot(mlp: nn.Module) -> None:
     """Its scores never change, so the search must find the closed form's answer."""
     batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]

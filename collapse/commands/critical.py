@@ -39,6 +39,8 @@ class Config:
         scope: rank all parameters together (global), or each layer by itself.
         mode: in which snip and grasp are scored; train without it, as in their papers.
         scan: further compressions tested for a collapse of an iterative pruner.
+        tolerance: end an iterative pruner's search where the boundary is known to within this
+            share of the compression; 0 finds the exact number.
         seeds: of initialisation, samples and random scores; one set of rows each.
         effective: also find the effective critical compression (dead weights not counted).
         out: write the table (.parquet, .csv, .json).
@@ -56,6 +58,7 @@ class Config:
     scope: Scope = "global"
     mode: Annotated[Mode | None, tyro.conf.arg(metavar="train|eval")] = None
     scan: int = 8
+    tolerance: float = 0.0
     seeds: tuple[int, ...] = (0,)
     effective: bool = True
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -92,6 +95,7 @@ def main(config: Config) -> None:
                         prepared,
                         replace(plan, seed=seed),
                         scan=config.scan,
+                        tolerance=config.tolerance,
                         effective=config.effective,
                         watch=watch,
                     )
@@ -160,6 +164,7 @@ def measure(
     plan: Pruning,
     *,
     scan: int = 8,
+    tolerance: float = 0.0,
     effective: bool = True,
     watch: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -170,6 +175,7 @@ def measure(
         prepared.batches,
         plan,
         scan=scan,
+        tolerance=tolerance,
         effective=effective,
         output=setup.output,
         watch=watch,
