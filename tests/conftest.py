@@ -22,6 +22,12 @@ def _private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("COLLAPSE_DATA", str(tmp_path_factory.getbasetemp() / "data"))
 
 
+@pytest.fixture(autouse=True)
+def _one_seed() -> None:
+    """A test gives the same in whatever order and company it runs."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=sorted(ZOO))
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of network that the engine has to take, small."""
