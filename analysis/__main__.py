@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 
-from analysis.experiments import EXPERIMENTS
+from analysis.experiments import EXPERIMENTS, QUESTIONS
 from collapse.errors import unknown
 
 # Each module has a dataclass `Config`, a function `main(config)`, and what it does in one line.
-# Beside these, every experiment of the paper's figures is a name (`experiments.EXPERIMENTS`).
+# Beside these, every experiment is a name (`experiments.EXPERIMENTS` and `QUESTIONS`).
 COMMANDS = {
+    "questions": ("analysis.commands.questions", "the reviewers' nine questions, answered"),
     "report": ("analysis.commands.report", "one page about one network"),
     "agreement": ("analysis.commands.agreement", "our results against the published numbers"),
     "reproduce": ("analysis.commands.reproduce", "as many of the paper's points as fit a time"),
@@ -24,14 +25,15 @@ def main(arguments: list[str]) -> None:
     """Hand over to the command that is named first."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m analysis NAME [OPTIONS]   (NAME --help explains the options)\n")
-        for name, about in [*EXPERIMENTS.items(), *((n, a) for n, (_, a) in COMMANDS.items())]:
-            print(f"  {name:<12} {about}")
+        commands = ((name, about) for name, (_, about) in COMMANDS.items())
+        for name, about in [*EXPERIMENTS.items(), *QUESTIONS.items(), *commands]:
+            print(f"  {name:<15} {about}")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
-    if name in EXPERIMENTS:
+    if name in EXPERIMENTS or name in QUESTIONS:
         importlib.import_module("analysis.commands.experiment").run(name, rest)
     if name not in COMMANDS:
-        valid = [*EXPERIMENTS, *COMMANDS]
+        valid = [*EXPERIMENTS, *QUESTIONS, *COMMANDS]
         print(f"error: {unknown('experiment', name, valid)}", file=sys.stderr)
         sys.exit(2)
     importlib.import_module(COMMANDS[name][0]).run(rest)

@@ -24,6 +24,7 @@ from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.imp import State
 from collapse.options import Execution
+from collapse.runs import Run
 from collapse.storage import check_writable
 from collapse.tables import SCHEMA_VERSION
 
@@ -60,6 +61,9 @@ class Point(Protocol):
 
     def stored(self, work: Work) -> pd.DataFrame | None:
         """Its rows, if it is done."""
+
+    def busy(self, work: Work) -> bool:
+        """Whether another process is at it."""
 
     def check(self) -> None:
         """Raise RequestError where it cannot be done whatever happens."""
@@ -98,6 +102,10 @@ class Measured:
             return tables.read(self._path(work), self.table)[0]
         return None
 
+    def busy(self, work: Work) -> bool:
+        """Nobody claims a measurement: at worst it is done twice, with the same result."""
+        return False
+
     def check(self) -> None:
         """Measuring raises by itself."""
 
@@ -131,6 +139,10 @@ class Trained:
             return self.rows(run).assign(finished=True)
         return None
 
+    def busy(self, work: Work) -> bool:
+        """Whether another process holds its run."""
+        return self.experiment.run(work.execution.runs).busy()
+
     def check(self) -> None:
         """A request that is wrong is no run that failed."""
         self.experiment.check()
@@ -150,6 +162,43 @@ class Trained:
             work.say(f"{self.about}: {outcome.message}")
             return None
         return self.stored(work)
+
+
+@dataclass(frozen=True)
+class After:
+    """A point that is measured on what a training left, and so comes after it.
+
+    Attributes:
+        point: of the finished run.
+    """
+
+    training: Trained
+    row: dict[str, Any]
+    about: str
+    point: Callable[[Run], Measured]
+
+    def stored(self, work: Work) -> pd.DataFrame | None:
+        """Its rows, if the training and it are done."""
+        if self.training.stored(work) is None:
+            return None
+        return self._measured(work).stored(work)
+
+    def busy(self, work: Work) -> bool:
+        """As its training."""
+        return self.training.busy(work)
+
+    def check(self) -> None:
+        """As its training."""
+        self.training.check()
+
+    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+        """Train first, if that is not done."""
+        if self.training.stored(work) is None and self.training.compute(work, update) is None:
+            return None
+        return self._measured(work).compute(work, update)
+
+    def _measured(self, work: Work) -> Measured:
+        return self.point(self.training.experiment.run(work.execution.runs))
 
 
 def at(update: Callable[[str, int], None], number: int, text: str) -> None:
@@ -174,16 +223,22 @@ def complete(points: Sequence[Point], table: str, work: Work | None = None) -> p
         work.execution.check()
         for point in points:
             point.check()
-    frames: list[pd.DataFrame] = []
+    frames: dict[int, pd.DataFrame] = {}
     with cli.progress(len(points), work.execution.quiet) as update:
-        for number, point in enumerate(points):
-            frame = point.stored(work)
-            if frame is None and not work.so_far:
-                frame = point.compute(work, partial(at, update, number))
-            if frame is None:
-                frame = pd.DataFrame([{**point.row, "finished": False}])
-            frames.append(frame)
-    together = pd.concat([part.astype(object) for part in frames], ignore_index=True)
+        for wait in (False, True):  # what another process is at comes last
+            for number, point in enumerate(points):
+                if number in frames:
+                    continue
+                frame = point.stored(work)
+                if frame is None and not work.so_far:
+                    if point.busy(work) and not wait:
+                        continue
+                    frame = point.compute(work, partial(at, update, number))
+                if frame is None:
+                    frame = pd.DataFrame([{**point.row, "finished": False}])
+                frames[number] = frame
+    ordered = [frames[number].astype(object) for number in range(len(points))]
+    together = pd.concat(ordered, ignore_index=True)
     columns = list(tables.COLUMNS[table])
     more = [column for column in together.columns if column not in columns]
     return together.reindex(columns=[*columns, *more]).infer_objects()

@@ -24,6 +24,19 @@ EXPERIMENTS = {
     "cuts": "prune-to-cut ratio against iterations (figure 7)",
 }
 
+# The questions of the paper's reviewers, in the order of docs/questions.md.
+QUESTIONS = {
+    "iterations": "is it the score or the iteration? every score in 1 to 300 iterations",
+    "mode": "SNIP and GraSP scored in train and in eval mode",
+    "cost": "what each pruner costs beside an epoch of training",
+    "tickets": "IMP's ticket beside those of pruning at initialisation",
+    "low-compression": "differences at compressions up to 10, with intervals",
+    "trained": "magnitude and SynFlow of trained and of random weights",
+    "dead-inputs": "what pruners keep on inputs that are always zero",
+    "sanity": "shuffled, reinitialised and inverted masks",
+    "effective": "effective against nominal compression, and accuracy against each",
+}
+
 
 def find(name: str) -> ModuleType:
     """An experiment's module.
@@ -31,6 +44,6 @@ def find(name: str) -> ModuleType:
     Raises:
         RequestError: there is none of this name.
     """
-    if name not in EXPERIMENTS:
-        raise unknown("experiment", name, EXPERIMENTS)
+    if name not in EXPERIMENTS and name not in QUESTIONS:
+        raise unknown("experiment", name, [*EXPERIMENTS, *QUESTIONS])
     return importlib.import_module(f"analysis.experiments.{name.replace('-', '_')}")

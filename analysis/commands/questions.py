@@ -1,0 +1,128 @@
+"""``python -m analysis questions``: the reviewers' nine questions, a table each, and answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+import tyro
+
+from analysis import experiments
+from analysis.experiments import QUESTIONS
+from collapse import cli, tables
+from collapse.errors import RequestError, unknown
+from collapse.storage import check_writable
+
+# Measured first and alone: what runs beside it would be in its numbers.
+_ALONE = ("cost",)
+# The longest, so that none of them is left to run alone at the end.
+_FIRST = ("iterations", "sanity")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Answer the reviewers' nine questions: a table each, and `answers.csv` with every number.
+
+    Call it again to go on: what is done is not done again. Several questions run at once, each in a
+    process of its own with its share of the threads; they share the runs that they have in common.
+
+    Attributes:
+        preset: laptop (minutes a question, real images), paper (the paper's settings) or smoke.
+        only: some of them, by name.
+        out: the folder of tables.
+        runs: the folder of run folders.
+        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
+        device: where to compute; auto takes a GPU if there is one.
+        jobs: how many questions at once; one a core without it.
+        quiet: no progress.
+    """
+
+    preset: str = "laptop"
+    only: tuple[str, ...] = tuple(QUESTIONS)
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("questions-out")
+    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    quiet: bool = False
+
+
+def main(config: Config) -> int:
+    """Run the request: 0, or the exit code of the first question that went wrong."""
+    names = list(dict.fromkeys(config.only))
+    if not names:
+        raise RequestError(f"--only: expected at least one of {', '.join(QUESTIONS)}, got none")
+    for name in names:
+        if name not in QUESTIONS:
+            raise unknown("question", name, QUESTIONS)
+        presets = experiments.find(name).PRESETS
+        if config.preset not in presets:
+            raise unknown("preset", config.preset, presets)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = config.jobs if config.jobs is not None else cores or 1
+    if jobs < 1:
+        raise RequestError(f"--jobs: expected at least 1, got {jobs}")
+    check_writable(config.out / "answers.csv", (".csv",))
+    start = time.monotonic()
+    codes = {name: _answer(config, start, None, name) for name in names if name in _ALONE}
+    together = sorted(
+        set(names) - set(codes), key=lambda name: (name not in _FIRST, names.index(name))
+    )
+    threads = max(1, (cores or 1) // min(jobs, max(1, len(together))))
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(partial(_answer, config, start, threads), together)
+        codes |= dict(zip(together, done, strict=True))
+    wrong = [code for code in codes.values() if code not in (0, 1)]  # 1: some points failed
+    _write_answers(config.out)
+    return wrong[0] if wrong else max(codes.values())
+
+
+def _answer(config: Config, start: float, threads: int | None, name: str) -> int:
+    """One question in a process of its own; its exit code."""
+    options = ["--preset", config.preset, "--runs", config.runs, "--device", config.device]
+    options += ["--out", config.out / f"{name}.parquet", "--quiet"]
+    if config.data_root is not None:
+        options += ["--data-root", config.data_root]
+    words = [sys.executable, "-m", "analysis", name, *map(str, options)]
+    own = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **own},
+    )  # fmt: skip
+    for line in done.stderr.splitlines():
+        print(f"{name}: {line}", file=sys.stderr)
+    if not config.quiet:
+        minutes = (time.monotonic() - start) / 60
+        print(f"{name}: exit code {done.returncode} ({minutes:.1f} min)", file=sys.stderr)
+    return done.returncode
+
+
+def _write_answers(folder: Path) -> None:
+    """Of every table that is there."""
+    found = []
+    for name in QUESTIONS:
+        path = folder / f"{name}.parquet"
+        if path.exists():
+            module = experiments.find(name)
+            table, _ = tables.read(path, module.TABLE)
+            found.append(module.answer(table).assign(question=name))
+    if not found:
+        raise RequestError(f"no question is answered: '{folder}' has no table yet")
+    answers = pd.concat([part.astype(object) for part in found], ignore_index=True)
+    answers = answers[list(tables.COLUMNS["answers"])].infer_objects()
+    tables.write(answers, folder / "answers.csv", "answers")
+    print(f"{len(answers):,} answers: {folder / 'answers.csv'}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Entry point."""
+    cli.run(Config, main, "python -m analysis questions", arguments)

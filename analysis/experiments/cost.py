@@ -1,0 +1,203 @@
+"""What does each pruner cost, beside one epoch of training? (question 3)"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from analysis import answers
+from analysis.experiments.networks import PRUNERS, key_of, needs_labels, row_of
+from analysis.points import Measured, Work, complete
+from analysis.statistics import Estimate
+from collapse import masks as masking
+from collapse import recipes
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.options import Mode, Pruning, Setup, Training
+from collapse.preparation import Prepared, prepare
+from collapse.pruning import prune
+from collapse.scores import DATA_FREE
+from collapse.train import Trainer
+
+TABLE = "costs"
+_MANY = Setup("", dataset="cifar10")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Seconds, operations, samples and memory of pruning, as a share of one training epoch.
+
+    Each is measured in a process of its own, with nothing else running if you can; an epoch is
+    timed on some of the images and scaled to all.
+
+    Attributes:
+        setup: dataset, samples and device; the model is each of --models.
+        models: each of them.
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        compression: to prune to.
+        mode: in which snip and grasp are scored; train without it, as in their papers.
+        seed: of initialisation, samples and random scores.
+        timed_images: that the epoch is timed on.
+    """
+
+    setup: Setup = _MANY
+    models: tuple[str, ...] = ("minivgg", "resnet20", "vgg11_bn", "vgg16_bn")
+    pruners: tuple[str, ...] = PRUNERS
+    compression: float = 100.0
+    mode: Mode | None = None
+    seed: int = 0
+    timed_images: int = 500
+
+
+PRESETS = {
+    "smoke": Config(
+        Setup("", init="xavier", samples_per_class=1),
+        models=("fc",),
+        pruners=("magnitude", "synflow"),
+        timed_images=100,
+    ),
+    "laptop": Config(),
+    "paper": Config(
+        Setup("", dataset="cifar100"),
+        models=("vgg11_bn", "vgg16_bn", "resnet18", "wideresnet18"),
+        timed_images=5000,
+    ),
+}
+
+
+def points(config: Config) -> list[Measured]:
+    """One of each model and pruner."""
+    if config.setup.model:
+        raise RequestError(f"--model {config.setup.model}: expected --models, one or more")
+    if not config.models:
+        raise RequestError("--models: expected at least one, got none")
+    needs_labels(config.pruners)
+    found = []
+    for model in dict.fromkeys(config.models):
+        for pruner in dict.fromkeys(config.pruners):
+            setup = replace(config.setup, model=model)
+            options = Pruning(pruner=pruner, mode=config.mode, seed=config.seed)
+            row = {**row_of(setup, options), "compression": config.compression}
+            key = {
+                **key_of(setup, options),
+                "compression": config.compression,
+                "timed_images": config.timed_images,
+            }
+            request = (setup, options, config.compression, config.timed_images)
+            measure = partial(_in_a_process, row, *request)
+            found.append(Measured(TABLE, key, row, f"{model} {pruner}", measure))
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``costs`` table: a row a model and pruner."""
+    return complete(points(config), TABLE, work)
+
+
+def _in_a_process(row: dict[str, Any], *request: Any) -> pd.DataFrame:
+    """Peak memory is a process's: a fresh one has no other's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pd.DataFrame([{**row, **pool.submit(measure, *request).result()}])
+
+
+def measure(
+    setup: Setup, options: Pruning, compression: float, timed_images: int
+) -> dict[str, float]:
+    """Cost of one pruning and of one epoch; the columns of the table.
+
+    Returns:
+        ``seconds`` of wall time; ``flops`` of the matrix products and convolutions, two a
+        multiplication with its addition; ``samples`` that a scoring sees, times scorings;
+        ``peak_bytes`` above what the network and its data take.
+    """
+    prepared = prepare(setup, options.seed, labelled=options.pruner not in DATA_FREE)
+    once = partial(
+        prune,
+        prepared.model,
+        prepared.batches,
+        options,
+        compression=compression,
+        output=setup.output,
+    )
+    # The first operations of a process pay for its start.
+    prune(prepared.model, prepared.batches, replace(options, iterations=1), compression=2)
+    before = _peak(prepared.device, reset=True)
+    start = time.perf_counter()
+    steps = once().steps
+    seconds = time.perf_counter() - start
+    peak = _peak(prepared.device) - before
+    with FlopCounterMode(display=False) as counter:
+        once()
+    seen = 0 if options.pruner in DATA_FREE else sum(len(y) for _, y in prepared.batches)
+    return {
+        "parameters": masking.total(masking.dense(prepared.model)),
+        "samples": seen * len(steps),
+        "seconds": seconds,
+        "flops": counter.get_total_flops(),
+        "peak_bytes": max(peak, 0),
+        **_epoch(setup, options.seed, prepared, timed_images),
+    }
+
+
+def _epoch(setup: Setup, seed: int, prepared: Prepared, images: int) -> dict[str, float]:
+    train, test = Experiment(setup).datasets()
+    classes = train.classes
+    part = Training(train_samples=max(1, images // classes) * classes, test_samples=test.classes)
+    settings = recipes.resolve(part, setup.model, setup.dataset)
+    trainer = Trainer(prepared.model, train, test, settings, seed=seed, output=setup.output)
+    trainer.epoch(0, 0)
+    seconds = trainer.epoch(0, 1)[0][0]["seconds"]
+    with FlopCounterMode(display=False) as both:
+        trainer.epoch(0, 2)
+    with FlopCounterMode(display=False) as testing:
+        trainer.test(0, 2)
+    scale = len(train.labels) / (settings.train_samples or 1)
+    return {
+        "epoch_images": len(train.labels),
+        "epoch_seconds": seconds * scale,
+        "epoch_flops": (both.get_total_flops() - testing.get_total_flops()) * scale,
+    }
+
+
+def _peak(device: torch.device, reset: bool = False) -> int:
+    """Bytes at the highest so far; of a CPU, of the whole process, where the system says."""
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, KeyError):
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+        lines = Path("/proc/self/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        return int(status["VmHWM"].split()[0]) * 1024
+    return 0
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Time, operations, samples and memory, measured once."""
+    done = table[table["finished"].astype(str).str.lower() == "true"]
+    found = []
+    for _, one in done.iterrows():
+        quantities = {
+            ("time, share of an epoch", ""): one["seconds"] / one["epoch_seconds"],
+            ("operations, share of an epoch", ""): one["flops"] / one["epoch_flops"],
+            ("samples, share of an epoch", ""): one["samples"] / one["epoch_images"],
+            ("peak memory", "bytes"): one["peak_bytes"],
+        }
+        for (quantity, unit), value in quantities.items():
+            estimate = Estimate(float(value), float("nan"), float("nan"), 1)
+            place = answers.where(one.to_frame().T)
+            found.append(answers.row(quantity, one["pruner"], place, estimate, unit))
+    return answers.collect(found)

@@ -1,0 +1,168 @@
+"""Should pruning ignore the data where some inputs are always zero? (question 7)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from analysis import answers
+from analysis.experiments.outcomes import Study
+from analysis.points import Trained, Work, complete
+from collapse import masks as masking
+from collapse.data import Dataset
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.functional import Masks
+from collapse.models import build
+from collapse.options import Pruning, Setup, Training
+from collapse.runs import Run
+from collapse.score_types import ScoreInputs, Scores
+from collapse.scores import PAPER_ITERATIONS, score
+
+TABLE = "dead_inputs"
+INFORMED = f"{__name__}:informed_synflow"
+_PERCEPTRON = Setup("fc", dataset="", init="kaiming")
+_SHORT = Training(
+    epochs=10,
+    lr=0.02,
+    lr_schedule="cosine",
+    train_batch_size=32,
+    augmentation="none",
+    train_samples=600,
+    test_samples=300,
+)
+
+
+def informed_synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+    """SynFlow that is told which inputs are always zero in its batches: those weights go first."""
+    alive = _alive(*(x for x, _ in inputs.batches))
+    first = next(iter(masks))
+    seen = {**masks, first: masks[first] & alive.flatten()}
+    # A workspace of its own: in SynFlow's, other masks are kept.
+    return score(model, "synflow", seen, replace(inputs, workspace={}))
+
+
+def _alive(*parts: Tensor) -> Tensor:
+    """Which inputs are ever other than zero, in the shape of one."""
+    found = parts[0].ne(0).any(0)
+    for part in parts[1:]:
+        found = found | part.ne(0).any(0)
+    return found
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """What each pruner keeps of the weights on dead inputs, and the accuracy.
+
+    The network's first layer must be linear on the inputs. Beside the pruners comes SynFlow told
+    which inputs are dead, to see what knowing it is worth.
+
+    Attributes:
+        datasets: each of them, in place of --dataset.
+    """
+
+    setup: Setup = _PERCEPTRON
+    training: Training = _SHORT
+    pruners: tuple[str, ...] = ("random", "magnitude", "snip", "grasp", "synflow", INFORMED)
+    datasets: tuple[str, ...] = ("framed-digits", "sparse-gaussian", "framed-cifar10")
+
+
+PRESETS = {
+    "smoke": Config(
+        training=Training(epochs=1, train_samples=100, test_samples=50, train_batch_size=20),
+        pruners=("snip", "synflow", INFORMED),
+        compressions=(10.0,),
+        seeds=(0, 1, 2),
+        datasets=("framed-digits",),
+    ),
+    "laptop": Config(),
+    "paper": Config(training=Training(), datasets=("framed-mnist", "framed-cifar10")),
+}
+
+
+def points(config: Config) -> list[Trained]:
+    """One of each dataset, seed, compression and pruner.
+
+    Raises:
+        RequestError: no dataset, or a network whose first layer is not linear on the inputs.
+    """
+    if config.setup.dataset:
+        raise RequestError(f"--dataset {config.setup.dataset}: expected --datasets, one or more")
+    if not config.datasets:
+        raise RequestError("--datasets: expected at least one, got none")
+    found = []
+    for dataset in dict.fromkeys(config.datasets):
+        part = replace(config, setup=replace(config.setup, dataset=dataset))
+        for seed, compression, pruner in part.each():
+            iterations = PAPER_ITERATIONS["synflow"] if pruner == INFORMED else None
+            options = Pruning(pruner=pruner, iterations=iterations, mode=config.mode, seed=seed)
+            found.append(_point(part.experiment(seed, compression, pruner, pruning=options)))
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``dead_inputs`` table: a row a run, about its first layer."""
+    return complete(points(config), TABLE, work)
+
+
+def _point(experiment: Experiment) -> Trained:
+    train, _ = experiment.datasets()
+    pruning, setup = experiment.pruning, experiment.setup
+    settings = experiment.settings()
+    layer, shape = _first_layer(setup, train)
+    dead = ~_alive(train.inputs()).flatten()
+    row = {
+        **experiment.row(),
+        "compression": experiment.compression,
+        "epochs": settings.epochs,
+        "train_images": settings.train_samples or len(train.labels),
+        "layer": layer,
+        "parameters": shape[0] * shape[1],
+        "dead_parameters": shape[0] * int(dead.sum()),
+    }
+    about = f"{setup.dataset} {pruning.pruner} x{experiment.compression:,.4g} seed {pruning.seed}"
+    return Trained(experiment, row, about, partial(_rows, row, dead))
+
+
+def _first_layer(setup: Setup, train: Dataset) -> tuple[str, tuple[int, int]]:
+    classes = setup.classes or train.classes
+    model = build(setup.model, input_shape=train.input_shape, classes=classes, init=setup.init)
+    name, mask = next(iter(masking.dense(model).items()))
+    size = train.images[0].numel()
+    if mask.ndim != 2 or mask.shape[1] != size:
+        raise RequestError(
+            f"dead inputs need a first layer that is linear on all {size} inputs: expected "
+            f"'{name}' of '{setup.model}' of shape (units, {size}), got {tuple(mask.shape)}"
+        )
+    return name, (mask.shape[0], mask.shape[1])
+
+
+def _rows(row: dict[str, Any], dead: Tensor, run: Run) -> pd.DataFrame:
+    ticket = run.table("levels").iloc[-1]
+    mask = masking.load_masks(run.folder / "masks.safetensors")[row["layer"]]
+    return pd.DataFrame([{
+        **row,
+        "kept": int(mask.sum()),
+        "dead_kept": int(mask[:, dead].sum()),
+        "kept_total": int(ticket["kept"]),
+        "best_top1": ticket["best_top1"],
+        "run": run.name,
+    }])  # fmt: skip
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of the kept weights of the first layer that are on dead inputs, and accuracy."""
+    done = table[table["finished"].astype(str).str.lower() == "true"].assign(mode=None)
+    kept = done["kept"].astype(float)
+    done = done.assign(share=100 * done["dead_kept"].astype(float) / kept.where(kept > 0))
+    return answers.collect(
+        answers.means(done, "share", "first-layer weights kept on dead inputs", "%"),
+        answers.means(done, "best_top1", "top-1 accuracy", "%"),
+        answers.differences(
+            done, "best_top1", "difference in top-1 accuracy", "pruner", "synflow", "points"
+        ),
+    )

@@ -1,0 +1,181 @@
+"""The ``outcomes`` table: what a pruning left in each layer, and what the network then reached.
+
+The reviewers' questions ask it of different runs; runs that two questions share are done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.experiments.networks import PRUNERS, given, key_of, needs_labels, row_of
+from analysis.points import After, Measured, Point, Trained
+from collapse import connectivity, tables
+from collapse import masks as masking
+from collapse.critical import critical_compression
+from collapse.errors import RequestError
+from collapse.experiments import Experiment
+from collapse.options import Mode, Pruning, Rewinding, Setup, Training
+from collapse.preparation import prepare
+from collapse.pruning import iterations_of, prune
+from collapse.runs import Run
+
+TABLE = "outcomes"
+Weights = Literal["random", "trained"]
+
+# Real images and a network deep and uneven enough to collapse, in ten seconds a run on one core.
+SMALL = Setup("minivgg", dataset="cifar10")
+SHORT = Training(
+    epochs=6,
+    lr=0.05,
+    lr_schedule="cosine",
+    train_batch_size=64,
+    augmentation="none",
+    train_samples=2000,
+    test_samples=2000,
+)
+SEEDS = (0, 1, 2, 3, 4)
+PAPER = Setup("vgg16_bn", dataset="cifar100")
+# To try it: a second in all.
+TINY = Setup("fc", init="xavier")
+HASTY = Training(epochs=1, lr=0.01, train_batch_size=32, train_samples=100, test_samples=100)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every question takes that trains pruned networks.
+
+    Attributes:
+        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
+        compressions: to prune to.
+        mode: in which snip and grasp are scored; train without it, as in their papers.
+        seeds: one run each, of everything random; intervals need three or more.
+    """
+
+    setup: Setup = SMALL
+    training: Training = SHORT
+    pruners: tuple[str, ...] = PRUNERS
+    compressions: tuple[float, ...] = (10.0, 100.0)
+    mode: Mode | None = None
+    seeds: tuple[int, ...] = SEEDS
+
+    def each(self) -> Iterable[tuple[int, float, str]]:
+        """Seed, compression and pruner of every run.
+
+        Raises:
+            RequestError: one of them is empty or wrong.
+        """
+        needs_labels(self.pruners)
+        if not self.seeds:
+            raise RequestError("--seeds: expected at least one, got none")
+        for seed in dict.fromkeys(self.seeds):
+            for compression in given(self.compressions):
+                for pruner in dict.fromkeys(self.pruners):
+                    yield seed, compression, pruner
+
+    def experiment(self, seed: int, compression: float, pruner: str, **more: Any) -> Experiment:
+        """Prune at initialisation and train; what ``more`` says is different."""
+        options = Pruning(pruner=pruner, mode=self.mode, seed=seed)
+        base = Experiment(self.setup, options, self.training, Rewinding(levels=0), compression)
+        return replace(base, **more)
+
+    def dense(self) -> list[Trained]:
+        """Nothing pruned, once a seed: what the others are compared with."""
+        return [outcome(self.experiment(seed, 1.0, "magnitude")) for seed in self.seeds]
+
+
+def outcome(experiment: Experiment) -> Trained:
+    """One run as a point of this table."""
+    pruning, settings = experiment.pruning, experiment.settings()
+    levels = experiment.rewinding.levels
+    row = {
+        **experiment.row(),
+        "weights": "trained" if levels else "random",
+        "control": experiment.control,
+        "compression": experiment.compression,
+        "levels": levels,
+        "epochs": settings.epochs,
+        "train_images": settings.train_samples or len(experiment.datasets()[0].labels),
+    }
+    about = f"{experiment.setup.model} {pruning.pruner} x{experiment.compression:,.4g}"
+    about += f" {experiment.control}" * (experiment.control is not None)
+    about += f" in {levels} levels" * bool(levels)
+    return Trained(experiment, row, f"{about} seed {pruning.seed}", partial(_rows, row))
+
+
+def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
+    ticket, layers = run.table("levels").iloc[-1], run.table("layers")
+    last = layers[layers["level"] == layers["level"].max()]
+    # The last of several rankings is not what the pruner's critical compression is.
+    once = row["iterations"] == 1 and row["levels"] <= 1 and row["control"] is None
+    columns = ["layer", "layer_index", "parameters", "kept", "density", "effective_kept"]
+    found: pd.DataFrame = last[columns].assign(
+        **row,
+        critical_compression=ticket["critical_compression"] if once else None,
+        top1=ticket["top1"],
+        best_top1=ticket["best_top1"],
+        run=run.name,
+    )
+    return found
+
+
+def untrained(
+    setup: Setup, options: Pruning, compression: float, after: Trained | None = None
+) -> Point:
+    """A pruning alone: densities at one compression, and the critical compression.
+
+    Args:
+        after: prune the weights that this run ends with.
+    """
+    row = {
+        **row_of(setup, options),
+        "weights": "random" if after is None else "trained",
+        "compression": compression,
+        "epochs": 0,
+        # What only a training has.
+        **dict.fromkeys(("control", "levels", "train_images", "top1", "best_top1", "run")),
+    }
+    about = f"{setup.model} {options.pruner} {row['weights']} weights, seed {options.seed}"
+
+    def measured(setup: Setup) -> Measured:
+        return Measured(
+            TABLE,
+            {**key_of(setup, options), "compression": compression},
+            row,
+            about,
+            partial(_untrained, setup, options, row),
+        )
+
+    if after is None:
+        return measured(setup)
+    return After(
+        after,
+        row,
+        about,
+        lambda run: measured(replace(setup, weights=str(run.folder / "weights.safetensors"))),
+    )
+
+
+def _untrained(setup: Setup, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+    prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
+    model, batches, output = prepared.model, prepared.batches, setup.output
+    result = prune(model, batches, options, compression=row["compression"], output=output)
+    if iterations_of(options) == 1:  # known from this one ranking
+        rank = masking.first_to_collapse(result.scores, result.ranked)[1]
+        critical = masking.total(result.masks) / rank
+    else:
+        critical = critical_compression(
+            model, batches, options, scan=0, effective=False, output=output
+        ).critical_compression
+    alive = connectivity.living(model, result.masks, batches[0][0][:1], output=output)
+    rows = tables.layer_rows(
+        masking.sizes(result.masks),
+        masking.kept_by_layer(result.masks),
+        masking.kept_by_layer(alive),
+        masking.sums(result.scores),
+    )
+    return pd.DataFrame(rows).assign(**row, critical_compression=critical)

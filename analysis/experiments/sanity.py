@@ -1,0 +1,60 @@
+"""Which weights, or how many in each layer: what carries a mask's accuracy? (question 8)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import answers
+from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome
+from analysis.points import Trained, Work, complete
+from collapse.controls import CONTROLS
+from collapse.options import Control, Training
+
+__all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Each mask beside its controls (Frankle et al. 2021).
+
+    Attributes:
+        controls: shuffled, reinitialised, inverted.
+    """
+
+    pruners: tuple[str, ...] = ("magnitude", "snip", "grasp", "synflow")
+    controls: tuple[Control, ...] = CONTROLS
+
+
+PRESETS = {
+    "smoke": Config(TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0, 1, 2)),
+    "laptop": Config(),
+    "paper": Config(PAPER, Training(), compressions=(10.0, 100.0, 1000.0)),
+}
+
+
+def points(config: Config) -> list[Trained]:
+    """One of each seed, compression, pruner and control, and as it is."""
+    controls: list[Control | None] = [None, *dict.fromkeys(config.controls)]
+    return [
+        outcome(config.experiment(*one, control=control))
+        for one in config.each()
+        for control in controls
+    ]
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``outcomes`` table."""
+    return complete(points(config), TABLE, work)
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each mask, and what each control changes in it, paired by seed."""
+    runs = answers.runs(table)
+    return answers.collect(
+        answers.means(runs, "best_top1", "top-1 accuracy", "%"),
+        answers.differences(
+            runs, "best_top1", "difference in top-1 accuracy", "control", None, "points"
+        ),
+    )

@@ -1,0 +1,198 @@
+"""IMP's ticket beside those of pruning at initialisation (question 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import answers
+from analysis.experiments.networks import given
+from analysis.experiments.outcomes import HASTY, PAPER, TINY, Study, outcome
+from analysis.points import Trained, Work, complete
+from analysis.statistics import chance_overlap
+from collapse import masks as masking
+from collapse import tables
+from collapse.errors import RequestError
+from collapse.functional import Masks
+from collapse.models import build
+from collapse.options import Rewinding, Training
+
+TABLE = "tickets"
+IMP = "imp"
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Accuracy, densities and overlap of tickets of equal density.
+
+    Every ticket is compared with IMP's of the same seed, which starts from the same weights, and
+    with its own pruner's of the other seeds, which start from others.
+
+    Attributes:
+        levels: of IMP.
+        rewind_epoch: of IMP.
+        tickets: masks of your own (.safetensors) for this network, compared with IMP's.
+    """
+
+    levels: int = 2
+    rewind_epoch: int = 0
+    tickets: tuple[Path, ...] = ()
+
+
+PRESETS = {
+    "smoke": Config(TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0, 1, 2), levels=1),
+    "laptop": Config(),
+    "paper": Config(PAPER, Training(), levels=3),
+}
+
+
+def points(config: Config) -> list[Trained]:
+    """One of each seed, compression and pruner, and IMP's."""
+    if config.levels < 1:
+        raise RequestError(f"--levels: expected at least 1, got {config.levels}")
+    found = [outcome(config.experiment(*one)) for one in config.each()]
+    rounds = Rewinding(levels=config.levels, rewind_epoch=config.rewind_epoch)
+    for seed, compression, _ in replace(config, pruners=("magnitude",)).each():
+        found.append(outcome(config.experiment(seed, compression, "magnitude", rewinding=rounds)))
+    return found
+
+
+def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+    """The ``tickets`` table: a row a ticket and other ticket.
+
+    ``overlap`` is the share of kept weights that both keep, ``chance_overlap`` what it would be if
+    each layer kept as many anywhere (``chance_deviation`` around it), ``most_overlap`` what the
+    layers' numbers allow; ``beyond_chance`` is 0 at the first and 1 at the last.
+
+    Raises:
+        RequestError: a mask file that is missing, of another network or of another density.
+    """
+    work = work or Work()
+    every = points(config)
+    own = _own(config, every[0])
+    finished = complete(every, "outcomes", work).drop_duplicates("run").set_index("run")
+    rows: list[dict[str, Any]] = []
+    for compression in given(config.compressions):
+        tickets = [_ticket(p, work, finished) for p in every if _of(p) == compression]
+        rows += _compared(tickets, own.get(compression, []))
+    return pd.DataFrame(rows).reindex(columns=list(tables.COLUMNS[TABLE])).infer_objects()
+
+
+@dataclass(frozen=True)
+class _Ticket:
+    """A ticket's name (its pruner, or ``imp``), its columns, and its masks once it is there."""
+
+    label: str
+    row: dict[str, Any]
+    masks: Masks | None
+
+    @property
+    def seed(self) -> int:
+        return int(self.row["seed"])
+
+
+def _of(point: Trained) -> float:
+    return point.experiment.compression
+
+
+def _ticket(point: Trained, work: Work, finished: pd.DataFrame) -> _Ticket:
+    folder = point.experiment.run(work.execution.runs).folder
+    row = {name: point.row[name] for name in (*tables.SETTINGS, "compression", "levels")}
+    label = IMP if row["levels"] else row["pruner"]
+    if folder.name not in finished.index:
+        return _Ticket(label, row, None)
+    row |= {"run": folder.name, "best_top1": finished.loc[folder.name, "best_top1"]}
+    return _Ticket(label, row, masking.load_masks(folder / "masks.safetensors"))
+
+
+def _own(config: Config, point: Trained) -> dict[float, list[tuple[str, Masks]]]:
+    """Your own masks by their compression.
+
+    Raises:
+        RequestError: see ``run``.
+    """
+    setup, train = config.setup, point.experiment.datasets()[0]
+    classes = setup.classes or train.classes
+    model = build(setup.model, input_shape=train.input_shape, classes=classes)
+    total = masking.total(masking.dense(model))
+    counts = {masking.keep_count(total, c): c for c in given(config.compressions)}
+    found: dict[float, list[tuple[str, Masks]]] = {}
+    for path in dict.fromkeys(config.tickets):
+        masks = masking.load_masks(path, model)
+        kept = masking.kept(masks)
+        if kept not in counts:
+            expected = " or ".join(f"{n:,} (compression {c:g})" for n, c in counts.items())
+            raise RequestError(f"ticket '{path}' keeps {kept:,} weights: expected {expected}")
+        found.setdefault(counts[kept], []).append((path.stem, masks))
+    return found
+
+
+def _compared(tickets: list[_Ticket], own: list[tuple[str, Masks]]) -> list[dict[str, Any]]:
+    """Each with IMP's of its seed, and with its own kind's of later seeds."""
+    rows = []
+    for ticket in tickets:
+        for other in tickets:
+            same_seed = other.label == IMP != ticket.label and other.seed == ticket.seed
+            same_kind = other.label == ticket.label and other.seed > ticket.seed
+            if same_seed or same_kind:
+                rows.append(_pair(ticket, other))
+        if ticket.label == IMP:
+            row = {**ticket.row, "levels": 0, "run": None, "best_top1": None}
+            rows += [_pair(_Ticket(n, {**row, "pruner": n}, masks), ticket) for n, masks in own]
+    return rows
+
+
+def _pair(ticket: _Ticket, other: _Ticket) -> dict[str, Any]:
+    row = {**ticket.row, "other": other.label, "other_seed": other.seed}
+    if ticket.masks is None or other.masks is None:
+        return {**row, "finished": False}
+    row["other_best_top1"] = other.row["best_top1"]
+    return {**row, **compare(ticket.masks, other.masks), "finished": True}
+
+
+def compare(ours: Masks, theirs: Masks) -> dict[str, float | None]:
+    """Two masks of one network: the columns of the table (see ``run``)."""
+    sizes = masking.sizes(ours)
+    kept, other = (list(masking.kept_by_layer(masks).values()) for masks in (ours, theirs))
+    whole = max(sum(kept), sum(other))
+    shared = sum(int((mask & theirs[name]).sum()) for name, mask in ours.items())
+    chance, deviation = chance_overlap(kept, other, sizes.values())
+    most = sum(map(min, kept, other))
+    shares = [abs(a / sum(kept) - b / sum(other)) for a, b in zip(kept, other, strict=True)]
+    return {
+        "density_distance": sum(shares) / 2,
+        "overlap": shared / whole,
+        "chance_overlap": chance / whole,
+        "chance_deviation": deviation / whole,
+        "most_overlap": most / whole,
+        # Where chance leaves nothing open there is nothing to be beyond.
+        "beyond_chance": (shared - chance) / (most - chance) if most - chance > 1e-9 else None,
+    }
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each ticket against IMP's, overlap and layer distance with it, stability."""
+    done = table[table["finished"].astype(str).str.lower() == "true"].assign(mode=None)
+    done = done.assign(label=done["pruner"].where(done["levels"] == 0, IMP))
+    # Every ticket stands in the table on one side or the other.
+    other = done.assign(label=done["other"], seed=done["other_seed"])
+    each = pd.concat([done, other.assign(best_top1=done["other_best_top1"])])
+    each = each.dropna(subset=["best_top1"]).drop_duplicates(["label", "seed", "compression"])
+    each = each.assign(pruner=each["label"], levels=0)
+    beside = done[(done["other"] == IMP) & (done["label"] != IMP)]
+    across = done[done["other"] == done["label"]].assign(pruner=done["label"], levels=0)
+    distance = "share of kept weights in other layers"
+    overlap = "overlap beyond chance"
+    return answers.collect(
+        answers.means(each, "best_top1", "top-1 accuracy", "%"),
+        answers.differences(
+            each, "best_top1", "difference in top-1 accuracy", "pruner", IMP, "points"
+        ),
+        answers.means(beside, "beyond_chance", f"{overlap}, with IMP's ticket"),
+        answers.means(beside, "density_distance", f"{distance}, than in IMP's ticket"),
+        answers.pairs(across, "beyond_chance", f"{overlap}, between two seeds"),
+        answers.pairs(across, "density_distance", f"{distance}, between two seeds"),
+    )
