@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Estimate, difference, mean
+from analysis.statistics import Estimate, mean, together
 from collapse import tables
 
 # What tells one run from another.
@@ -89,26 +89,38 @@ def means(
     return found
 
 
-def differences(
-    table: pd.DataFrame, column: str, quantity: str, by: str, reference: object, unit: str = ""
-) -> list[dict[str, Any]]:
-    """Each group against the one that differs in ``by`` alone, paired by seed.
+def paired(table: pd.DataFrame, column: str, by: str, reference: object) -> pd.DataFrame:
+    """Each row's ``column`` minus that of the row that differs in ``by`` alone, same seed.
+
+    Adds ``difference``, and ``comparisons``: how many share a reference. The reference's own rows
+    are left out.
 
     Args:
         reference: the value of ``by`` that the others are compared with; None for missing ones.
     """
     others = [c for c in _FEW if c in table and c != by]
+    is_reference = [_same(value, reference) for value in table[by]]
+    keys = [*others, "seed"]
+    base = table.loc[is_reference, [*keys, column]].rename(columns={column: "_reference"})
+    rest = table[[not same for same in is_reference]]
+    found = rest.merge(base.astype({"_reference": float}), on=keys, how="inner")
+    found["difference"] = found[column].astype(float) - found["_reference"]
+    among = found.groupby(others, dropna=False, sort=False)[by]
+    return found.assign(comparisons=among.transform("nunique")).drop(columns="_reference")
+
+
+def differences(
+    table: pd.DataFrame, column: str, quantity: str, by: str, reference: object, unit: str = ""
+) -> list[dict[str, Any]]:
+    """The mean over seeds of ``paired``, with intervals that hold together."""
     found: list[dict[str, Any]] = []
-    for _, rows in table.groupby(others, dropna=False, sort=False):
-        values = [v for v in rows[by].unique() if not _same(v, reference)]
-        base = rows[[_same(v, reference) for v in rows[by]]].set_index("seed")[column]
-        for value in values:
-            part = rows[[_same(v, value) for v in rows[by]]]
-            estimate = difference(part.set_index("seed")[column], base, comparisons=len(values))
-            if estimate.seeds:
-                of = str(value) if by == "pruner" else f"{rows['pruner'].iloc[0]}, {value}"
-                place = where(part, [c for c in _FEW if c != by])
-                found.append(row(quantity, of, place, estimate, unit, str(reference or "as it is")))
+    for _, rows in groups(paired(table, column, by, reference)):
+        estimate = mean(rows["difference"], together(int(rows["comparisons"].iloc[0])))
+        if estimate.seeds:
+            pruner, value = str(rows["pruner"].iloc[0]), str(rows[by].iloc[0])
+            of = pruner if by == "pruner" else f"{pruner}, {value}"
+            place = where(rows, [c for c in _FEW if c != by])
+            found.append(row(quantity, of, place, estimate, unit, str(reference or "as it is")))
     return found
 
 
@@ -134,18 +146,24 @@ def log10(values: pd.Series[float]) -> pd.Series[float]:
     return numbers.where(numbers > 0).map(np.log10)
 
 
+def from_dense(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``paired`` with the network of the same seed with nothing pruned."""
+    dense = table[table["compression"] == 1].drop_duplicates("seed").set_index("seed")[column]
+    rest = table[table["compression"] > 1]
+    difference = rest[column].astype(float) - rest["seed"].map(dense).astype(float)
+    found = rest.assign(difference=difference, comparisons=rest["pruner"].nunique())
+    return found.dropna(subset=["difference"])
+
+
 def against_dense(
     table: pd.DataFrame, column: str, quantity: str, unit: str
 ) -> list[dict[str, Any]]:
-    """Each pruner at each compression against the network with nothing pruned, paired by seed."""
-    base = table[table["compression"] == 1].set_index("seed")[column]
+    """The mean over seeds of ``from_dense``."""
     found = []
-    for _, rows in groups(table[table["compression"] > 1].assign(mode=None)):
-        pruners = table.loc[table["compression"] > 1, "pruner"].nunique()
-        estimate = difference(rows.set_index("seed")[column], base, comparisons=pruners)
-        if estimate.seeds:
-            of = str(rows["pruner"].iloc[0])
-            found.append(row(quantity, of, where(rows), estimate, unit, "dense"))
+    for _, rows in groups(from_dense(table, column).assign(mode=None)):
+        estimate = mean(rows["difference"], together(int(rows["comparisons"].iloc[0])))
+        of = str(rows["pruner"].iloc[0])
+        found.append(row(quantity, of, where(rows), estimate, unit, "dense"))
     return found
 
 

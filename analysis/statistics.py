@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
@@ -65,18 +64,9 @@ def mean(values: Iterable[float], level: float = LEVEL) -> Estimate:
     )
 
 
-def difference(
-    ours: pd.Series[float], theirs: pd.Series[float], *, comparisons: int = 1
-) -> Estimate:
-    """The mean of ``ours − theirs``, paired by their index (seeds).
-
-    Args:
-        comparisons: that are drawn together: each gets an interval of level
-            ``1 − (1 − LEVEL) / comparisons`` (Bonferroni), so that all hold at once.
-    """
-    together = pd.concat([ours, theirs], axis=1, join="inner").astype(float).dropna()
-    differences = together.iloc[:, 0] - together.iloc[:, 1]
-    return mean(differences, 1 - (1 - LEVEL) / comparisons)
+def together(comparisons: int) -> float:
+    """The level of each of so many intervals for all to hold at once with ``LEVEL``: Bonferroni."""
+    return 1 - (1 - LEVEL) / comparisons
 
 
 def chance_overlap(

@@ -15,14 +15,16 @@ from typing import Annotated, Literal
 import tyro
 
 from analysis import published
-from analysis.experiments import EXPERIMENTS
+from analysis.experiments import EXPERIMENTS, QUESTIONS
 from collapse import cli, style, tables
 from collapse.errors import RequestError, unknown
 from collapse.storage import PLOT_SUFFIXES, check_writable
 from figures.plotting import panels
 
 # Each figure draws the table of the experiment of its name.
-FIGURES = EXPERIMENTS
+FIGURES = {**EXPERIMENTS, **QUESTIONS}
+# What `all` runs and draws.
+SETS = {"paper": EXPERIMENTS, "questions": QUESTIONS}
 
 
 def find(name: str) -> ModuleType:
@@ -72,6 +74,7 @@ class Everything:
     """Run every experiment and draw its figure; what is done is not done again.
 
     Attributes:
+        of: the paper's figures, or those of the reviewers' questions (docs/questions.md).
         preset: laptop (minutes, embedded data), paper (the paper's settings) or smoke (to try it).
         out: the folder of tables and figures.
         runs: the folder of run folders.
@@ -81,6 +84,7 @@ class Everything:
         quiet: no progress.
     """
 
+    of: Literal["paper", "questions"] = "paper"
     preset: str = "laptop"
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("figures-out")
     runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
@@ -96,13 +100,14 @@ def make_all(arguments: Sequence[str]) -> int:
     Experiments run in processes of their own, so that this one needs no torch.
     """
     request = cli.parse(Everything, arguments, "python -m figures all")
-    check_writable(request.out / f"accuracy.{request.suffix}", PLOT_SUFFIXES)
+    check_writable(request.out / f"any.{request.suffix}", PLOT_SUFFIXES)
     start, failed = time.monotonic(), 0
-    for number, name in enumerate(FIGURES, start=1):
+    figures = SETS[request.of]
+    for number, name in enumerate(figures, start=1):
         table = request.out / f"{name}.parquet"
         if not request.quiet:
             minutes = (time.monotonic() - start) / 60
-            print(f"[{number}/{len(FIGURES)}] {name} ({minutes:.1f} min)", file=sys.stderr)
+            print(f"[{number}/{len(figures)}] {name} ({minutes:.1f} min)", file=sys.stderr)
         options = ["--preset", request.preset, "--runs", request.runs, "--out", table]
         options += ["--device", request.device, *(["--quiet"] if request.quiet else [])]
         if request.data_root is not None:

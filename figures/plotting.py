@@ -33,6 +33,11 @@ _NUMBERS = {
     "neurons": ("score_in", "score_out"),
     "cuts": ("compression", "iterations", "steps", "max_prune_to_cut_ratio"),
     "score_dynamics": ("level", "epoch", "parameters", "score_mean"),
+    "outcomes": ("seed", "compression", "layer_index", "parameters", "kept"),
+    "iterations": ("seed", "iterations", "critical_compression", "compression", "density"),
+    "costs": ("compression", "seconds", "flops", "epoch_seconds", "epoch_flops"),
+    "tickets": ("seed", "other_seed", "compression", "overlap", "density_distance"),
+    "dead_inputs": ("seed", "compression", "kept", "dead_kept", "best_top1"),
 }
 _AT_LEAST_ONE = ("compression", "parameters", "iterations")
 
@@ -132,7 +137,7 @@ def _numeric(rows: pd.DataFrame, table: str, more: Sequence[str]) -> pd.DataFram
 
 def note(rows: pd.DataFrame) -> str:
     """How many points are there, of how many."""
-    keys = (*SETTINGS, "compression", "levels", "quantity")
+    keys = (*SETTINGS, "compression", "levels", "quantity", "weights", "control", "other_seed")
     points = rows[[key for key in keys if key in rows.columns]]
     done = points[finished(rows)].drop_duplicates()
     return f"{len(done)} of {len(points.drop_duplicates())} points"
@@ -149,7 +154,8 @@ def panels(
 
     Args:
         figure: a module of this package, with ``plot`` and ``PANELS``: the columns of its rows
-            and columns of panels, or one column whose panels fill rows.
+            and columns of panels, or one column whose panels fill rows. With ``VIEWS``, several
+            such functions, each draws the whole table in a panel of its own.
         published: the paper's numbers, drawn over ours.
         size: column, page or slide; without it a column for one panel, a page for several.
 
@@ -157,6 +163,8 @@ def panels(
         RequestError: as from ``plot``.
     """
     check(table, figure.TABLE)
+    if hasattr(figure, "VIEWS"):
+        return _views(figure.VIEWS, table, size or "page")
     divided: tuple[str, ...] = figure.PANELS
     for column in divided:
         if table[column].isna().any():
@@ -182,6 +190,21 @@ def panels(
             ax.set_axis_off()
         _shared_labels(axes.tolist(), len(groups), across)
         style.add_legend(axes[: len(groups)].tolist())
+    return drawn
+
+
+def _views(views: Sequence[Callable[..., Axes]], table: pd.DataFrame, size: style.Size) -> Figure:
+    """A panel a view, side by side where the width allows."""
+    with style.styled(size):
+        across = 1 if size == "column" else min(len(views), 2)
+        down = math.ceil(len(views) / across)
+        drawn = style.new_figure(size, down, across)
+        axes = drawn.subplots(down, across, squeeze=False).ravel().tolist()
+        for ax, view in zip(axes, views, strict=False):
+            view(table, ax=ax)
+        for ax in axes[len(views) :]:
+            ax.set_axis_off()
+        style.add_legend(axes[: len(views)])
     return drawn
 
 

@@ -101,6 +101,103 @@ def cuts_table() -> pd.DataFrame:
     )  # fmt: skip
 
 
+def outcomes_table(**by: object) -> pd.DataFrame:
+    """Two layers of 100 and 900; accuracy 50 + seed, less 10 a compression of 10, less the rest.
+
+    Args:
+        by: values of one further column, each with what it takes from the accuracy.
+    """
+    ((column, costs),) = by.items() if by else (("control", {None: 0.0}),)
+    assert isinstance(costs, dict)
+    rows: list[dict[str, object]] = []
+    for pruner in ("magnitude", "synflow"):
+        for value, cost in costs.items():
+            for c, kept in ((1.0, (100, 900)), (10.0, (40, 60)), (100.0, (0, 10))):
+                for seed in (0, 1, 2):
+                    rows += [
+                        {
+                            "weights": "random", "levels": 0, "epochs": 1, "train_images": 10,
+                            "pruner": pruner, "seed": seed, "compression": c, "layer": f"l{i}",
+                            "layer_index": i + 1, "parameters": (100, 900)[i], "kept": kept[i],
+                            "density": kept[i] / (100, 900)[i],
+                            "effective_kept": kept[i] // (2 if pruner == "magnitude" else 1),
+                            "critical_compression": 20.0 * 10**seed, "best_top1":
+                            50.0 + seed - c / 10 - cost, "run": f"{pruner}{value}{c}{seed}",
+                            column: value,
+                        }
+                        for i in (0, 1)
+                    ]  # fmt: skip
+    return table_of("outcomes", rows)
+
+
+def trained_table() -> pd.DataFrame:
+    """Prunings alone beside trainings."""
+    table = outcomes_table(weights={"random": 0.0, "trained": -3.0}).query("compression > 1")
+    alone = table.assign(best_top1=None, run=None, epochs=0)
+    return pd.concat([table, alone], ignore_index=True).infer_objects()
+
+
+def iterations_table() -> pd.DataFrame:
+    return table_of(
+        "iterations",
+        [
+            {
+                "pruner": pruner, "seed": seed, "iterations": n, "compression": 10.0,
+                "maximal_compression": 500.0, "critical_compression": n * 10.0**seed,
+                "collapse_compression": 2.0, "monotone": pruner == "magnitude", "layer": f"l{i}",
+                "layer_index": i + 1, "parameters": 100, "kept": 10 * i, "density": 0.1 * i,
+            }
+            for pruner in ("magnitude", "synflow")
+            for n in (1, 100)
+            for seed in (0, 1, 2)
+            for i in (0, 1)
+        ],
+    )  # fmt: skip
+
+
+def costs_table() -> pd.DataFrame:
+    return table_of(
+        "costs",
+        [
+            {
+                "pruner": pruner, "compression": 100.0, "parameters": 1000, "samples": 100,
+                "seconds": 2.0, "flops": flops, "peak_bytes": 2.0**20, "epoch_images": 1000,
+                "epoch_seconds": 8.0, "epoch_flops": 4e9,
+            }
+            for pruner, flops in (("magnitude", 0), ("snip", 1e9))
+        ],
+    )  # fmt: skip
+
+
+def tickets_table() -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    for seed in (0, 1, 2):
+        imp = {"other": "imp", "other_seed": seed, "other_best_top1": 60.0 + seed}
+        rows.append({"pruner": "snip", "seed": seed, "beyond_chance": 0.5, **imp})
+        for later in range(seed + 1, 3):
+            other = {"other_seed": later, "other_best_top1": 40.0 + later, "beyond_chance": 0.0}
+            rows.append({"pruner": "snip", "seed": seed, "other": "snip", **other})
+    common = {"compression": 10.0, "levels": 0, "density_distance": 0.25, "overlap": 0.6}
+    return table_of(
+        "tickets",
+        [{**common, **row, "best_top1": 40.0 + row["seed"], "run": str(row)} for row in rows],  # type: ignore[operator]  # numbers
+    )
+
+
+def dead_inputs_table() -> pd.DataFrame:
+    return table_of(
+        "dead_inputs",
+        [
+            {
+                "pruner": pruner, "seed": seed, "compression": 10.0, "parameters": 1000,
+                "dead_parameters": 750, "kept": 100, "dead_kept": dead, "best_top1": 50.0 + seed,
+            }
+            for pruner, dead in (("snip", 0), ("synflow", 75))
+            for seed in (0, 1, 2)
+        ],
+    )  # fmt: skip
+
+
 TABLES = {
     "accuracy": accuracy_table(),
     "densities": layers_table({"snip": {1.0: (100, 10_000), 4.0: (25, 2500)}}),
@@ -110,4 +207,13 @@ TABLES = {
     "dynamics": dynamics_table(),
     "grid": accuracy_table(),
     "cuts": cuts_table(),
+    "iterations": iterations_table(),
+    "mode": outcomes_table(mode={"train": 5.0, "eval": 0.0}),
+    "cost": costs_table(),
+    "tickets": tickets_table(),
+    "low-compression": outcomes_table(),
+    "trained": trained_table(),
+    "dead-inputs": dead_inputs_table(),
+    "sanity": outcomes_table(control={None: 0.0, "shuffled": 2.0, "inverted": 20.0}),
+    "effective": outcomes_table(),
 }
