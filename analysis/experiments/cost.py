@@ -30,7 +30,7 @@ from collapse.scores import DATA_FREE
 from collapse.train import Trainer
 
 TABLE = "costs"
-_MANY = Setup("", dataset="cifar10")
+_MANY = Setup("", dataset="cifar10", init="kaiming")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ TABLE = "outcomes"
 Weights = Literal["random", "trained"]
 
 # Real images and a network deep and uneven enough to collapse, in ten seconds a run on one core.
-SMALL = Setup("minivgg", dataset="cifar10")
+# Kaiming as in the paper: torchvision's own VGG has a head of tiny weights, which magnitude prunes
+# first, at a compression of two.
+SMALL = Setup("minivgg", dataset="cifar10", init="kaiming")
 SHORT = Training(
     epochs=6,
     lr=0.05,
@@ -39,7 +41,7 @@ SHORT = Training(
     test_samples=2000,
 )
 SEEDS = (0, 1, 2, 3, 4)
-PAPER = Setup("vgg16_bn", dataset="cifar100")
+PAPER = Setup("vgg16_bn", dataset="cifar100", init="kaiming")
 # To try it: a second in all.
 TINY = Setup("fc", init="xavier")
 HASTY = Training(epochs=1, lr=0.01, train_batch_size=32, train_samples=100, test_samples=100)
