@@ -53,7 +53,7 @@ def test_notebooks_run_from_a_clean_kernel(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert [path.stem for path in NOTEBOOKS] == [
         "figure1_accuracy", "figure2_densities", "figure3_neurons", "figure4_layer_scores",
-        "figure5_imp", "figure6_grid", "figure7_cuts", "your_own_model",
+        "figure5_imp", "figure6_grid", "figure7_cuts", "questions", "your_own_model",
     ]  # fmt: skip
     few = ("figure3_neurons", "figure5_imp", "your_own_model")
     some = [path for path in NOTEBOOKS if path.stem in few]
@@ -97,7 +97,9 @@ def test_laptop_preset_takes_under_two_minutes(
 # --- figures all --------------------------------------------------------------------------------
 
 
-def _all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> int:
+def _all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], of: str = "paper"
+) -> int:
     """`figures all` with experiments that write tables made by hand."""
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
@@ -112,19 +114,23 @@ def _all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int])
         return subprocess.CompletedProcess(words, codes.get(name, 0))
 
     monkeypatch.setattr(commands.subprocess, "run", run)
-    return commands.make_all(["--out", str(tmp_path), "--suffix", "svg", "--quiet"])
+    return commands.make_all(["--of", of, "--out", str(tmp_path), "--suffix", "svg", "--quiet"])
 
 
-def test_figures_all_draws_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _all(tmp_path, monkeypatch, {}) == 0
-    assert sorted(p.stem for p in tmp_path.glob("*.svg")) == sorted(commands.FIGURES)
-    assert "points" not in (tmp_path / "cuts.svg").read_text()
+@pytest.mark.parametrize("of", commands.SETS)
+def test_figures_all_draws_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    assert _all(tmp_path, monkeypatch, {}, of) == 0
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert [path.stem for path in drawn] == sorted(commands.SETS[of])
+    assert all(" points<" not in path.read_text() for path in drawn)
 
 
 def test_figures_all_draws_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _all(tmp_path, monkeypatch, {"cuts": 1}) == 1
     assert "9 of 10 points" in (tmp_path / "cuts.svg").read_text()
-    assert len(list(tmp_path.glob("*.svg"))) == 8
+    assert len(list(tmp_path.glob("*.svg"))) == len(commands.SETS["paper"])
 
 
 def test_figures_all_stops_where_an_experiment_cannot_run(
@@ -147,5 +153,5 @@ def test_figures_all_goes_on_after_a_kill(tmp_path: Path) -> None:
     first.wait()
     points = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
     assert subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert len(list((tmp_path / "out").glob("*.svg"))) == 8
+    assert len(list((tmp_path / "out").glob("*.svg"))) == len(commands.SETS["paper"])
     assert all(path.stat().st_mtime_ns == at for path, at in points.items())

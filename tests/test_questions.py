@@ -448,6 +448,27 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not list(tmp_path.iterdir())
 
 
+KEPT = Path(__file__).parents[1] / "analysis" / "results" / "questions"
+
+
+@pytest.mark.parametrize("name", experiments.QUESTIONS)
+def test_kept_answers_are_those_of_the_kept_tables(name: str) -> None:
+    """docs/questions.md quotes them; every one is whole, and trained with five seeds or more."""
+    kept, _ = tables.read(KEPT / "answers.csv", "answers")
+    table, about = tables.read(KEPT / f"{name}.parquet", experiments.find(name).TABLE)
+    assert table["finished"].astype(bool).all()
+    assert "--preset laptop" in about["command"]
+    found = experiments.find(name).answer(table)
+    ours = kept[kept["question"] == name]
+    assert ours["of"].tolist() == found["of"].tolist()
+    for column in ("estimate", "low", "high"):
+        np.testing.assert_allclose(
+            ours[column].to_numpy(float), found[column].to_numpy(float), rtol=1e-9
+        )
+    trainings = found[found["quantity"].str.contains("accuracy")]
+    assert (trainings["seeds"] >= 5).all()
+
+
 def test_nothing_finished_gives_no_answer() -> None:
     empty = table_of("outcomes", [{"run": "x", "finished": False}])
     assert effective.answer(empty).empty

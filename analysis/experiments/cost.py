@@ -51,7 +51,7 @@ class Config:
     """
 
     setup: Setup = _MANY
-    models: tuple[str, ...] = ("minivgg", "resnet20", "vgg11_bn", "vgg16_bn")
+    models: tuple[str, ...] = ("minivgg", "resnet20", "vgg16_bn")
     pruners: tuple[str, ...] = PRUNERS
     compression: float = 100.0
     mode: Mode | None = None
