@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -430,6 +431,29 @@ def test_the_command_answers_and_goes_on(tmp_path: Path) -> None:
     assert len(runs) == 3 * (1 + 2 * 3)
     journals = [path.parent / "journal.jsonl" for path in runs]
     assert all(path.read_text().count('"finished"') == 1 for path in journals)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """All nine, killed in the middle (the whole group, kill -9): nothing done is done again."""
+    words = [sys.executable, "-m", "analysis", "questions", "--preset", "smoke", "--quiet"]
+    words += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    root = Path(__file__).parents[1]
+    first = subprocess.Popen(words, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
+    while len(list((tmp_path / "runs").glob("*/done.json"))) < 10:
+        assert first.poll() is None
+        time.sleep(0.1)
+    subprocess.run(["kill", "-9", "--", f"-{first.pid}"], check=True)
+    first.wait()
+    files = [
+        *(tmp_path / "runs").glob("*/done.json"),
+        *(tmp_path / "runs").glob("points/*.parquet"),
+    ]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert subprocess.run(words, cwd=root, check=False).returncode == 0
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+    found, _ = tables.read(tmp_path / "out" / "answers.csv", "answers")
+    assert set(found["question"]) == set(experiments.QUESTIONS)
 
 
 def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
