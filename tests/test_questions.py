@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis import answers, experiments, statistics
+from analysis import answers, experiments
 from analysis.experiments import (
     cost,
     dead_inputs,
@@ -36,10 +32,10 @@ from collapse.critical import critical_compression
 from collapse.data import load
 from collapse.errors import RequestError
 from collapse.models import build
-from collapse.options import Execution, Pruning, Setup
+from collapse.options import Execution, Pruning
 from collapse.pruning import prune
 from collapse.scores import ScoreInputs, score
-from tests.drawn_tables import TABLES, outcomes_table, table_of, tickets_table, trained_table
+from tests.drawn_tables import TABLES, outcomes_table, tickets_table, trained_table
 
 HASTY = replace(outcomes.HASTY, epochs=1)
 
@@ -60,63 +56,6 @@ def test_presets_schema_and_answers(name: str) -> None:
     assert ["question", *found.columns] == list(tables.COLUMNS["answers"])
     assert len(found)
     assert found["estimate"].notna().all()
-
-
-# --- Statistics ---------------------------------------------------------------------------------
-
-
-def test_intervals_cover_as_often_as_they_say() -> None:
-    """A thousand samples of five: 95 % of the intervals hold the mean, up to four deviations."""
-    draw = np.random.default_rng(0)
-    intervals = [statistics.mean(draw.normal(3, 2, 5)) for _ in range(1000)]
-    share = np.mean([one.low <= 3 <= one.high for one in intervals])
-    assert abs(share - 0.95) < 4 * (0.95 * 0.05 / 1000) ** 0.5
-    by_hand = stats.t.interval(0.95, 3, loc=2.5, scale=np.std([1, 2, 3, 4], ddof=1) / 2)
-    found = statistics.mean([1, 2, 3, 4])
-    assert (found.low, found.high) == pytest.approx(by_hand)
-
-
-def test_several_intervals_hold_at_once() -> None:
-    """Five comparisons of nothing with nothing: all five hold in at least 95 % of the families."""
-    draw = np.random.default_rng(1)
-    level = statistics.together(5)
-    families = [
-        all(abs(one.mean) <= one.high - one.mean for one in family)
-        for family in ([statistics.mean(x, level) for x in draw.normal(0, 1, (5, 6))]
-                       for _ in range(300))
-    ]  # fmt: skip
-    assert np.mean(families) > 0.95 - 4 * (0.95 * 0.05 / 300) ** 0.5
-
-
-def test_too_few_seeds_have_no_interval_but_the_word_for_it() -> None:
-    for values, words in (
-        ([], "not measured"),
-        ([4.0], "4 (1 seed: too few for an interval)"),
-        ([1.0, 3.0], "2 (2 seeds: too few for an interval)"),
-    ):
-        found = statistics.mean(values)
-        assert not found.known
-        assert found.words == words
-    assert statistics.mean([2.0, 2.0, 2.0]).words == "2 [2, 2]"
-    two = low_compression.answer(outcomes_table().query("seed < 2"))
-    assert set(two["seeds"]) == {2}
-    assert two["low"].isna().all()
-    assert two["high"].isna().all()
-
-
-def test_chance_overlap_is_that_of_random_masks() -> None:
-    draw = torch.Generator().manual_seed(0)
-    sizes, kept, other = (50, 200), (20, 10), (5, 100)
-    shared = []
-    for _ in range(3000):
-        shared.append(0)
-        for n, a, b in zip(sizes, kept, other, strict=True):
-            ours = set(torch.randperm(n, generator=draw)[:a].tolist())
-            shared[-1] += len(ours & set(torch.randperm(n, generator=draw)[:b].tolist()))
-    mean, deviation = statistics.chance_overlap(kept, other, sizes)
-    assert mean == 20 * 5 / 50 + 10 * 100 / 200
-    assert np.mean(shared) == pytest.approx(mean, abs=4 * deviation / 3000**0.5)
-    assert np.std(shared) == pytest.approx(deviation, rel=0.06)
 
 
 # --- Answers by hand ----------------------------------------------------------------------------
@@ -372,127 +311,3 @@ def test_iterations_find_what_the_critical_command_finds(work: Work) -> None:
         assert set(rows["critical_compression"]) == {found.critical_compression}
         masks = prune(model, batches, options, compression=10.0).masks
         assert rows["kept"].tolist() == list(masking.kept_by_layer(masks).values())
-
-
-# --- Mistakes, and the command ------------------------------------------------------------------
-
-
-def test_wrong_requests() -> None:
-    tiny = outcomes.TINY
-    cases = [
-        (lambda: effective.points(effective.Config(tiny, seeds=())), "--seeds: expected at least"),
-        (lambda: effective.points(effective.Config(tiny, pruners=())), "--pruners: expected at"),
-        (lambda: effective.points(effective.Config(tiny, pruners=("sinp",))), "nearest: snip"),
-        (
-            lambda: effective.points(effective.Config(tiny, compressions=())),
-            "--compressions: expected at least one",
-        ),
-        (lambda: tickets.points(tickets.Config(tiny, levels=0)), "--levels: expected at least 1"),
-        (lambda: iterations.points(iterations.Config(tiny, iterations=(0,))), "from 1 up"),
-        (lambda: cost.points(cost.Config(Setup("fc"))), "--model fc: expected --models"),
-        (lambda: cost.points(cost.Config(models=())), "--models: expected at least one"),
-        (lambda: dead_inputs.points(dead_inputs.Config(datasets=())), "--datasets: expected at"),
-        (
-            lambda: dead_inputs.points(
-                dead_inputs.Config(Setup("conv", dataset=""), datasets=("digits",))
-            ),
-            r"linear on all 3072 inputs: expected '0\.weight' of 'conv'",
-        ),
-        (
-            lambda: sanity.points(
-                sanity.Config(tiny, HASTY, ("magnitude",), controls=("shuffeld",))  # type: ignore[arg-type]  # the mistake
-            )[1].check(),
-            "unknown control 'shuffeld'; nearest: shuffled",
-        ),
-    ]
-    for request, message in cases:
-        with pytest.raises(RequestError, match=message):
-            request()
-
-
-def test_the_command_answers_and_goes_on(tmp_path: Path) -> None:
-    """Two questions at once that share their runs; then nothing is left to do."""
-    words = [
-        *(sys.executable, "-m", "analysis", "questions", "--preset", "smoke", "--jobs", "2"),
-        *("--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")),
-        *("--only", "low-compression", "effective"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        words, capture_output=True, text=True, cwd=root, env=environment, check=True
-    )
-    found, _ = tables.read(tmp_path / "out" / "answers.csv", "answers")
-    assert set(found["question"]) == {"low-compression", "effective"}
-    assert done.stdout.startswith(f"{len(found):,} answers")
-    assert "effective: exit code 0" in done.stderr
-    runs = sorted((tmp_path / "runs").glob("*/done.json"))
-    # Dense and two pruners at 2, 10 and 1000, three seeds: shared runs are done once.
-    assert len(runs) == 3 * (1 + 2 * 3)
-    journals = [path.parent / "journal.jsonl" for path in runs]
-    assert all(path.read_text().count('"finished"') == 1 for path in journals)
-
-
-@pytest.mark.slow
-def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
-    """All nine, killed in the middle (the whole group, kill -9): nothing done is done again."""
-    words = [sys.executable, "-m", "analysis", "questions", "--preset", "smoke", "--quiet"]
-    words += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    root = Path(__file__).parents[1]
-    first = subprocess.Popen(words, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
-    while len(list((tmp_path / "runs").glob("*/done.json"))) < 10:
-        assert first.poll() is None
-        time.sleep(0.1)
-    subprocess.run(["kill", "-9", "--", f"-{first.pid}"], check=True)
-    first.wait()
-    files = [
-        *(tmp_path / "runs").glob("*/done.json"),
-        *(tmp_path / "runs").glob("points/*.parquet"),
-    ]
-    before = {path: path.stat().st_mtime_ns for path in files}
-    assert subprocess.run(words, cwd=root, check=False).returncode == 0
-    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
-    found, _ = tables.read(tmp_path / "out" / "answers.csv", "answers")
-    assert set(found["question"]) == set(experiments.QUESTIONS)
-
-
-def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from analysis.commands import questions
-
-    for words, message in {
-        ("--only", "sanety"): "unknown question 'sanety'; nearest: sanity",
-        ("--preset", "desktop"): "unknown preset 'desktop'",
-        ("--jobs", "0"): "--jobs: expected at least 1, got 0",
-        ("--out", "/dev/null/x"): "cannot write",
-    }.items():
-        with pytest.raises(SystemExit) as stop:
-            questions.run(["--runs", str(tmp_path), *words])
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-KEPT = Path(__file__).parents[1] / "analysis" / "results" / "questions"
-
-
-@pytest.mark.parametrize("name", experiments.QUESTIONS)
-def test_kept_answers_are_those_of_the_kept_tables(name: str) -> None:
-    """docs/questions.md quotes them; every one is whole, and trained with five seeds or more."""
-    kept, _ = tables.read(KEPT / "answers.csv", "answers")
-    table, about = tables.read(KEPT / f"{name}.parquet", experiments.find(name).TABLE)
-    assert table["finished"].astype(bool).all()
-    assert "--preset laptop" in about["command"]
-    found = experiments.find(name).answer(table)
-    ours = kept[kept["question"] == name]
-    assert ours["of"].tolist() == found["of"].tolist()
-    for column in ("estimate", "low", "high"):
-        np.testing.assert_allclose(
-            ours[column].to_numpy(float), found[column].to_numpy(float), rtol=1e-9
-        )
-    trainings = found[found["quantity"].str.contains("accuracy")]
-    assert (trainings["seeds"] >= 5).all()
-
-
-def test_nothing_finished_gives_no_answer() -> None:
-    empty = table_of("outcomes", [{"run": "x", "finished": False}])
-    assert effective.answer(empty).empty
