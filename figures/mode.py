@@ -46,10 +46,8 @@ def accuracies(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> 
     found = found.assign(
         at=found["pruner"].map(style.name) + "\n×" + found["compression"].map("{:,g}".format)
     )
-    looks = in_turn(["train − eval"])
-    beside(
-        found.assign(what="train − eval"), ax, x="at", by="what", value="difference", looks=looks
-    )
+    looks = in_turn(["_difference"])  # one kind needs no legend
+    beside(found.assign(what="_difference"), ax, x="at", by="what", value="difference", looks=looks)
     zero_line(ax)
     ax.set_ylabel("top-1 accuracy, train − eval (points)")
 
