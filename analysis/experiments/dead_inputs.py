@@ -33,7 +33,7 @@ _SHORT = Training(
     train_batch_size=32,
     augmentation="none",
     train_samples=600,
-    test_samples=250,
+    test_samples=200,
 )
 
 
