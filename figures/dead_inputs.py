@@ -19,14 +19,16 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
 
 @plots(TABLE)
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Share of the first layer's kept weights that are on dead inputs, at the highest compression.
+    """Share of the first layer's kept weights that are on dead inputs, at the lowest compression.
+
+    At a higher one some pruners keep nothing of the layer.
 
     Args:
         rows: a ``dead_inputs`` table of one network.
         ax: where to draw; a new figure without it.
         published: nothing is published.
     """
-    part = _highest(rows[rows["kept"] > 0])
+    part = rows[(rows["kept"] > 0) & (rows["compression"] == rows["compression"].min())]
     part = part.assign(share=100 * part["dead_kept"].astype(float) / part["kept"].astype(float))
     part = part.assign(at=part["dataset"].str.replace("-", "\n"))
     beside(part, ax, x="at", by="pruner", value="share", looks=by_pruner)

@@ -28,7 +28,7 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     """
     runs = answers.runs(rows)
     runs = runs[runs["compression"] > 1]
-    for pruner, part in runs.groupby("pruner", sort=False):
+    for number, (pruner, part) in enumerate(runs.groupby("pruner", sort=False)):
         look: dict[str, Any] = {
             "color": style.colour(str(pruner)),
             "marker": style.marker(str(pruner)),
@@ -42,14 +42,15 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
                 ax.plot([place, place], [point.low, point.high], color=look["color"])
         dead = part[~np.isfinite(part["effective_compression"].astype(float))]
         for place in dead["compression"].unique():
-            top = ax.get_xaxis_transform()
-            (mark,) = ax.plot([place], [1], "^", color=look["color"], transform=top, clip_on=False)
+            top, beside = ax.get_xaxis_transform(), [0.97 - 0.06 * number]  # below one another
+            (mark,) = ax.plot([place], beside, "^", color=look["color"], transform=top)
             mark.set_in_layout(False)
     if not np.isfinite(runs["effective_compression"].astype(float)).all():
         ax.plot([], [], "^", color="black", label="all dead in some run")
     ax.axhline(1, color="black", linewidth=0.6)
     ax.set_xscale("log")
-    ax.set_yscale("log")
+    if ax.get_ylim()[1] > 10:
+        ax.set_yscale("log")
     ax.set_xlabel("nominal compression")
     ax.set_ylabel("effective / nominal compression")
     title(runs, ax, ["pruner", "compression"])

@@ -103,6 +103,6 @@ def title(rows: pd.DataFrame, ax: Axes, groups: Sequence[str]) -> None:
     ax.set_title(f"{', '.join(names)} ({seeds})")
 
 
-def zero_line(ax: Axes) -> None:
+def zero_line(ax: Axes, label: str | None = None) -> None:
     """Where there is no difference."""
-    ax.axhline(0, color="black", linewidth=0.6)
+    ax.axhline(0, color="black", linewidth=0.6, label=label)

@@ -29,6 +29,6 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
     )
     found = found.assign(at=found["compression"].map("{:,g}".format))
     beside(found, ax, x="at", by="pruner", value="difference", looks=by_pruner)
-    zero_line(ax)
+    zero_line(ax, "dense")
     ax.set_xlabel("compression")
     ax.set_ylabel("top-1 accuracy − dense (points)")

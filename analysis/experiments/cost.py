@@ -117,9 +117,10 @@ def measure(
     """Cost of one pruning and of one epoch; the columns of the table.
 
     Returns:
-        ``seconds`` of wall time; ``flops`` of the matrix products and convolutions, two a
-        multiplication with its addition; ``samples`` that a scoring sees, times scorings;
-        ``peak_bytes`` above what the network and its data take.
+        ``seconds`` of wall time of a second pruning; ``flops`` of its matrix products and
+        convolutions, two a multiplication with its addition; ``samples`` that a scoring sees,
+        times scorings; ``peak_bytes`` of the first above what the network and its data take, with what the
+        libraries load for it.
     """
     prepared = prepare(setup, options.seed, labelled=options.pruner not in DATA_FREE)
     once = partial(
@@ -130,13 +131,14 @@ def measure(
         compression=compression,
         output=setup.output,
     )
-    # The first operations of a process pay for its start.
-    prune(prepared.model, prepared.batches, replace(options, iterations=1), compression=2)
+    # Memory of the first, because what one has freed the process keeps for the next; time of the
+    # second, because the first pays for the start of the libraries.
     before = _peak(prepared.device, reset=True)
+    once()
+    peak = _peak(prepared.device) - before
     start = time.perf_counter()
     steps = once().steps
     seconds = time.perf_counter() - start
-    peak = _peak(prepared.device) - before
     with FlopCounterMode(display=False) as counter:
         once()
     seen = 0 if options.pruner in DATA_FREE else sum(len(y) for _, y in prepared.batches)
