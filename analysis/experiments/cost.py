@@ -119,8 +119,8 @@ def measure(
     Returns:
         ``seconds`` of wall time of a second pruning; ``flops`` of its matrix products and
         convolutions, two a multiplication with its addition; ``samples`` that a scoring sees,
-        times scorings; ``peak_bytes`` of the first above what the network and its data take, with what the
-        libraries load for it.
+        times scorings; ``peak_bytes`` of the first above what the network and its data take,
+        with what the libraries load for it.
     """
     prepared = prepare(setup, options.seed, labelled=options.pruner not in DATA_FREE)
     once = partial(
