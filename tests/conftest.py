@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from collapse.scores import SCORES
 from tests.zoo import ZOO, Case
 
 Run = Callable[..., tuple[int, str, str]]
@@ -23,9 +24,13 @@ def _private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 
 @pytest.fixture(autouse=True)
-def _one_seed() -> None:
+def _alone() -> Iterator[None]:
     """A test gives the same in whatever order and company it runs."""
     torch.manual_seed(0)
+    before = dict(SCORES)
+    yield
+    SCORES.clear()
+    SCORES.update(before)
 
 
 @pytest.fixture(params=sorted(ZOO))

@@ -159,8 +159,9 @@ def test_search_brackets_what_it_cannot_prove() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [0.01, 0.3])
-def test_a_tolerance_saves_prunings_and_is_kept(mlp: nn.Module, tolerance: float) -> None:
-    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+def test_a_tolerance_saves_prunings_and_is_kept(tolerance: float) -> None:
+    mlp = build("fc", input_shape=(3, 8, 8), seed=0)
+    batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
     options = Pruning(pruner="magnitude", iterations=3)
     exact = critical_compression(mlp, batches, options, scan=0)
     near = critical_compression(mlp, batches, options, scan=0, tolerance=tolerance)

@@ -57,7 +57,7 @@ def test_the_commands_mistakes(tmp_path: Path) -> None:
     assert not (tmp_path / "x.pdf").exists()
     done = _command("cust", table, *out)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown figure 'cust'; nearest: cuts\n"
+    assert done.stderr == "error: unknown figure 'cust'; nearest: cuts, cost\n"
 
 
 def _draw(name: str, *words: str) -> RequestError:

@@ -285,6 +285,7 @@ def test_informed_synflow_is_synflow_where_every_input_lives() -> None:
         prune(model, dark.batches, Pruning(dead_inputs.INFORMED), compression=2.0)
 
 
+@pytest.mark.slow
 def test_costs_are_measured_in_a_fresh_process(work: Work) -> None:
     table = cost.run(replace(cost.PRESETS["smoke"], pruners=("synflow",)), work)
     (row,) = table.to_dict("records")

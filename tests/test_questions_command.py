@@ -64,6 +64,7 @@ def test_wrong_requests() -> None:
             request()
 
 
+@pytest.mark.slow
 def test_the_command_answers_and_goes_on(tmp_path: Path) -> None:
     """Two questions at once that share their runs; then nothing is left to do."""
     words = [
