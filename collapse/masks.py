@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from collapse.errors import RequestError, first_line, unknown
 from collapse.functional import Masks, all_finite
 from collapse.models import prunable
 from collapse.options import Scope
-from collapse.selection import drop_lowest
+from collapse.selection import drop_lowest, in_memory_order, like
 from collapse.storage import atomic
 
 
@@ -51,7 +52,13 @@ def kept(masks: Mapping[str, Tensor]) -> int:
 
 def kept_by_layer(masks: Mapping[str, Tensor]) -> dict[str, int]:
     """The number of parameters kept, layer by layer."""
-    return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    return {name: _count(mask) for name, mask in masks.items()}
+
+
+def _count(mask: Tensor) -> int:
+    """NumPy counts five times faster."""
+    on_cpu = mask.device.type == "cpu"
+    return int(np.count_nonzero(mask.numpy()) if on_cpu else mask.count_nonzero())
 
 
 def sizes(masks: Mapping[str, Tensor]) -> dict[str, int]:
@@ -115,16 +122,36 @@ def select(
     """
     if masks is None:
         masks = {name: _ones(s) for name, s in scores.items()}
-    chosen = select_weighing(scores, keep, masks, scope)[0]
+    chosen = select_weighing(scores, keep, masks, scope).masks
     return {name: mask.contiguous() for name, mask in chosen.items()}
 
 
-def select_weighing(
-    scores: Mapping[str, Tensor], keep: int, masks: Mapping[str, Tensor], scope: Scope = "global"
-) -> tuple[Masks, float]:
-    """``select``, and the sum of the scores that it removes (in float64).
+class Selection(NamedTuple):
+    """What ``select_weighing`` chose.
 
-    The masks may be in the memory format of the scores, so that the next scoring is fast.
+    Attributes:
+        masks: may be in the memory format of the scores, so that the next scoring is fast.
+        mass: the sum of the scores that were removed (in float64).
+        gone: the places that the masks have lost, by layer, in the order of memory; None where
+            they were not counted one by one.
+    """
+
+    masks: Masks
+    mass: float
+    gone: dict[str, Tensor] | None = None
+
+
+def select_weighing(
+    scores: Mapping[str, Tensor],
+    keep: int,
+    masks: Mapping[str, Tensor],
+    scope: Scope = "global",
+    sizes: Mapping[str, int] | None = None,
+) -> Selection:
+    """``select``, and what it removes.
+
+    Args:
+        sizes: of the layers, where the scores are of a part of them only.
     """
     alive = kept(masks)
     if not 0 <= keep <= alive:
@@ -135,31 +162,35 @@ def select_weighing(
         return _select_group(scores, keep, masks, alive)
     result: Masks = {}
     mass = 0.0
-    shares = apportion([score.numel() for score in scores.values()], keep)
+    shares = apportion([(sizes or {}).get(n, s.numel()) for n, s in scores.items()], keep)
     for (name, score), share in zip(scores.items(), shares, strict=True):
-        counted = int(masks[name].count_nonzero())
-        chosen, removed = _select_group({name: score}, share, {name: masks[name]}, counted)
-        result.update(chosen)
-        mass += removed
-    return result, mass
+        counted = _count(masks[name])
+        part = _select_group({name: score}, share, {name: masks[name]}, counted)
+        result.update(part.masks)
+        mass += part.mass
+    return Selection(result, mass)
 
 
 def _select_group(
     scores: Mapping[str, Tensor], keep: int, masks: Mapping[str, Tensor], alive: int
-) -> tuple[Masks, float]:
+) -> Selection:
     """The ``keep`` highest survivors of several layers ranked together, and the mass removed."""
     few = 0 < alive - keep <= alive // 5  # beyond, a partition of all is as fast
     if few and _finite_on_cpu(scores):
         found = drop_lowest(scores, masks, alive, alive - keep)
         if found is not None:
-            return found
+            gone, mass = found
+            result = {name: like(masks[name], score).clone() for name, score in scores.items()}
+            for name, places in gone.items():
+                in_memory_order(result[name]).numpy()[places.numpy()] = False
+            return Selection(result, mass, gone)
     survivors = gather(scores, masks)
     drop = survivors.numel() - keep
     if drop == 0:
-        return {name: masks[name].clone() for name in scores}, 0.0
+        return Selection({name: masks[name].clone() for name in scores}, 0.0)
     if keep == 0:
         mass = _sum64(survivors)
-        return {name: torch.zeros_like(masks[name]) for name in scores}, mass
+        return Selection({name: torch.zeros_like(masks[name]) for name in scores}, mass)
     # NumPy's selection is in place and vectorised: torch's takes a copy and 8-byte indices.
     if survivors.device.type == "cpu":
         survivors.numpy().partition(drop)
@@ -178,7 +209,7 @@ def _select_group(
         ties = torch.nonzero((score == threshold).logical_and_(masks[name]).flatten()).flatten()
         result[name].view(-1)[ties[:missing]] = True
         missing -= min(missing, len(ties))
-    return result, mass
+    return Selection(result, mass)
 
 
 def _finite_on_cpu(scores: Mapping[str, Tensor]) -> bool:

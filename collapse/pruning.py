@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from collapse import masks as masking
 from collapse import schedules
@@ -25,7 +24,9 @@ from collapse.scores import (
     Scores,
     mode_of,
     score,
+    synflow,
 )
+from collapse.shrinking import Block, Workspace, expand
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,17 @@ def prune(
     steps: list[Step] = []
     scores, ranked = Scores({}), masks
     iteration = 0
-    workspace: dict[torch.dtype, dict[str, Tensor]] = {}
+    sizes = masking.sizes(masks)
+    workspace = Workspace()
+    ranked_blocks = workspace.blocks
     while survivors > keep:
         iteration += 1
         if counts is not None and counts[iteration - 1] == survivors:
             continue  # nothing to remove, so nothing to score
+        if SCORES[options.pruner] is synflow:
+            masks = workspace.shrink(masks, survivors)
+        else:  # it may build on synflow, and then expects whole tensors that stay as they are
+            workspace = Workspace()
         inputs = ScoreInputs(
             batches=batches,
             mode=mode_of(options.pruner, options.mode) or "eval",
@@ -173,15 +180,19 @@ def prune(
         scores = score(model, options.pruner, masks, inputs)
         goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
         if goal == survivors:
-            raise PathsExhaustedError(Pruned(masks, steps, scores, ranked), keep)
+            reached = expand(masks, workspace.blocks)
+            ranked = expand(ranked, ranked_blocks)
+            whole = _whole(scores, workspace.blocks)
+            raise PathsExhaustedError(Pruned(reached, steps, whole, ranked), keep)
         if iteration == 1 and not _any_score(scores):
             raise RequestError(
                 f"every {options.pruner} score is zero, so there is nothing to rank: expected an "
                 "output that depends on the weights (is the last layer zero, or the forward under "
                 "no_grad, or the data of one class?)"
             )
-        ranked = masks
-        masks, mass = masking.select_weighing(scores, goal, masks, options.scope)
+        ranked, ranked_blocks = masks, workspace.blocks
+        masks, mass, gone = masking.select_weighing(scores, goal, masks, options.scope, sizes)
+        workspace.remove(masks, gone)
         survivors = goal
         step = Step(
             iteration=iteration,
@@ -196,8 +207,21 @@ def prune(
         steps.append(step)
         if on_step is not None and on_step(step):
             break
-    masks = {name: mask.contiguous() for name, mask in masks.items()}
-    return Pruned(masks, steps, scores, ranked)
+    masks = {n: mask.contiguous() for n, mask in expand(masks, workspace.blocks).items()}
+    whole = _whole(scores, ranked_blocks)
+    return Pruned(masks, steps, whole, expand(ranked, ranked_blocks))
+
+
+def _whole(scores: Scores, blocks: Mapping[str, Block]) -> Scores:
+    """Scores in the parameters' shapes, with zeros where there was nothing to score."""
+    whole = Scores(
+        expand(scores, blocks),
+        precision=scores.precision,
+        total=scores.total,
+        exponent=scores.exponent,
+    )
+    whole.finite = scores.finite
+    return whole
 
 
 def _any_score(scores: Scores) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from collapse.functional import Selector
 from collapse.options import Mode
+from collapse.shrinking import Workspace
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -54,8 +54,8 @@ class ScoreInputs:
         output: selects a tensor from a forward that returns several.
         seed: of every random choice.
         iteration: 1 for the first scoring; random scores are drawn anew in each.
-        workspace: what SynFlow keeps from one iteration to the next: ``|θ|`` by precision. Give
-            the same dictionary only for the same model and masks that shrink.
+        workspace: what SynFlow keeps from one iteration to the next. Give the same one only for
+            the same model and masks that shrink; its scores are overwritten by the next ones.
     """
 
     batches: Sequence[Batch] = ()
@@ -64,4 +64,4 @@ class ScoreInputs:
     output: Selector = None
     seed: int = 0
     iteration: int = 1
-    workspace: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
+    workspace: Workspace = field(default_factory=Workspace)

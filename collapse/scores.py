@@ -10,7 +10,7 @@ To add a pruner, write one such function and one line in ``SCORES``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from collapse.models import check_finite, import_user
 from collapse.options import Mode
 from collapse.score_types import Batch, Loss, ScoreInputs, Scores
 from collapse.seeding import derive, generator
+from collapse.shrinking import Workspace
 
 __all__ = ["SCORES", "Batch", "Loss", "ScoreInputs", "Scores", "score"]
 
@@ -103,19 +104,20 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             except RequestError as error:
                 problem = f" ({error})"
                 break
-        tensors = _workspace(model, masks, dtype, inputs)
+        workspace = inputs.workspace
+        tensors = _synflow_state(model, masks, dtype, workspace)
+        leaves = workspace.leaves({name: tensors[name] for name in masks})
+        tensors.update({name: leaf.stand_in for name, leaf in leaves.items()})
         if rescale:  # a traced copy has only what the forward uses
             used = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
-            state = {name: tensor for name, tensor in tensors.items() if name in used}
-        else:
-            state = tensors
-        leaves = {name: tensors[name].requires_grad_() for name in masks}
+            tensors = {name: tensor for name, tensor in tensors.items() if name in used}
         ones = torch.ones((1, *first.shape[1:]), dtype=dtype, device=first.device)
-        R = call(network, state, ones, inputs.output).sum()
-        gradients = _gradient(R, leaves)
+        with workspace.catching(leaves):
+            R = call(network, tensors, ones, inputs.output).sum()
+        gradients = _partial(R, [leaf.weight for leaf in leaves.values()])
         scores = Scores(
             {
-                name: gradient.mul_(leaf.detach())
+                name: leaf.scores(gradient)
                 for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
             },
             precision=_name(dtype) + " rescaled" * rescale,
@@ -127,7 +129,7 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             return scores
         if rescale:
             return scores
-        del tensors, state, leaves, gradients, R
+        del tensors, leaves, gradients, R
     _check_scores(scores, "synflow", problem)
     return scores
 
@@ -322,15 +324,11 @@ def positive(model: nn.Module, masks: Masks, dtype: torch.dtype) -> dict[str, Te
     return tensors
 
 
-def _workspace(
-    model: nn.Module, masks: Masks, dtype: torch.dtype, inputs: ScoreInputs
+def _synflow_state(
+    model: nn.Module, masks: Masks, dtype: torch.dtype, workspace: Workspace
 ) -> dict[str, Tensor]:
     """``positive``, from the last iteration if there was one: only what was pruned since is new."""
-    if dtype not in inputs.workspace:
-        inputs.workspace[dtype] = positive(model, masks, dtype)
-    kept = inputs.workspace[dtype]
-    for name, mask in masks.items():
-        kept[name] = kept[name].detach().mul_(mask)
+    kept = workspace.state(dtype, masks, lambda whole: positive(model, whole, dtype))
     buffers = {name for name, _ in model.named_buffers()}  # which a forward may change
     return {name: t.clone() if name in buffers else t for name, t in kept.items()}
 
@@ -385,12 +383,17 @@ def _gradient(
     value: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False
 ) -> list[Tensor]:
     """``∂value/∂leaf``; zero for a leaf that the output does not depend on."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves.values()]
-    gradients = torch.autograd.grad(
-        value, list(leaves.values()), create_graph=create_graph, allow_unused=True
-    )
+    tensors = list(leaves.values())
+    parts = _partial(value, tensors, create_graph)
     return [
-        torch.zeros_like(leaf) if g is None else g
-        for g, leaf in zip(gradients, leaves.values(), strict=True)
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(parts, tensors, strict=True)
     ]
+
+
+def _partial(
+    value: Tensor, leaves: list[Tensor], create_graph: bool = False
+) -> Sequence[Tensor | None]:
+    """``∂value/∂leaf``; None for a leaf that the output does not depend on."""
+    if not value.requires_grad:
+        return [None] * len(leaves)
+    return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)

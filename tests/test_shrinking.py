@@ -1,0 +1,210 @@
+"""Cut-down networks: equal to the whole one in every mask, wherever a weight is used."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from collapse import masks as masking
+from collapse import shrinking
+from collapse.models import build
+from collapse.options import Pruning
+from collapse.pruning import Pruned, prune
+from collapse.scores import ScoreInputs, score
+from collapse.shrinking import Block, Workspace, expand
+from tests import reference
+from tests.zoo import Case, _batches, _randomise
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks too, and cut down whatever can be."""
+    monkeypatch.setattr(shrinking, "SMALL", 0)
+    monkeypatch.setattr(shrinking, "SHRINK_BELOW", 1.0)
+
+
+class _Signs(torch.autograd.Function):
+    """A function of the user's own, which no call catches."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, gradient.t() @ x
+
+
+class _Strange(nn.Module):
+    """Weights used in every way that is not a layer's own, and layers used in unusual ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, padding="same", padding_mode="reflect", bias=False)
+        self.twice = nn.Conv2d(6, 6, 3, padding=1)
+        self.single = nn.Conv2d(6, 5, (1, 3), stride=(1, 2), dilation=(1, 2), padding=(0, 2))
+        self.tied = nn.Linear(5, 8, bias=False)
+        self.joined = nn.Linear(8, 8)
+        self.own = nn.Linear(8, 6)
+        self.gated = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(self.conv(x).relu()).relu()
+        x = F.max_pool2d(x, 2)
+        x = self.twice(x).relu()  # at another resolution
+        x = torch.stack([self.single(image) for image in x])  # without a batch
+        x = self.tied(x.mean((2, 3)))
+        x = self.tied(x @ self.tied.weight)  # its transpose too
+        x = F.linear(x, torch.cat([self.joined.weight[:4], self.joined.weight[4:]], dim=0))
+        x = _Signs.apply(x, self.own.weight)
+        x = x * self.gated.weight.diagonal() + self.gated(x)
+        assert self.head.weight.shape == (3, 6)
+        return F.linear(weight=self.head.weight, bias=self.head.bias, input=x)
+
+
+class _Fickle(nn.Module):
+    """Uses its second layer in another way once little flows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 9)
+        self.second = nn.Linear(9, 9)
+        self.head = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        usual = float(x.detach().sum()) > 8
+        x = self.second(x) if usual else torch.mm(x, self.second.weight.t())
+        return self.head(x.relu())
+
+
+def _strange() -> Case:
+    return Case(_randomise(_Strange()), _batches((2, 8, 8)))
+
+
+def _by_twin(case: Case, keep: int, iterations: int) -> dict[str, Tensor]:
+    masks = masking.dense(case.model)
+    total = masking.total(masks)
+    for i in range(1, iterations + 1):
+        scores = reference.synflow(case.model, masks, case.batches, "eval")
+        goal = keep if i == iterations else math.ceil(total * (keep / total) ** (i / iterations))
+        masks = reference.select(scores, goal, masks)
+    return masks
+
+
+def _pruned(case: Case, keep: int, scope: str = "global") -> Pruned:
+    return prune(case.model, case.batches, Pruning(iterations=8, scope=scope), keep=keep)
+
+
+def _assert_equal(ours: Pruned, whole: Pruned) -> None:
+    assert list(ours.masks) == list(whole.masks)
+    assert [s.kept_by_layer for s in ours.steps] == [s.kept_by_layer for s in whole.steps]
+    for name, mask in whole.masks.items():
+        assert torch.equal(ours.masks[name], mask)
+        assert torch.equal(ours.ranked[name], whole.ranked[name])
+        assert torch.equal(ours.scores[name] == 0, whole.scores[name] == 0)  # dead is exactly so
+        torch.testing.assert_close(ours.scores[name], whole.scores[name], rtol=1e-11, atol=0)
+    for one, other in zip(ours.steps, whole.steps, strict=True):
+        assert one.pruned_mass == pytest.approx(other.pruned_mass, rel=1e-11)
+        assert one.cut == pytest.approx(other.cut, rel=1e-11)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_equals_the_whole_network_and_the_naive_twin(
+    scope: str, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.model.double()
+    keep = masking.total(masking.dense(case.model)) // 9
+    whole = _pruned(case, keep, scope)
+    monkeypatch.setattr(shrinking, "SMALL", 0)
+    monkeypatch.setattr(shrinking, "SHRINK_BELOW", 1.0)
+    ours = _pruned(case, keep, scope)
+    _assert_equal(ours, whole)
+    if scope == "global":
+        expected = _by_twin(case, keep, 8)
+        assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
+
+
+@pytest.mark.parametrize("keep", [8, 30, 120])
+def test_weights_used_in_other_ways_stay_whole(keep: int, always: None) -> None:
+    case = _strange()
+    case.model.double()
+    workspaces = []
+    shrink = Workspace.shrink
+
+    def watched(self: Workspace, masks: dict[str, Tensor], kept: int) -> dict[str, Tensor]:
+        workspaces.append(self)
+        return shrink(self, masks, kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "shrink", watched)
+        ours = _pruned(case, keep)
+    expected = _by_twin(case, keep, 8)
+    assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
+    cut = set(workspaces[-1].blocks)
+    assert cut <= {"conv.weight", "twice.weight", "single.weight", "head.weight"}
+    if keep < 100:
+        assert "twice.weight" in cut
+
+
+def test_a_weight_that_is_used_otherwise_later_is_still_right(always: None) -> None:
+    torch.manual_seed(0)
+    case = Case(_randomise(_Fickle()).double(), _batches((6,), dtype=torch.float64))
+    ours = _pruned(case, 12)
+    expected = _by_twin(case, 12, 8)
+    assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
+
+
+def test_a_stand_in_that_escapes_is_not_taken_for_a_weight() -> None:
+    """It has the weight's shape and takes no memory, and every number in it is NaN."""
+    block = Block(torch.Size((4, 5)), torch.tensor([1]), torch.tensor([0, 3]))
+    leaf = shrinking.Leaf("weight", torch.ones(1, 2), block)
+    assert leaf.stand_in.shape == (4, 5)
+    assert leaf.stand_in.untyped_storage().nbytes() == 4
+    assert bool(leaf.stand_in.isnan().all())
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3, 3)])
+def test_blocks_keep_the_order_of_places(shape: tuple[int, ...]) -> None:
+    whole = torch.arange(math.prod(shape)).view(shape)
+    block = Block(torch.Size(shape), torch.tensor([0, 2, 3]), torch.tensor([1, 3]))
+    part = block.gather(whole)
+    assert bool((part.flatten().diff() > 0).all())
+    assert torch.equal(block.gather(block.scatter(part)), part)
+    inner = block.within(torch.tensor([1, 2]), torch.tensor([0]))
+    assert torch.equal(inner.gather(whole), part[1:, :1])
+    assert int((expand({"a": part}, {"a": block})["a"] != 0).sum()) == int((part != 0).sum())
+
+
+def test_only_large_networks_are_caught(mlp: nn.Module) -> None:
+    workspace = Workspace()
+    inputs = ScoreInputs([(torch.zeros(1, 6), None)], workspace=workspace)
+    masks = masking.dense(mlp)
+    score(mlp, "synflow", masks, inputs)
+    masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    assert workspace.shrink(masks, 0) is masks
+
+
+def test_later_iterations_cost_less() -> None:
+    """Operations of one scoring at compression 100, of those of the first: a ratio, no time."""
+    model = build("vgg16_bn", init="kaiming")
+    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    spent: list[int] = []
+    counter = FlopCounterMode(display=False)
+
+    def note(_: object) -> None:
+        spent.append(counter.get_total_flops())
+
+    with counter:
+        prune(model, batch, Pruning(iterations=20), compression=100, on_step=note)
+    first, last = spent[0], spent[-1] - spent[-2]
+    assert first > 1.8e9  # of one image forward, and twice that backward
+    assert last < 0.4 * first  # what is left is the maps of 32×32 and 16×16
