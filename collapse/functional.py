@@ -50,7 +50,10 @@ def streams_at(model: nn.Module, seed: int) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:
-            torch.manual_seed(seed)
+            if devices:
+                torch.manual_seed(seed)
+            else:  # the same without a millisecond of care for devices that are not used
+                torch.default_generator.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
             yield

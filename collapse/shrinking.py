@@ -7,9 +7,9 @@ writes its output channels into zeros. Everything left out is a product with zer
 the whole network's (in another order of summation). No knowledge of the network's structure is
 needed: calls are caught one by one, and a weight that is ever used in another way stays whole.
 
-Where a map has few positions, reading the weights is what takes the time. It is then computed as a
-matrix product, whose backward pass writes ``θ ⊙ ∂R/∂θ`` into one buffer that lives from iteration
-to iteration: no gradient is allocated. Both are for networks on the CPU.
+Most maps are computed as matrix products (see ``products``), whose backward pass writes
+``θ ⊙ ∂R/∂θ`` into one buffer that lives from iteration to iteration: no gradient is allocated.
+All of it is for networks on the CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from collapse import products
 from collapse.functional import Masks
 
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9
 # Networks below this number of parameters are scored as they are: catching calls would cost more.
 SMALL = 1 << 20
-# Up to so many output positions a convolution is faster as a matrix product.
-_POSITIONS = 64
 # Entries of a score that are written and multiplied at a time, so that they stay in the cache.
 _CHUNK = 1 << 19
 
@@ -156,7 +156,7 @@ class Workspace:
         self._current = smaller
         return smaller
 
-    def buffer(self, name: str, like: Tensor) -> Tensor:
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
         """Where the scores of a weight are written, in each iteration anew."""
         key = (like.dtype, name)
         if key not in self._buffers:
@@ -165,7 +165,10 @@ class Workspace:
 
     def leaves(self, tensors: Mapping[str, Tensor]) -> dict[str, Leaf]:
         """What one scoring differentiates by, from the state of the weights to score."""
-        return {name: Leaf(name, t, self.blocks.get(name)) for name, t in tensors.items()}
+        return {
+            name: Leaf(values, self.blocks.get(name), partial(self._buffer, name, values))
+            for name, values in tensors.items()
+        }
 
     @contextmanager
     def catching(self, leaves: Mapping[str, Leaf]) -> Iterator[None]:
@@ -177,7 +180,7 @@ class Workspace:
         if size < SMALL or any(leaf.weight.device.type != "cpu" for leaf in leaves.values()):
             yield
             return
-        with LinearMaps(leaves, self):
+        with LinearMaps(leaves):
             yield
         self._cuttable = {name for name, leaf in leaves.items() if leaf.caught and not leaf.other}
 
@@ -201,7 +204,6 @@ class Leaf:
     """A tensor to score, in one scoring.
 
     Attributes:
-        name: of the parameter.
         weight: its values, or its block's; requires gradients.
         block: None if it is whole.
         stand_in: what the model finds in its place: of its shape, NaN if it should escape us.
@@ -210,14 +212,14 @@ class Leaf:
         other: whether anything else has.
     """
 
-    def __init__(self, name: str, values: Tensor, block: Block | None) -> None:
-        self.name = name
+    def __init__(self, values: Tensor, block: Block | None, buffer: Callable[[], Tensor]) -> None:
         self.weight = values.detach().requires_grad_()
         self.block = block
         self.stand_in = self.weight
         if block is not None:
             self.stand_in = values.new_full((), float("nan")).expand(block.shape)
         self.products: Tensor | None = None
+        self._buffer = buffer
         self.caught = False
         self.other = False
 
@@ -230,6 +232,21 @@ class Leaf:
         """The weight in full; differentiable."""
         return self.weight if self.block is None else self.block.scatter(self.weight)
 
+    def add(self, gradient: Tensor, x: Tensor) -> None:
+        """Add the scores of a product ``x θᵀ``, from the gradient of its result."""
+        theta = self.weight.detach().flatten(1)
+        first = self.products is None
+        if self.products is None:
+            self.products = self._buffer()
+        into = self.products.view_as(theta)
+        step = max(1, _CHUNK // theta.shape[1])
+        for start in range(0, theta.shape[0], step):
+            rows = slice(start, start + step)
+            if first:
+                torch.mm(gradient[:, rows].t(), x, out=into[rows]).mul_(theta[rows])
+            else:
+                into[rows].addcmul_(gradient[:, rows].t() @ x, theta[rows])
+
     def scores(self, gradient: Tensor | None) -> Tensor:
         """``θ ⊙ ∂R/∂θ`` from the gradient that reached the weight itself and all products."""
         theta = self.weight.detach()
@@ -241,9 +258,8 @@ class Leaf:
 class LinearMaps(TorchFunctionMode):
     """Inside it, linear maps by one of the leaves' stand-ins are computed on their blocks."""
 
-    def __init__(self, leaves: Mapping[str, Leaf], workspace: Workspace) -> None:
+    def __init__(self, leaves: Mapping[str, Leaf]) -> None:
         super().__init__()
-        self._workspace = workspace
         self._by_id = {id(leaf.stand_in): leaf for leaf in leaves.values()}
 
     def __torch_function__(
@@ -285,21 +301,14 @@ class LinearMaps(TorchFunctionMode):
         x: Tensor = given["input"]
         bias: Tensor | None = given.get("bias")
         options = {k: v for k, v in given.items() if k not in _LINEAR}
-        y: Tensor
         channels = x.ndim - leaf.weight.ndim + 1
         if leaf.block is not None and len(leaf.block.columns) < x.shape[channels]:
             x = x.index_select(channels, leaf.block.columns)
         if func is F.linear:
-            rows = x.reshape(-1, x.shape[-1])
-            y = self._product(rows, leaf).view(*x.shape[:-1], -1)
-        elif (size := _output_size(x, leaf.weight, options)) is not None:
-            kernel = leaf.weight.shape[2:]
-            kind = {key: value for key, value in options.items() if key != "groups"}
-            patches = F.unfold(x, kernel, **kind).transpose(1, 2)
-            product = self._product(patches.reshape(-1, patches.shape[-1]), leaf)
-            y = product.view(len(x), -1, product.shape[-1]).transpose(1, 2)
-            y = y.reshape(len(x), -1, *size)
+            y: Tensor | None = products.linear(x, leaf.weight, leaf.add)
         else:
+            y = products.convolution(x, leaf.weight, options, leaf.add)
+        if y is None:
             y = func(x, leaf.weight, None, **options)
         if leaf.block is not None and len(leaf.block.rows) < leaf.block.shape[0]:
             shape = (*y.shape[:channels], leaf.block.shape[0], *y.shape[channels + 1 :])
@@ -307,38 +316,6 @@ class LinearMaps(TorchFunctionMode):
         if bias is None:
             return y
         return y + bias.view(-1, *[1] * (leaf.weight.ndim - 2))
-
-    def _product(self, x: Tensor, leaf: Leaf) -> Tensor:
-        result: Tensor = _Product.apply(x, leaf.weight.flatten(1), leaf, self._workspace)
-        return result
-
-
-class _Product(torch.autograd.Function):
-    """``x Wᵀ``, whose backward pass adds ``W ⊙ ∂R/∂W`` to the leaf and returns no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, leaf: Leaf, workspace: Workspace) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.leaf, ctx.workspace = leaf, workspace
-        return torch.mm(x, weight.t())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        leaf: Leaf = ctx.leaf
-        first = leaf.products is None
-        if leaf.products is None:
-            leaf.products = ctx.workspace.buffer(leaf.name, leaf.weight.detach())
-        into = leaf.products.view_as(weight)
-        step = max(1, _CHUNK // weight.shape[1])
-        for start in range(0, weight.shape[0], step):
-            rows = slice(start, start + step)
-            if first:
-                torch.mm(gradient[:, rows].t(), x, out=into[rows]).mul_(weight[rows])
-            else:
-                into[rows].addcmul_(gradient[:, rows].t() @ x, weight[rows])
-        return gradient @ weight if ctx.needs_input_grad[0] else None, None, None, None
 
 
 def _is_plain(weight: Tensor, given: Mapping[str, Any]) -> bool:
@@ -351,25 +328,6 @@ def _is_plain(weight: Tensor, given: Mapping[str, Any]) -> bool:
         and given.get("groups", 1) == 1
         and weight.ndim > 1
     )
-
-
-def _output_size(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> list[int] | None:
-    """Height and width of a convolution's output, where a matrix product is the faster way."""
-    if weight.ndim != 4 or x.ndim != 4 or isinstance(options.get("padding"), str):
-        return None
-    defaults = {"stride": 1, "padding": 0, "dilation": 1}
-    stride, padding, dilation = (_pair(options.get(k, v)) for k, v in defaults.items())
-    size = [
-        (x.shape[d + 2] + 2 * padding[d] - dilation[d] * (weight.shape[d + 2] - 1) - 1) // stride[d]
-        + 1
-        for d in range(2)
-    ]
-    return size if 0 < len(x) * size[0] * size[1] <= _POSITIONS and min(size) > 0 else None
-
-
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-    pair = (value,) if isinstance(value, int) else tuple(value)
-    return pair * 2 if len(pair) == 1 else pair
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:

@@ -166,7 +166,7 @@ def test_a_weight_that_is_used_otherwise_later_is_still_right(always: None) -> N
 def test_a_stand_in_that_escapes_is_not_taken_for_a_weight() -> None:
     """It has the weight's shape and takes no memory, and every number in it is NaN."""
     block = Block(torch.Size((4, 5)), torch.tensor([1]), torch.tensor([0, 3]))
-    leaf = shrinking.Leaf("weight", torch.ones(1, 2), block)
+    leaf = shrinking.Leaf(torch.ones(1, 2), block, lambda: torch.zeros(1, 2))
     assert leaf.stand_in.shape == (4, 5)
     assert leaf.stand_in.untyped_storage().nbytes() == 4
     assert bool(leaf.stand_in.isnan().all())
@@ -206,5 +206,5 @@ def test_later_iterations_cost_less() -> None:
     with counter:
         prune(model, batch, Pruning(iterations=20), compression=100, on_step=note)
     first, last = spent[0], spent[-1] - spent[-2]
-    assert first > 1.8e9  # of one image forward, and twice that backward
+    assert first > 1.8e9  # three times one image forward
     assert last < 0.4 * first  # what is left is the maps of 32×32 and 16×16
