@@ -43,6 +43,8 @@ class Case:
     Attributes:
         module: the authors' module of the network, under ``Models``.
         samples: images that are scored on; SynFlow takes the shape only.
+        compression: what is reached after the iterations.
+        height: of the square images.
     """
 
     pruner: str
@@ -51,11 +53,26 @@ class Case:
     samples: int
     iterations: int = 1
     compression: float = 100.0
+    height: int = 32
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return 3, self.height, self.height
+
+    @property
+    def classes(self) -> int:
+        """ImageNet's at its size."""
+        return CLASSES if self.height == 32 else 1000
 
 
 CASES = {
     "synflow-vgg16_bn": Case("synflow", "vgg16_bn", "lottery_vgg", 1, iterations=100),
     "synflow-resnet18": Case("synflow", "resnet18", "tinyimagenet_resnet", 1, iterations=100),
+    # The first of 100 iterations to compression 100, at ImageNet's size.
+    "synflow-vgg19-224": Case(
+        "synflow", "vgg19", "imagenet_vgg", 1, iterations=5, compression=100**0.05, height=224
+    ),
     "snip-vgg16_bn": Case("snip", "vgg16_bn", "lottery_vgg", 1000),
     "grasp-vgg16_bn": Case("grasp", "vgg16_bn", "lottery_vgg", 1000),
 }
@@ -81,7 +98,7 @@ class Config:
 def batches(case: Case) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Random images with labels, 256 at a time."""
     torch.manual_seed(0)
-    images = torch.randn(case.samples, 3, 32, 32)
+    images = torch.randn(case.samples, *case.shape)
     labels = torch.arange(case.samples) % CLASSES
     return list(zip(images.split(256), labels.split(256), strict=True))
 
@@ -91,7 +108,7 @@ def ours(case: Case) -> Callable[[], None]:
     data = batches(case)
 
     def work() -> None:
-        model = build(case.model, classes=CLASSES, init="kaiming")
+        model = build(case.model, input_shape=case.shape, classes=case.classes, init="kaiming")
         options = Pruning(pruner=case.pruner, iterations=case.iterations, mode="eval")
         result = prune(model, data, options, compression=case.compression)
         total = masking.total(result.masks)
@@ -112,7 +129,7 @@ def theirs(case: Case, checkout: Path) -> Callable[[], None]:
     data = batches(case)
 
     def work() -> None:
-        model = getattr(models, case.model)((3, 32, 32), CLASSES)
+        model = getattr(models, case.model)(case.shape, case.classes)
         pruner = getattr(pruners, kind)(generator.masked_parameters(model, False, False, False))
         quiet = (
             contextlib.redirect_stderr(io.StringIO()),

@@ -248,8 +248,13 @@ class Leaf:
                 into[rows].addcmul_(gradient[:, rows].t() @ x, theta[rows])
 
     def scores(self, gradient: Tensor | None) -> Tensor:
-        """``θ ⊙ ∂R/∂θ`` from the gradient that reached the weight itself and all products."""
+        """``θ ⊙ ∂R/∂θ`` from the gradient that reached the weight itself and all products.
+
+        In the layout of the weight: places that selection counts are places there.
+        """
         theta = self.weight.detach()
+        if gradient is not None and theta.is_contiguous():
+            gradient = gradient.contiguous()  # a channels_last input makes it channels_last
         if self.products is None:
             return torch.zeros_like(theta) if gradient is None else gradient.mul_(theta)
         return self.products if gradient is None else self.products.addcmul_(gradient, theta)

@@ -163,6 +163,30 @@ def test_a_weight_that_is_used_otherwise_later_is_still_right(always: None) -> N
     assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
 
 
+class _ChannelsLast(nn.Module):
+    """Turns its input round itself, so that the gradients of its weights are turned too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("small", [0, 1 << 20])
+def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shrinking, "SMALL", small)
+    torch.manual_seed(0)
+    case = Case(_randomise(_ChannelsLast()).double(), _batches((3, 16, 16), dtype=torch.float64))
+    keep = masking.total(masking.dense(case.model)) // 2
+    ours = _pruned(case, keep)
+    expected = _by_twin(case, keep, 8)
+    assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
+
+
 def test_a_stand_in_that_escapes_is_not_taken_for_a_weight() -> None:
     """It has the weight's shape and takes no memory, and every number in it is NaN."""
     block = Block(torch.Size((4, 5)), torch.tensor([1]), torch.tensor([0, 3]))
