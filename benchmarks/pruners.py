@@ -71,7 +71,7 @@ CASES = {
     "synflow-resnet18": Case("synflow", "resnet18", "tinyimagenet_resnet", 1, iterations=100),
     # The first of 100 iterations to compression 100, at ImageNet's size.
     "synflow-vgg19-224": Case(
-        "synflow", "vgg19", "imagenet_vgg", 1, iterations=5, compression=100**0.05, height=224
+        "synflow", "vgg19", "imagenet_vgg", 1, iterations=10, compression=100**0.1, height=224
     ),
     "snip-vgg16_bn": Case("snip", "vgg16_bn", "lottery_vgg", 1000),
     "grasp-vgg16_bn": Case("grasp", "vgg16_bn", "lottery_vgg", 1000),
