@@ -56,6 +56,7 @@ class ScoreInputs:
         iteration: 1 for the first scoring; random scores are drawn anew in each.
         workspace: what SynFlow keeps from one iteration to the next. Give the same one only for
             the same model and masks that shrink; its scores are overwritten by the next ones.
+        wide: SynFlow is to compute in float64, where the device has it.
     """
 
     batches: Sequence[Batch] = ()
@@ -65,3 +66,4 @@ class ScoreInputs:
     seed: int = 0
     iteration: int = 1
     workspace: Workspace = field(default_factory=Workspace)
+    wide: bool = False

@@ -84,7 +84,8 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     ``f`` runs on an input of ones, on the absolute values of the parameters only. Biases that are
     not scored themselves and running means are out of ``R``: only then is it multilinear in the
     layers, so that scores are conserved and Theorem 3 holds. Computed in float32, in float64 where
-    ``R`` leaves float32's range, and past that rescaled at the network's bottlenecks.
+    that is asked for or ``R`` leaves float32's range, and past that rescaled at the network's
+    bottlenecks.
 
     Raises:
         RequestError: ``R`` is in no precision finite (and the model cannot be traced to rescale).
@@ -95,7 +96,7 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     if not first.is_floating_point():
         raise RequestError(f"synflow needs floating-point inputs, got {first.dtype}")
     problem = ""
-    for dtype, rescale in _precisions(model, first.device):
+    for dtype, rescale in _precisions(model, first.device, inputs.wide):
         network = model
         exponents: list[int] = []
         if rescale:
@@ -333,12 +334,20 @@ def _synflow_state(
     return {name: t.clone() if name in buffers else t for name, t in kept.items()}
 
 
-def _precisions(model: nn.Module, device: torch.device) -> list[tuple[torch.dtype, bool]]:
-    """(dtype, rescale) in the order in which SynFlow tries them. MPS has no float64."""
+def _precisions(
+    model: nn.Module, device: torch.device, wide: bool
+) -> list[tuple[torch.dtype, bool]]:
+    """(dtype, rescale) in the order in which SynFlow tries them. MPS has no float64.
+
+    Args:
+        wide: leave out float32.
+    """
     if device.type == "mps":
         return [(torch.float32, False), (torch.float32, True)]
-    wide = [(torch.float64, False), (torch.float64, True)]
-    return wide if compute_dtype(model) == torch.float64 else [(torch.float32, False), *wide]
+    double = [(torch.float64, False), (torch.float64, True)]
+    if wide or compute_dtype(model) == torch.float64:
+        return double
+    return [(torch.float32, False), *double]
 
 
 def _in_range(scores: Scores, dtype: torch.dtype) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse import masks as masking
-from collapse import shrinking
+from collapse import pruning, shrinking
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import Pruned, prune
@@ -232,3 +232,65 @@ def test_later_iterations_cost_less() -> None:
     first, last = spent[0], spent[-1] - spent[-2]
     assert first > 1.8e9  # three times one image forward
     assert last < 0.4 * first  # what is left is the maps of 32×32 and 16×16
+
+
+# --- Far compressions in float64 ----------------------------------------------------------------
+
+
+def _near_tie() -> Case:
+    """Two weights whose scores are one number in float32, and not in float64."""
+    model = nn.Sequential(nn.Linear(2000, 1, bias=False), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[0, 5], model[0].weight[0, 9] = 2 - 3 * 2**-23, 2 - 2 * 2**-23
+        model[1].weight.fill_(1.5)
+    return Case(model, _batches((2000,)))
+
+
+@pytest.mark.parametrize("small", [0, 1 << 20])
+def test_far_compressions_are_in_float64(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shrinking, "SMALL", small)
+    case = _near_tie()
+    far = _pruned(case, 2)  # of 2001
+    assert {step.precision for step in far.steps} == {"float64"}
+    assert far.masks["0.weight"].nonzero().tolist() == [[0, 9]]
+    assert {step.precision for step in _pruned(case, 3).steps} == {"float32"}
+    monkeypatch.setattr(pruning, "WIDE_ABOVE", math.inf)
+    narrow = _pruned(case, 2)
+    assert {step.precision for step in narrow.steps} == {"float32"}
+    assert narrow.masks["0.weight"].nonzero().tolist() == [[0, 5]]  # the first of a tie
+
+
+def test_far_masks_are_those_of_the_model_in_float64(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the weights themselves, not from products that float32 has rounded."""
+    monkeypatch.setattr(pruning, "WIDE_ABOVE", 1)
+    keep = masking.total(masking.dense(case.model)) // 9
+    far = _pruned(case, keep)
+    double = prune(
+        case.model.double(),
+        [(x.double(), y) for x, y in case.batches],
+        Pruning(iterations=8),
+        keep=keep,
+    )
+    assert [step.precision for step in far.steps] == [step.precision for step in double.steps]
+    for name, mask in double.masks.items():
+        assert torch.equal(far.masks[name], mask)
+        assert torch.equal(far.scores[name], double.scores[name])
+
+
+def test_vgg16_reaches_the_maximum_as_in_float64() -> None:
+    """A layer of it collapses where the first iterations are in float32."""
+    model = build("vgg16")
+    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
+    result = prune(model, batch, keep=14)
+    assert {step.precision for step in result.steps} == {"float64"}
+    assert set(masking.kept_by_layer(result.masks).values()) == {1}
+
+
+def test_the_certified_schedule_goes_on_as_it_is() -> None:
+    """A target only shortens its last step, so the precision cannot depend on it."""
+    case = _near_tie()
+    result = prune(case.model, case.batches, Pruning(schedule="certified"), keep=2)
+    assert {step.precision for step in result.steps} == {"float32"}
