@@ -42,8 +42,7 @@ def informed_synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Sco
     alive = _alive(*(x for x, _ in inputs.batches))
     first = next(iter(masks))
     seen = {**masks, first: masks[first] & alive.flatten()}
-    # A workspace of its own: in SynFlow's, other masks are kept.
-    return score(model, "synflow", seen, replace(inputs, workspace={}))
+    return score(model, "synflow", seen, inputs)
 
 
 def _alive(*parts: Tensor) -> Tensor:
