@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from collapse import rescaling
 from collapse.errors import RequestError, first_line, unknown
 from collapse.functional import Masks, all_finite, call, stand_ins, untouched
+from collapse.microbatches import microbatches
 from collapse.models import check_finite, import_user
 from collapse.options import Mode
 from collapse.score_types import Batch, Loss, ScoreInputs, Scores
@@ -280,6 +281,7 @@ def loss_gradient(
     Returns:
         The masked parameters, and the gradient (or product) with respect to each.
     """
+    batches = _weighted(model, inputs, compute_dtype(model))
     # Dropout draws the same units in each pass, so that all passes see one function.
     torch.manual_seed(scoring_seed(inputs))
     tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
@@ -289,7 +291,7 @@ def loss_gradient(
         tensors = {name: _channels_last(tensor) for name, tensor in tensors.items()}
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    for x, y, share in _weighted(inputs, compute_dtype(model)):
+    for x, y, share in batches:
         x = _channels_last(x) if last else x
         # Fused attention has no second derivative.
         with contextlib.nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH):
@@ -361,13 +363,16 @@ def _in_range(scores: Scores, dtype: torch.dtype) -> bool:
     return low < scores.total < high and all(all_finite(tensor) for tensor in scores.values())
 
 
-def _weighted(inputs: ScoreInputs, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, float]]:
+def _weighted(
+    model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor, float]]:
     """Batches with their share of all samples, so that batch sizes do not weigh the mean."""
     total = sum(len(y) for _, y in inputs.batches)
     if total == 0:
         raise RequestError("this pruner needs data: expected at least one sample, got none")
     return [
-        (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total) for x, y in inputs.batches
+        (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total)
+        for x, y in microbatches(model, inputs, dtype)
     ]
 
 

@@ -1,0 +1,104 @@
+"""Batches in parts: the same scores, and whole wherever samples meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse import microbatches
+from collapse.microbatches import microbatches as split
+from collapse.scores import ScoreInputs, score
+from tests import reference
+from tests.zoo import Case
+
+
+def _data(samples: int = 150, *shape: int) -> list[tuple[Tensor, Tensor]]:
+    x = torch.randn(samples, *(shape or (6,)), dtype=torch.float64)
+    return [(x[:100], torch.arange(100) % 3), (x[100:], torch.arange(samples - 100) % 3)]
+
+
+def _sizes(model: nn.Module, inputs: ScoreInputs) -> list[int]:
+    return [len(y) for _, y in split(model, inputs, torch.float64)]
+
+
+def test_parts_are_the_batches_in_order(mlp: nn.Module) -> None:
+    batches = _data()
+    parts = split(mlp.double(), ScoreInputs(batches), torch.float64)
+    assert [len(y) for _, y in parts] == [64, 36, 50]
+    assert torch.equal(torch.cat([x for x, _ in parts]), torch.cat([x for x, _ in batches]))
+    assert torch.equal(torch.cat([y for _, y in parts]), torch.cat([y for _, y in batches]))
+
+
+@pytest.mark.parametrize("pruner", ["snip", "grasp"])
+def test_agrees_with_naive_twin(pruner: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of network, two samples at a time."""
+    monkeypatch.setattr(microbatches, "AT_ONCE", 2)
+    case.model.double()
+    batches = [(x.double(), y) for x, y in case.batches]
+    masks = masking.dense(case.model)
+    seen: list[int] = []
+    forward = type(case.model).forward
+
+    def watched(self: nn.Module, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(type(case.model), "forward", watched)
+    ours = score(case.model, pruner, masks, ScoreInputs(batches, mode="eval"))
+    assert max(seen) == 2
+    naive = reference.SCORES[pruner](case.model, masks, batches, "eval")
+    for name in masks:
+        torch.testing.assert_close(ours[name], naive[name], rtol=1e-9, atol=1e-12)
+
+
+class _Meeting(nn.Module):
+    """Its samples meet in the forward."""
+
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3, dtype=torch.float64)
+        self.meet = meet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.meet(self.linear(x))
+
+
+def test_whole_where_samples_meet(mlp: nn.Module) -> None:
+    mlp.double()
+    inputs = ScoreInputs(_data())
+    whole = [100, 50]
+    assert _sizes(_Meeting(lambda x: x), inputs) == [64, 36, 50]
+    assert _sizes(_Meeting(lambda x: x - x.mean(0)), inputs) == whole
+    assert _sizes(_Meeting(lambda x: x / x.norm()), inputs) == whole
+    statistics = nn.BatchNorm1d(3, track_running_stats=False, dtype=torch.float64).eval()
+    assert _sizes(_Meeting(statistics), inputs) == whole
+    assert _sizes(mlp, ScoreInputs(inputs.batches, mode="train")) == whole
+    own = ScoreInputs(inputs.batches, loss=lambda x, y: F.cross_entropy(x, y))
+    assert _sizes(mlp, own) == whole
+    alike = [(torch.ones(100, 6, dtype=torch.float64), torch.zeros(100, dtype=torch.long))]
+    assert _sizes(mlp, ScoreInputs(alike)) == [100]  # which cannot tell whether they meet
+
+
+def test_small_batches_are_not_looked_at() -> None:
+    def never(x: Tensor) -> Tensor:
+        raise AssertionError("the model was run")
+
+    batches = [(torch.randn(64, 6, dtype=torch.float64), torch.zeros(64, dtype=torch.long))]
+    assert _sizes(_Meeting(never), ScoreInputs(batches)) == [64]
+
+
+def test_dropout_that_is_always_on_is_one_function_in_both_passes() -> None:
+    """The look at two samples takes nothing from the stream that both passes draw from."""
+    model = _Meeting(lambda x: F.dropout(x, 0.5, training=True))
+    inputs = ScoreInputs(_data(), seed=3)
+    masks = masking.dense(model)
+    first, again = (score(model, "grasp", masks, inputs)["linear.weight"] for _ in range(2))
+    parts = ScoreInputs(split(model, inputs, torch.float64), seed=3)
+    assert [len(y) for _, y in parts.batches] == [64, 36, 50]
+    assert torch.equal(first, again)
+    assert torch.equal(first, score(model, "grasp", masks, parts)["linear.weight"])
