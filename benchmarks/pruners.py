@@ -3,8 +3,8 @@
     uv run python benchmarks/pruners.py --authors DIR [--only snip-vgg16_bn] [--out pruners.json]
 
 DIR is a checkout of ganguli-lab/Synaptic-Flow. Both sides get networks of the same architecture and
-inputs of the same number and shape, scored in eval mode, in turn, in one process. Memory is the
-peak of a process of its own for each side, imports included.
+inputs of the same number and shape, scored in eval mode, in turn, in one process; building the
+networks is not timed. Memory is the peak of a process of its own for each side, imports included.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from collapse.options import Pruning
 from collapse.pruning import prune
 
 CLASSES = 100
+
+# Builds a network, and prunes it.
+Side = tuple[Callable[[], nn.Module], Callable[[nn.Module], None]]
 
 
 @dataclass(frozen=True)
@@ -103,21 +106,23 @@ def batches(case: Case) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(images.split(256), labels.split(256), strict=True))
 
 
-def ours(case: Case) -> Callable[[], None]:
+def ours(case: Case) -> Side:
     """A pruning with our code."""
     data = batches(case)
+    options = Pruning(pruner=case.pruner, iterations=case.iterations, mode="eval")
 
-    def work() -> None:
-        model = build(case.model, input_shape=case.shape, classes=case.classes, init="kaiming")
-        options = Pruning(pruner=case.pruner, iterations=case.iterations, mode="eval")
+    def prepare() -> nn.Module:
+        return build(case.model, input_shape=case.shape, classes=case.classes, init="kaiming")
+
+    def work(model: nn.Module) -> None:
         result = prune(model, data, options, compression=case.compression)
         total = masking.total(result.masks)
         assert masking.kept(result.masks) == masking.keep_count(total, case.compression)
 
-    return work
+    return prepare, work
 
 
-def theirs(case: Case, checkout: Path) -> Callable[[], None]:
+def theirs(case: Case, checkout: Path) -> Side:
     """The same with the authors' code, imported from the checkout."""
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
@@ -128,8 +133,11 @@ def theirs(case: Case, checkout: Path) -> Callable[[], None]:
     kind = {"synflow": "SynFlow", "snip": "SNIP", "grasp": "GraSP"}[case.pruner]
     data = batches(case)
 
-    def work() -> None:
-        model = getattr(models, case.model)(case.shape, case.classes)
+    def prepare() -> nn.Module:
+        model: nn.Module = getattr(models, case.model)(case.shape, case.classes)
+        return model
+
+    def work(model: nn.Module) -> None:
         pruner = getattr(pruners, kind)(generator.masked_parameters(model, False, False, False))
         quiet = (
             contextlib.redirect_stderr(io.StringIO()),
@@ -141,13 +149,15 @@ def theirs(case: Case, checkout: Path) -> Callable[[], None]:
                 *("exponential", "global", case.iterations),
             )
 
-    return work
+    return prepare, work
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Wall time of one call."""
+def seconds(side: Side) -> float:
+    """Wall time of pruning a new network."""
+    prepare, work = side
+    model = prepare()
     start = time.perf_counter()
-    work()
+    work(model)
     return time.perf_counter() - start
 
 
@@ -166,8 +176,8 @@ _SIDE = "PRUNERS_BENCHMARK_SIDE"
 def measure_child(config: Config, side: str) -> None:
     """In a child: run one side once, print the peak of the process."""
     case = CASES[config.only[0]]
-    work = ours(case) if side == "ours" else theirs(case, config.authors)
-    work()
+    prepare, work = ours(case) if side == "ours" else theirs(case, config.authors)
+    work(prepare())
     # Linux's own count: getrusage's begins with what the parent held when it forked.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 2**20)
