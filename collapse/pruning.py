@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from collapse import masks as masking
-from collapse import schedules
+from collapse import queueing, schedules
 from collapse.errors import RequestError, unknown
 from collapse.functional import Masks, Selector
 from collapse.models import check_finite
@@ -36,6 +36,8 @@ from collapse.shrinking import Block, Workspace, expand
 # lost some where the first iterations, down to density 0.3, were in float32: a later switch saves
 # no verdict. Up to it, layers are far from empty, and float32 takes half the time.
 WIDE_ABOVE = 1000
+# Devices that compute while the host goes on, so that asking them for a number costs time.
+QUEUEING = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,19 @@ def prune(
     # The certified schedule proves each step, and a target must only shorten its last one.
     wide = counts is not None and total > WIDE_ABOVE * keep
 
+    inputs = ScoreInputs(
+        batches=batches,
+        mode=mode_of(options.pruner, options.mode) or "eval",
+        loss=loss,
+        output=output,
+        seed=options.seed,
+        wide=wide,
+    )
+    if counts is not None and _queues(options, inputs):
+        queued = _queued(model, masks, inputs, counts, on_step)
+        if queued is not None:
+            return queued
+
     steps: list[Step] = []
     scores, ranked = Scores({}), masks
     iteration = 0
@@ -178,16 +193,7 @@ def prune(
             masks = workspace.shrink(masks, survivors)
         else:  # it may build on synflow, and then expects whole tensors that stay as they are
             workspace = Workspace()
-        inputs = ScoreInputs(
-            batches=batches,
-            mode=mode_of(options.pruner, options.mode) or "eval",
-            loss=loss,
-            output=output,
-            seed=options.seed,
-            iteration=iteration,
-            workspace=workspace,
-            wide=wide,
-        )
+        inputs = replace(inputs, iteration=iteration, workspace=workspace)
         if not steps and iteration > 1:  # `score` looks at the weights in the first iteration
             check_finite(model)
         scores = score(model, options.pruner, masks, inputs)
@@ -223,6 +229,48 @@ def prune(
     masks = {n: mask.contiguous() for n, mask in expand(masks, workspace.blocks).items()}
     whole = _whole(scores, ranked_blocks)
     return Pruned(masks, steps, whole, expand(ranked, ranked_blocks))
+
+
+def _queues(options: Pruning, inputs: ScoreInputs) -> bool:
+    """Whether the iterations can be queued on a device that works while the host goes on."""
+    if SCORES[options.pruner] is not synflow or options.scope != "global" or not inputs.batches:
+        return False
+    image = inputs.batches[0][0]
+    return image.device.type in QUEUEING and image.is_floating_point()
+
+
+def _queued(
+    model: nn.Module,
+    masks: Masks,
+    inputs: ScoreInputs,
+    counts: Sequence[int],
+    on_step: Callable[[Step], bool] | None,
+) -> Pruned | None:
+    """All iterations at once; None where their scores need more range, or nothing is to go."""
+    total, alive = masking.total(masks), masking.kept(masks)
+    before = (alive, *counts)
+    goals = {i: goal for i, goal in enumerate(counts, start=1) if goal < before[i - 1]}
+    queue = queueing.queue(model, masks, inputs, alive, list(goals.values())) if goals else None
+    if queue is None:
+        return None
+    steps: list[Step] = []
+    for n, (iteration, goal) in enumerate(goals.items()):
+        step = Step(
+            iteration=iteration,
+            kept=goal,
+            density=goal / total,
+            pruned_mass=queue.masses[n],
+            cut=queue.cuts[n],
+            exponent=0,
+            kept_by_layer=queue.kept[n],
+            precision=queue.precision,
+        )
+        steps.append(step)
+        if on_step is not None and on_step(step):
+            break
+    ranked = queue.masks(len(steps) - 1)
+    last = replace(inputs, iteration=len(goals))
+    return Pruned(queue.masks(len(steps)), steps, score(model, "synflow", ranked, last), ranked)
 
 
 def _whole(scores: Scores, blocks: Mapping[str, Block]) -> Scores:

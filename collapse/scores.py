@@ -116,20 +116,21 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
         ones = torch.ones((1, *first.shape[1:]), dtype=dtype, device=first.device)
         with workspace.catching(leaves):
             R = call(network, tensors, ones, inputs.output).sum()
-        gradients = _partial(R, [leaf.weight for leaf in leaves.values()])
+        gradients = derivatives(R, [leaf.weight for leaf in leaves.values()])
+        total = float(R.detach())
         scores = Scores(
             {
                 name: leaf.scores(gradient)
                 for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
             },
             precision=_name(dtype) + " rescaled" * rescale,
-            total=float(R.detach()),
+            total=total,
             exponent=sum(exponents),
         )
-        if not rescale and _in_range(scores, dtype):
-            scores.finite = True
-            return scores
         if rescale:
+            return scores
+        if in_range(total, dtype) and all(all_finite(tensor) for tensor in scores.values()):
+            scores.finite = True
             return scores
         del tensors, leaves, gradients, R
     _check_scores(scores, "synflow", problem)
@@ -352,15 +353,14 @@ def _precisions(
     return [(torch.float32, False), *double]
 
 
-def _in_range(scores: Scores, dtype: torch.dtype) -> bool:
+def in_range(R: float, dtype: torch.dtype) -> bool:
     """Whether R is far enough from both ends of the range for its parts to be exact as well.
 
     An ``R`` near underflow has parts that are zero by rounding, which would look dead; an ``R``
     of zero is checked again in the next precision for the same reason.
     """
-    assert scores.total is not None
     low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
-    return low < scores.total < high and all(all_finite(tensor) for tensor in scores.values())
+    return low < R < high
 
 
 def _weighted(
@@ -398,13 +398,13 @@ def _gradient(
 ) -> list[Tensor]:
     """``∂value/∂leaf``; zero for a leaf that the output does not depend on."""
     tensors = list(leaves.values())
-    parts = _partial(value, tensors, create_graph)
+    parts = derivatives(value, tensors, create_graph)
     return [
         torch.zeros_like(leaf) if g is None else g for g, leaf in zip(parts, tensors, strict=True)
     ]
 
 
-def _partial(
+def derivatives(
     value: Tensor, leaves: list[Tensor], create_graph: bool = False
 ) -> Sequence[Tensor | None]:
     """``∂value/∂leaf``; None for a leaf that the output does not depend on."""

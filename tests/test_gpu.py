@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from collapse import masks as masking
+from collapse import queueing
 from collapse.auditing import audit
 from collapse.connectivity import living
 from collapse.critical import critical_compression
@@ -19,7 +21,7 @@ from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import prune
 from collapse.recipes import resolve
-from collapse.scores import SCORES
+from collapse.scores import SCORES, ScoreInputs
 from collapse.train import Trainer
 from tests.killing import results
 
@@ -53,6 +55,25 @@ def test_masks_and_critical_compression_are_the_cpus(pruner: str, schedule: str)
     assert differing <= 1e-4 * masking.total(masks)  # rounding may swap neighbours in rank
     assert masking.kept(alive) == pytest.approx(masking.kept(gpu_alive), rel=1e-2)
     assert gpu_kept == pytest.approx(kept, rel=1e-3)
+
+
+def test_synflow_never_waits_between_iterations() -> None:
+    model = build("vgg11_bn", seed=1).cuda().eval()
+    masks = masking.dense(model)
+    total = masking.total(masks)
+    goals = [total // 2, total // 4, total // 8]
+    inputs = ScoreInputs([(torch.zeros(1, 3, 32, 32, device="cuda"), torch.zeros(1))])
+    with torch.enable_grad():
+        queueing._launch(model, masks, inputs, total, goals)  # libraries wait while they start
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            gone = queueing._launch(model, masks, inputs, total, goals)[-1]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert [len(places) for places in gone] == [
+        total - goals[0],
+        *(a - b for a, b in pairwise(goals)),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
