@@ -147,13 +147,15 @@ def select_weighing(
     masks: Mapping[str, Tensor],
     scope: Scope = "global",
     sizes: Mapping[str, int] | None = None,
+    alive: int | None = None,
 ) -> Selection:
     """``select``, and what it removes.
 
     Args:
         sizes: of the layers, where the scores are of a part of them only.
+        alive: the number of survivors, counted without it.
     """
-    alive = kept(masks)
+    alive = kept(masks) if alive is None else alive
     if not 0 <= keep <= alive:
         raise RequestError(f"expected to keep between 0 and {alive} survivors, got {keep}")
     if scope not in ("global", "layer"):
@@ -225,11 +227,11 @@ def gather(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
     """
     parts = []
     for name, score in scores.items():
-        mask = masks[name].flatten()
-        if score.device.type == "cpu":  # ten times faster than boolean indexing in torch
-            part = torch.from_numpy(np.compress(mask.numpy(), score.flatten().numpy()))
-        else:
-            part = score.flatten()[mask]
+        mask, part = masks[name].flatten(), score.flatten()
+        if _count(mask) < mask.numel():
+            on_cpu = score.device.type == "cpu"  # NumPy is ten times faster than torch's indexing
+            chosen = np.compress(mask.numpy(), part.numpy()) if on_cpu else None
+            part = part[mask] if chosen is None else torch.from_numpy(chosen)
         if not all_finite(part):
             raise RequestError(f"scores of layer '{name}' are not finite: cannot rank them")
         parts.append(part)

@@ -158,7 +158,8 @@ def prune(
         masks = masking.dense(model)
     else:
         masking.check_fit(model, masks)
-    total, survivors = masking.total(masks), masking.kept(masks)
+    kept_by_layer = masking.kept_by_layer(masks)
+    total, survivors = masking.total(masks), sum(kept_by_layer.values())
     keep = target(total, len(masks), survivors, compression, keep)
     # The schedule runs from the survivors' density to the target's.
     counts = _counts(options, survivors, keep)
@@ -210,7 +211,13 @@ def prune(
                 "no_grad, or the data of one class?)"
             )
         ranked, ranked_blocks = masks, workspace.blocks
-        masks, mass, gone = masking.select_weighing(scores, goal, masks, options.scope, sizes)
+        masks, mass, gone = masking.select_weighing(
+            scores, goal, masks, options.scope, sizes, survivors
+        )
+        if gone is None:
+            kept_by_layer = masking.kept_by_layer(masks)
+        else:
+            kept_by_layer = {n: kept - len(gone[n]) for n, kept in kept_by_layer.items()}
         workspace.remove(masks, gone)
         survivors = goal
         step = Step(
@@ -220,7 +227,7 @@ def prune(
             pruned_mass=mass,
             cut=scores.total,
             exponent=scores.exponent,
-            kept_by_layer=masking.kept_by_layer(masks),
+            kept_by_layer=kept_by_layer,
             precision=scores.precision,
         )
         steps.append(step)
