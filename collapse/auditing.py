@@ -21,24 +21,29 @@ from collapse.closures import linear_closures
 from collapse.conservation import Row, cut_layers, frame_of, ledger, outside
 from collapse.errors import RequestError
 from collapse.flow import Trace, record
-from collapse.functional import Masks, Selector, stand_ins, untouched
+from collapse.functional import (
+    Masks,
+    Selector,
+    compute_dtype,
+    kept_parameters,
+    stand_ins,
+    untouched,
+)
+from collapse.gradients import loss_gradient
 from collapse.laws import layout_of
 from collapse.models import check_finite
 from collapse.options import Mode
 from collapse.recording import unit_sums, wide
+from collapse.score_types import scoring_seed
 from collapse.scores import (
     GRASP_TEMPERATURE,
     Batch,
     Loss,
     ScoreInputs,
     Scores,
-    compute_dtype,
-    kept_parameters,
-    loss_gradient,
     mode_of,
     positive,
     score,
-    scoring_seed,
 )
 
 SCORE_IDENTITIES = ("score", "score layers", "score neurons", "grasp defect")

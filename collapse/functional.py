@@ -154,3 +154,16 @@ def select_output(result: Any, output: Selector) -> Tensor:
             f"output '{output}' of the model is no tensor: expected one of {names} of its {kind}"
         )
     return chosen
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """Half-precision models are scored in float32: their range holds no product of layers."""
+    widest = max(
+        (p.dtype for p in model.parameters() if p.is_floating_point()),
+        key=lambda dtype: torch.finfo(dtype).bits,
+    )
+    return torch.float64 if widest == torch.float64 else torch.float32
+
+
+def kept_parameters(masks: Masks) -> Callable[[str, Tensor], Tensor]:
+    return lambda name, value: value * masks[name] if name in masks else value

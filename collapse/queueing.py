@@ -14,16 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from collapse.functional import Masks, call, untouched
+from collapse.functional import Masks, call, compute_dtype, untouched
+from collapse.gradients import derivatives
 from collapse.models import check_finite
-from collapse.scores import (
-    ScoreInputs,
-    compute_dtype,
-    derivatives,
-    in_range,
-    positive,
-    scoring_seed,
-)
+from collapse.score_types import ScoreInputs, scoring_seed
+from collapse.scores import in_range, positive
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapse.functional import Selector
 from collapse.options import Mode
+from collapse.seeding import derive
 from collapse.shrinking import Workspace
 
 Batch = tuple[Tensor, Tensor]
@@ -67,3 +68,8 @@ class ScoreInputs:
     iteration: int = 1
     workspace: Workspace = field(default_factory=Workspace)
     wide: bool = False
+
+
+def scoring_seed(inputs: ScoreInputs) -> int:
+    """The seed of whatever a forward draws while it is scored (dropout)."""
+    return derive(inputs.seed, "scoring", inputs.iteration)

@@ -1,0 +1,113 @@
+"""Derivatives of a loss with respect to masked parameters: the gradient, and Hessian products."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from collapse.errors import RequestError
+from collapse.functional import Masks, call, compute_dtype, kept_parameters, stand_ins
+from collapse.microbatches import microbatches
+from collapse.score_types import ScoreInputs, scoring_seed
+
+
+def loss_gradient(
+    model: nn.Module,
+    masks: Masks,
+    inputs: ScoreInputs,
+    temperature: float = 1.0,
+    along: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradient of the mean loss over all batches, or its Hessian times a vector.
+
+    Args:
+        temperature: divides the logits.
+        along: the vector, by parameter name; the gradient itself without it.
+
+    Returns:
+        The masked parameters, and the gradient (or product) with respect to each.
+    """
+    batches = _weighted(model, inputs, compute_dtype(model))
+    # Dropout draws the same units in each pass, so that all passes see one function.
+    torch.manual_seed(scoring_seed(inputs))
+    tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
+    # Convolutions of whole batches run a third faster on a CPU with channels last.
+    last = next(iter(tensors.values())).device.type == "cpu"
+    if last:
+        tensors = {name: _channels_last(tensor) for name, tensor in tensors.items()}
+    leaves = {name: tensors[name].requires_grad_() for name in masks}
+    totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    for x, y, share in batches:
+        x = _channels_last(x) if last else x
+        # Fused attention has no second derivative.
+        with contextlib.nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH):
+            value = share * _loss(model, tensors, x, y, inputs, temperature)
+        if along is not None:
+            local = _gradient(value, leaves, create_graph=True)
+            parts = ((along[n] * g).sum() for n, g in zip(leaves, local, strict=True))
+            value = sum(parts, torch.zeros((), device=value.device))
+        for name, part in zip(leaves, _gradient(value, leaves), strict=True):
+            totals[name] += part
+    return leaves, totals
+
+
+def _weighted(
+    model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor, float]]:
+    """Batches with their share of all samples, so that batch sizes do not weigh the mean."""
+    total = sum(len(y) for _, y in inputs.batches)
+    if total == 0:
+        raise RequestError("this pruner needs data: expected at least one sample, got none")
+    return [
+        (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total)
+        for x, y in microbatches(model, inputs, dtype)
+    ]
+
+
+def _loss(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    inputs: ScoreInputs,
+    temperature: float = 1.0,
+) -> Tensor:
+    output = call(model, tensors, x, inputs.output) / temperature
+    if inputs.loss is F.cross_entropy and (output.ndim != 2 or int(y.max()) >= output.shape[1]):
+        raise RequestError(
+            f"the data has classes up to {int(y.max())}: expected an output of shape "
+            f"[batch, classes] that covers them, got {tuple(output.shape)}"
+        )
+    return inputs.loss(output, y)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The same numbers, laid out as oneDNN's convolutions like them."""
+    if tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _gradient(
+    value: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False
+) -> list[Tensor]:
+    """``∂value/∂leaf``; zero for a leaf that the output does not depend on."""
+    tensors = list(leaves.values())
+    parts = derivatives(value, tensors, create_graph)
+    return [
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(parts, tensors, strict=True)
+    ]
+
+
+def derivatives(
+    value: Tensor, leaves: list[Tensor], create_graph: bool = False
+) -> Sequence[Tensor | None]:
+    """``∂value/∂leaf``; None for a leaf that the output does not depend on."""
+    if not value.requires_grad:
+        return [None] * len(leaves)
+    return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
