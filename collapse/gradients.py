@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from collapse.errors import RequestError
 from collapse.functional import Masks, call, compute_dtype, kept_parameters, stand_ins
 from collapse.microbatches import microbatches
 from collapse.score_types import ScoreInputs, scoring_seed
+from collapse.second_order import CheapTwice
 
 
 def loss_gradient(
@@ -44,8 +45,7 @@ def loss_gradient(
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:
         x = _channels_last(x) if last else x
-        # Fused attention has no second derivative.
-        with contextlib.nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH):
+        with contextlib.nullcontext() if along is None else _twice(x.device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
         if along is not None:
             local = _gradient(value, leaves, create_graph=True)
@@ -54,6 +54,14 @@ def loss_gradient(
         for name, part in zip(leaves, _gradient(value, leaves), strict=True):
             totals[name] += part
     return leaves, totals
+
+
+@contextlib.contextmanager
+def _twice(device: torch.device) -> Iterator[None]:
+    """Inside it, a forward can be differentiated twice, and on a CPU cheaply."""
+    cheap = CheapTwice() if device.type == "cpu" else contextlib.nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), cheap:  # fused attention has no second derivative
+        yield
 
 
 def _weighted(

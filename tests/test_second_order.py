@@ -1,0 +1,114 @@
+"""Layers by ways of our own give torch's derivatives, first and second."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from collapse import gradients, second_order
+from collapse import masks as masking
+from collapse.scores import ScoreInputs, score
+from collapse.second_order import CheapTwice
+from tests.zoo import Case
+
+
+def _normal(*shape: int, **options) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, **options)
+
+
+CONVOLUTIONS = {
+    "plain": (F.conv2d, (2, 3, 6, 5), (4, 3, 3, 3), {"padding": 1}),
+    "positional": (F.conv2d, (2, 3, 6, 5), (4, 3, 3, 3), (2, (1, 0), 1)),
+    "uneven": (F.conv2d, (2, 3, 9, 8), (4, 3, 3, 2), {"stride": (2, 1), "dilation": (1, 2)}),
+    "grouped": (F.conv2d, (2, 4, 5, 5), (6, 2, 3, 3), {"groups": 2, "padding": (1,)}),
+    "depthwise": (F.conv2d, (2, 4, 5, 5), (4, 1, 3, 3), {"groups": 4}),
+    "1-d": (F.conv1d, (2, 3, 8), (4, 3, 3), {"stride": 2, "padding": 1}),
+    "3-d": (F.conv3d, (2, 2, 4, 4, 4), (3, 2, 2, 2, 2), {"padding": (1, 0, 1)}),
+    "same": (F.conv2d, (2, 3, 6, 5), (4, 3, 3, 3), {"padding": "same"}),
+    "no batch": (F.conv2d, (3, 6, 5), (4, 3, 3, 3), {}),
+}
+
+
+def _gradients(work, *leaves: Tensor) -> list[Tensor | None]:
+    """First derivatives of a curved value, and second ones along random vectors."""
+    torch.manual_seed(1)
+    out = work()
+    first = torch.autograd.grad((out.sin() * 3).sum(), leaves, create_graph=True)
+    value = sum((g * torch.randn_like(g)).sum() for g in first)
+    return [*first, *torch.autograd.grad(value, leaves, allow_unused=True)]
+
+
+def _compare(work, *leaves: Tensor) -> None:
+    expected = _gradients(work, *leaves)
+    with CheapTwice():
+        ours = _gradients(work, *leaves)
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("parts", ["xwb", "xw", "x", "w"])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions(kind: str, parts: str) -> None:
+    function, x_shape, w_shape, options = CONVOLUTIONS[kind]
+    x, w, b = _normal(*x_shape), _normal(*w_shape), _normal(w_shape[0])
+    leaves = [t.requires_grad_() for name, t in zip("xwb", (x, w, b), strict=True) if name in parts]
+    if isinstance(options, dict):
+        _compare(lambda: function(x, w, bias=b, **options), *leaves)
+        _compare(lambda: function(input=x, weight=w, **options), *[t for t in leaves if t is not b])
+    else:
+        _compare(lambda: function(x, w, b, *options), *leaves)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 2), (4, 3, 2, 2, 2)])
+def test_batch_norms(shape: tuple[int, ...], affine: bool, training: bool) -> None:
+    x = _normal(*shape).requires_grad_()
+    w, b = (_normal(3).requires_grad_() for _ in range(2)) if affine else (None, None)
+    mean, variance = _normal(3), _normal(3).abs()
+    leaves = [t for t in (x, w, b) if t is not None]
+    for eps in (1e-5, 0.1):
+        _compare(lambda e=eps: F.batch_norm(x, mean, variance, w, b, training, 0.0, e), *leaves)
+        _compare(
+            lambda e=eps: F.batch_norm(
+                x, mean, variance, weight=w, bias=b, training=training, momentum=0.0, eps=e
+            ),
+            *leaves,
+        )
+
+
+def test_batch_norm_without_running_statistics() -> None:
+    x = _normal(4, 3).requires_grad_()
+    _compare(lambda: F.batch_norm(x, None, None, training=True), x)
+
+
+def test_grasp_takes_these_ways(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives the same without them, on every kind of network."""
+    case.model.double()
+    inputs = ScoreInputs([(x.double(), y) for x, y in case.batches], mode="eval")
+    masks = masking.dense(case.model)
+    caught: list[str] = []
+    for name in ("_convolution", "_batch_norm"):
+        ours = getattr(second_order, name)
+
+        def watched(*args, name=name, ours=ours, **options):
+            caught.append(name)
+            return ours(*args, **options)
+
+        monkeypatch.setattr(second_order, name, watched)
+    with_ways = score(case.model, "grasp", masks, inputs)
+    layers = {type(module).__name__.rstrip("123d") for module in case.model.modules()}
+    assert ("_convolution" in caught) == ("Conv" in layers)
+    assert ("_batch_norm" in caught) == ("BatchNorm" in layers)
+    monkeypatch.setattr(gradients, "CheapTwice", _Nothing)
+    without = score(case.model, "grasp", masks, inputs)
+    for name in masks:
+        torch.testing.assert_close(with_ways[name], without[name], rtol=1e-9, atol=1e-14)
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
