@@ -21,9 +21,9 @@ from collapse.connectivity import living
 from collapse.errors import RequestError
 from collapse.functional import Masks, Selector
 from collapse.options import Pruning
-from collapse.pruning import PathsExhaustedError, Pruned, Step, iterations_of, prune
+from collapse.pruning import Known, PathsExhaustedError, Pruned, Step, iterations_of, prune
 from collapse.schedules import CERTIFIED_MARGIN
-from collapse.scores import Batch, Loss, ScoreInputs, Scores, score
+from collapse.scores import Batch, Loss, ScoreInputs, Scores, mode_of, score
 
 Evidence = Literal["closed form", "certified schedule", "one run", "maximum reached", "search"]
 Watch = Callable[[str], None]
@@ -194,6 +194,7 @@ class _Family:
     loss: Loss
     output: Selector
     watch: Watch
+    known: Known = field(default_factory=dict)
 
     def prune(self, keep: int, on_step: Callable[[Step], bool] | None = None) -> Pruned:
         self.watch(f"keeping {keep:,}")
@@ -205,6 +206,7 @@ class _Family:
             loss=self.loss,
             output=self.output,
             on_step=on_step,
+            known=self.known,
         )
 
     def alive(self, masks: Masks) -> dict[str, int]:
@@ -295,8 +297,16 @@ def _certified(family: _Family) -> Critical:
     at which number, exactly.
     """
     dense = masking.dense(family.model)
-    inputs = ScoreInputs(batches=family.batches, output=family.output, seed=family.options.seed)
-    first = score(family.model, family.options.pruner, dense, inputs)
+    options = family.options
+    inputs = ScoreInputs(
+        batches=family.batches,
+        mode=mode_of(options.pruner, options.mode) or "eval",
+        loss=family.loss,
+        output=family.output,
+        seed=options.seed,
+    )
+    first = score(family.model, options.pruner, dense, inputs)
+    family.known[1, False] = first  # the run begins with them
     every_layer_is_a_cut = first.total is not None and all(
         abs(layer_sum - first.total) <= CERTIFIED_MARGIN * first.total
         for layer_sum, _ in masking.sums(first).values()

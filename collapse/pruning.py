@@ -40,6 +40,10 @@ WIDE_ABOVE = 1000
 QUEUEING = ("cuda",)
 
 
+# Scores by iteration and ``ScoreInputs.wide``.
+Known = dict[tuple[int, bool], Scores]
+
+
 @dataclass(frozen=True)
 class Step:
     """One iteration of pruning.
@@ -132,6 +136,7 @@ def prune(
     loss: Loss = F.cross_entropy,
     output: Selector = None,
     on_step: Callable[[Step], bool] | None = None,
+    known: Known | None = None,
 ) -> Pruned:
     """Prune a network; the model itself is never changed (see ``masks.apply``).
 
@@ -144,6 +149,8 @@ def prune(
         loss: of snip and grasp.
         output: selects a tensor from a forward that returns several.
         on_step: called after each iteration; True ends the pruning there.
+        known: the first scores, which do not depend on how many are to be kept: looked up here,
+            or added. Give one to all prunings that differ in that number only.
 
     Raises:
         RequestError: a target below 1 or above the number of survivors, unknown names, a schedule
@@ -197,7 +204,7 @@ def prune(
         inputs = replace(inputs, iteration=iteration, workspace=workspace)
         if not steps and iteration > 1:  # `score` looks at the weights in the first iteration
             check_finite(model)
-        scores = score(model, options.pruner, masks, inputs)
+        scores = _score_once(model, options.pruner, masks, inputs, None if steps else known)
         goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
         if goal == survivors:
             reached = expand(masks, workspace.blocks)
@@ -236,6 +243,18 @@ def prune(
     masks = {n: mask.contiguous() for n, mask in expand(masks, workspace.blocks).items()}
     whole = _whole(scores, ranked_blocks)
     return Pruned(masks, steps, whole, expand(ranked, ranked_blocks))
+
+
+def _score_once(
+    model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs, known: Known | None
+) -> Scores:
+    """Scores, which are looked up or added where there is something to look them up in."""
+    if known is None:
+        return score(model, pruner, masks, inputs)
+    key = (inputs.iteration, inputs.wide)
+    if key not in known:
+        known[key] = score(model, pruner, masks, inputs).clone()
+    return known[key]
 
 
 def _queues(options: Pruning, inputs: ScoreInputs) -> bool:

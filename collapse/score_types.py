@@ -42,6 +42,17 @@ class Scores(dict[str, Tensor]):
         self.exponent = exponent
         self.finite = False
 
+    def clone(self) -> Scores:
+        """The same in tensors of its own."""
+        twin = Scores(
+            {name: tensor.clone() for name, tensor in self.items()},
+            precision=self.precision,
+            total=self.total,
+            exponent=self.exponent,
+        )
+        twin.finite = self.finite
+        return twin
+
 
 @dataclass(frozen=True)
 class ScoreInputs:

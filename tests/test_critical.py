@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from collapse import critical, pruning
 from collapse import masks as masking
 from collapse.commands import critical as command
 from collapse.critical import _fewest, critical_compression
@@ -21,7 +22,7 @@ from collapse.models import build
 from collapse.options import Pruning
 from collapse.plots import critical_bars, save
 from collapse.pruning import prune
-from collapse.scores import SCORES
+from collapse.scores import SCORES, score
 from tests import reference
 from tests.test_masks import scored
 from tests.zoo import Case
@@ -248,3 +249,31 @@ def test_command_plans_rows_of_the_paper_and_the_certified_one() -> None:
         *((name, "exponential") for name in SCORES),
         ("synflow", "certified"),
     ]
+
+
+@pytest.mark.parametrize("schedule", ["exponential", "certified"])
+@pytest.mark.parametrize("pruner", ["snip", "random", "synflow"])
+def test_the_dense_network_is_scored_once_in_a_search(
+    pruner: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if schedule == "certified" and pruner != "synflow":
+        pytest.skip("only synflow is conserved")
+    model = build("fc", input_shape=(3, 8, 8), seed=0)
+    batches = [(torch.randn(6, 3, 8, 8), torch.arange(6) % 3)]
+    options = Pruning(pruner=pruner, iterations=3, schedule=schedule)
+    iterations: list[int] = []
+
+    def counting(*given):
+        iterations.append(given[-1].iteration)
+        return score(*given)
+
+    monkeypatch.setattr(pruning, "score", counting)
+    monkeypatch.setattr(critical, "score", counting)
+    found = critical_compression(model, batches, options)
+    assert found.evaluations > 1 or schedule == "certified"
+    # Compressions above 1000 ask for float64, and so for first scores of their own.
+    assert iterations.count(1) <= (2 if schedule == "exponential" else 1)
+    monkeypatch.setattr(pruning, "_score_once", lambda *given: counting(*given[:-1]))
+    before = len(iterations)
+    assert critical_compression(model, batches, options) == found
+    assert len(iterations) - before > before
