@@ -7,15 +7,13 @@ on. A sample tells roughly where the threshold lies; only what is below that is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_T = TypeVar("_T")
 _SAMPLE = 1 << 16  # places that are looked at to guess the threshold
 
 
@@ -44,7 +42,7 @@ def drop_lowest(
     guess = _guess(flat, flags, drop / alive)
     if guess is None:
         return None
-    found = _each(lambda name: _at_most(flat[name], flags[name], guess), list(flat), alive)
+    found = {name: _at_most(flat[name], flags[name], guess) for name in flat}
     places = {name: where for name, (where, _) in found.items()}
     low = {name: values for name, (_, values) in found.items()}
     candidates = np.concatenate(list(low.values()))
@@ -68,18 +66,12 @@ def drop_lowest(
 
 
 def _at_most(values: np.ndarray, flags: np.ndarray, guess: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of the survivors up to a guess. NumPy takes half of torch's time."""
+    """Places and values of the survivors up to a guess.
+
+    NumPy takes half of torch's time; two threads of it are slower in all but the largest layers.
+    """
     places = np.flatnonzero(np.logical_and(values <= guess, flags))
     return places, values.take(places)
-
-
-def _each(work: Callable[[str], _T], names: Sequence[str], size: int) -> dict[str, _T]:
-    """``work`` by name, on torch's number of threads where there is much to do."""
-    threads = torch.get_num_threads()
-    if threads == 1 or size < _SAMPLE:
-        return {name: work(name) for name in names}
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets others run while it loops
-        return dict(zip(names, pool.map(work, names), strict=True))
 
 
 def _guess(flat: Mapping[str, np.ndarray], flags: Mapping[str, np.ndarray], share: float) -> Any:
