@@ -54,6 +54,9 @@ def test_agrees_with_naive_twin(pruner: str, case: Case, monkeypatch: pytest.Mon
     naive = reference.SCORES[pruner](case.model, masks, batches, "eval")
     for name in masks:
         torch.testing.assert_close(ours[name], naive[name], rtol=1e-9, atol=1e-12)
+    keep = masking.kept(masks) // 2
+    chosen, expected = masking.select(ours, keep), reference.select(naive, keep)
+    assert all(torch.equal(chosen[name], expected[name]) for name in masks)
 
 
 class _Meeting(nn.Module):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from collapse import gradients, second_order
 from collapse import masks as masking
+from collapse.models import build
 from collapse.scores import ScoreInputs, score
 from collapse.second_order import CheapTwice
 from tests.zoo import Case
@@ -106,6 +110,28 @@ def test_grasp_takes_these_ways(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     without = score(case.model, "grasp", masks, inputs)
     for name in masks:
         torch.testing.assert_close(with_ways[name], without[name], rtol=1e-9, atol=1e-14)
+    keep = masking.kept(masks) // 2
+    ours, torchs = (masking.select(scores, keep) for scores in (with_ways, without))
+    assert all(torch.equal(ours[name], torchs[name]) for name in masks)
+
+
+def test_snip_and_grasp_cost_so_many_forward_passes() -> None:
+    """Operations, no time: 3 for a gradient, 9 more for a product with the Hessian."""
+    model = build("vgg16_bn", init="kaiming")
+    batch = torch.randn(2, 3, 32, 32), torch.arange(2)
+    masks = masking.dense(model)
+
+    def operations(work: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    inputs = ScoreInputs([batch], mode="eval")
+    forward = operations(lambda: model.eval()(batch[0]))
+    assert forward > 2 * 6e8  # 313 million products an image
+    for pruner, passes in (("snip", 3), ("grasp", 12)):
+        cost = operations(lambda p=pruner: score(model, p, masks, inputs))
+        assert 0.98 * passes <= cost / forward <= passes
 
 
 class _Nothing:
