@@ -166,4 +166,5 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 
 def kept_parameters(masks: Masks) -> Callable[[str, Tensor], Tensor]:
-    return lambda name, value: value * masks[name] if name in masks else value
+    """For ``stand_ins``: masked, and all in memory of their own (a forward may write there)."""
+    return lambda name, value: value * masks[name] if name in masks else value.clone()

@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
 from collapse.functional import Masks, call, compute_dtype, kept_parameters, stand_ins
 from collapse.microbatches import microbatches
 from collapse.score_types import ScoreInputs, scoring_seed
 from collapse.second_order import CheapTwice
+
+# The label of samples that cross-entropy leaves out.
+_IGNORED = -100
 
 
 def loss_gradient(
@@ -37,14 +41,9 @@ def loss_gradient(
     # Dropout draws the same units in each pass, so that all passes see one function.
     torch.manual_seed(scoring_seed(inputs))
     tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
-    # Convolutions of whole batches run a third faster on a CPU with channels last.
-    last = next(iter(tensors.values())).device.type == "cpu"
-    if last:
-        tensors = {name: _channels_last(tensor) for name, tensor in tensors.items()}
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:
-        x = _channels_last(x) if last else x
         with contextlib.nullcontext() if along is None else _twice(x.device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
         if along is not None:
@@ -71,6 +70,9 @@ def _weighted(
     total = sum(len(y) for _, y in inputs.batches)
     if total == 0:
         raise RequestError("this pruner needs data: expected at least one sample, got none")
+    for x, y in inputs.batches:
+        if len(x) != len(y):
+            raise RequestError(f"expected a label for each of {len(x)} samples, got {len(y)}")
     return [
         (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total)
         for x, y in microbatches(model, inputs, dtype)
@@ -86,19 +88,15 @@ def _loss(
     temperature: float = 1.0,
 ) -> Tensor:
     output = call(model, tensors, x, inputs.output) / temperature
-    if inputs.loss is F.cross_entropy and (output.ndim != 2 or int(y.max()) >= output.shape[1]):
+    classes = y[y != _IGNORED] if inputs.loss is F.cross_entropy else y[:0]
+    if len(classes) and (
+        output.ndim != 2 or int(classes.max()) >= output.shape[1] or int(classes.min()) < 0
+    ):
         raise RequestError(
-            f"the data has classes up to {int(y.max())}: expected an output of shape "
-            f"[batch, classes] that covers them, got {tuple(output.shape)}"
+            f"the data has classes from {int(classes.min())} to {int(classes.max())}: expected an "
+            f"output of shape [batch, classes] that covers them, got {tuple(output.shape)}"
         )
     return inputs.loss(output, y)
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    """The same numbers, laid out as oneDNN's convolutions like them."""
-    if tensor.ndim != 4:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _gradient(
@@ -118,4 +116,25 @@ def derivatives(
     """``∂value/∂leaf``; None for a leaf that the output does not depend on."""
     if not value.requires_grad:
         return [None] * len(leaves)
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+    with _once():
+        return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+
+
+@contextlib.contextmanager
+def _once() -> Iterator[None]:
+    """Refuse modules that run again while they are differentiated (checkpointing).
+
+    By then the model is the user's own again, with weights that are neither masked nor ``|θ|``.
+    """
+
+    def refuse(module: nn.Module, _: object) -> None:
+        raise RequestError(
+            f"a {type(module).__name__} runs again in the backward pass: expected a model without "
+            "gradient checkpointing (switch it off for scoring)"
+        )
+
+    hook = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()

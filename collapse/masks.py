@@ -167,6 +167,11 @@ def select_weighing(
     shares = apportion([(sizes or {}).get(n, s.numel()) for n, s in scores.items()], keep)
     for (name, score), share in zip(scores.items(), shares, strict=True):
         counted = _count(masks[name])
+        if share > counted:
+            raise RequestError(
+                f"layer '{name}' has {counted:,} survivors left: expected at least its share of "
+                f"{share:,} of what the layer scope keeps (the global scope has no shares)"
+            )
         part = _select_group({name: score}, share, {name: masks[name]}, counted)
         result.update(part.masks)
         mass += part.mass

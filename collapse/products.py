@@ -62,7 +62,7 @@ def convolution(x: Tensor, weight: Tensor, options: Mapping[str, Any], sink: Sin
         return None
     patches = F.unfold(x, kernel, dilation, padding, stride)
     y = linear(patches.transpose(1, 2), weight.flatten(1), sink)
-    return y.transpose(1, 2).reshape(len(x), -1, *size)
+    return y.transpose(1, 2).reshape(len(x), -1, *size).contiguous()  # a forward may view it
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

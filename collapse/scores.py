@@ -10,6 +10,7 @@ To add a pruner, write one such function and one line in ``SCORES``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -119,8 +120,14 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
             used = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
             tensors = {name: tensor for name, tensor in tensors.items() if name in used}
         ones = torch.ones((1, *first.shape[1:]), dtype=dtype, device=first.device)
-        with workspace.catching(leaves):
-            R = call(network, tensors, ones, inputs.output).sum()
+        try:
+            with workspace.catching(leaves):
+                R = call(network, tensors, ones, inputs.output).sum()
+        except RequestError:
+            if inputs.wide and _precisions(model, first.device, False)[0][0] != dtype:
+                # A forward that insists on float32 (`x.float()`).
+                return synflow(model, masks, replace(inputs, wide=False))
+            raise
         gradients = derivatives(R, [leaf.weight for leaf in leaves.values()])
         total = float(R.detach())
         scores = Scores(

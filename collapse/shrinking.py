@@ -182,6 +182,8 @@ class Workspace:
             return
         with LinearMaps(leaves):
             yield
+        for leaf in leaves.values():  # only what is differentiated from here on is for the scores
+            leaf.collecting = True
         self._cuttable = {name for name, leaf in leaves.items() if leaf.caught and not leaf.other}
 
 
@@ -208,6 +210,7 @@ class Leaf:
         block: None if it is whole.
         stand_in: what the model finds in its place: of its shape, NaN if it should escape us.
         products: ``θ ⊙ ∂R/∂θ`` of the matrix products so far, None before the first.
+        collecting: whether products are for the scores by now.
         caught: whether a linear map of ours has used it.
         other: whether anything else has.
     """
@@ -220,6 +223,7 @@ class Leaf:
             self.stand_in = values.new_full((), float("nan")).expand(block.shape)
         self.products: Tensor | None = None
         self._buffer = buffer
+        self.collecting = False
         self.caught = False
         self.other = False
 
@@ -234,6 +238,8 @@ class Leaf:
 
     def add(self, gradient: Tensor, x: Tensor) -> None:
         """Add the scores of a product ``x θᵀ``, from the gradient of its result."""
+        if not self.collecting:  # a forward that differentiates something itself
+            return
         theta = self.weight.detach().flatten(1)
         first = self.products is None
         if self.products is None:
@@ -256,7 +262,8 @@ class Leaf:
         if gradient is not None and theta.is_contiguous():
             gradient = gradient.contiguous()  # a channels_last input makes it channels_last
         if self.products is None:
-            return torch.zeros_like(theta) if gradient is None else gradient.mul_(theta)
+            # Not in place: both terms of a sum of weights are given one gradient.
+            return torch.zeros_like(theta) if gradient is None else gradient * theta
         return self.products if gradient is None else self.products.addcmul_(gradient, theta)
 
 
@@ -278,7 +285,9 @@ class LinearMaps(TorchFunctionMode):
         if func in _MAPS:
             given = {**dict(zip(_MAPS[func], args, strict=False)), **kwargs}
             leaf = self._by_id.get(id(given.get("weight")))
-            if leaf is not None and _is_plain(leaf.weight, given):
+            others = _tensors([given.get("input"), given.get("bias")])
+            alone = not any(id(x) in self._by_id for x in others)
+            if leaf is not None and alone and _is_plain(leaf.weight, given):
                 leaf.caught = True
                 return self._map(func, leaf, given)
         elif getattr(func, "__name__", "") == "__get__":
@@ -332,6 +341,7 @@ def _is_plain(weight: Tensor, given: Mapping[str, Any]) -> bool:
         and x.dtype == weight.dtype
         and given.get("groups", 1) == 1
         and weight.ndim > 1
+        and weight.numel() * x.numel() > 0
     )
 
 

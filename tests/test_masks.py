@@ -105,6 +105,18 @@ def test_layer_scope_ranks_within_each_layer(
         assert torch.equal(chosen[name], alone[name])
 
 
+def test_layer_scope_of_thinned_masks_has_enough_or_says_so() -> None:
+    scores = {"a": torch.rand(10, 10), "b": torch.rand(10, 10)}
+    masks = {name: torch.ones(10, 10, dtype=torch.bool) for name in scores}
+    masks["b"].view(-1)[20:] = False
+    assert masking.kept_by_layer(masking.select(scores, 40, masks=masks, scope="layer")) == {
+        "a": 20,
+        "b": 20,
+    }
+    with pytest.raises(RequestError, match="layer 'b' has 20 survivors left: .* share of 30"):
+        masking.select(scores, 60, masks=masks, scope="layer")
+
+
 @given(st.integers(1, 10**10), st.data())
 def test_keep_count_inverts_compression(parameters: int, data: st.DataObject) -> None:
     keep = data.draw(st.integers(1, parameters))

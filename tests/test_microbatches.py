@@ -45,7 +45,8 @@ def test_agrees_with_naive_twin(pruner: str, case: Case, monkeypatch: pytest.Mon
     forward = type(case.model).forward
 
     def watched(self: nn.Module, x: Tensor) -> Tensor:
-        seen.append(len(x))
+        if torch.is_grad_enabled():  # not the look at a few samples
+            seen.append(len(x))
         return forward(self, x)
 
     monkeypatch.setattr(type(case.model), "forward", watched)
@@ -78,11 +79,22 @@ def test_whole_where_samples_meet(mlp: nn.Module) -> None:
     assert _sizes(_Meeting(lambda x: x), inputs) == [64, 36, 50]
     assert _sizes(_Meeting(lambda x: x - x.mean(0)), inputs) == whole
     assert _sizes(_Meeting(lambda x: x / x.norm()), inputs) == whole
+    for meet in (
+        lambda x: x.cumsum(0),
+        lambda x: x.roll(2, 0),
+        lambda x: torch.cat([x[: len(x) // 2], x[len(x) // 2 :] - x[len(x) // 2 :].mean(0)]),
+        lambda x: x / x.abs().max(),
+        lambda x: x * len(x),
+        lambda x: x.view(-1, 4, 3).mean(1, keepdim=True).expand(-1, 4, 3).reshape(-1, 3),
+    ):
+        assert _sizes(_Meeting(meet), inputs) == whole
     statistics = nn.BatchNorm1d(3, track_running_stats=False, dtype=torch.float64).eval()
     assert _sizes(_Meeting(statistics), inputs) == whole
     assert _sizes(mlp, ScoreInputs(inputs.batches, mode="train")) == whole
     own = ScoreInputs(inputs.batches, loss=lambda x, y: F.cross_entropy(x, y))
     assert _sizes(mlp, own) == whole
+    ignored = [(x, torch.where(y == 0, -100, y)) for x, y in inputs.batches]
+    assert _sizes(_Meeting(lambda x: x), ScoreInputs(ignored)) == whole
     alike = [(torch.ones(100, 6, dtype=torch.float64), torch.zeros(100, dtype=torch.long))]
     assert _sizes(mlp, ScoreInputs(alike)) == [100]  # which cannot tell whether they meet
 

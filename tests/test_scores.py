@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from collapse import masks as masking
 from collapse.errors import RequestError
@@ -298,9 +299,51 @@ def test_data_driven_score_without_data(mlp: nn.Module) -> None:
 
 
 def test_labels_beyond_the_output(mlp: nn.Module) -> None:
-    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 7]))])
-    with pytest.raises(RequestError, match=r"classes up to 7: .*got \(2, 3\)"):
-        score(mlp, "snip", masking.dense(mlp), inputs)
+    for wrong in (7, -1):
+        inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, wrong]))])
+        with pytest.raises(RequestError, match=rf"from .* to .*{max(wrong, 0)}: .*got \(2, 3\)"):
+            score(mlp, "snip", masking.dense(mlp), inputs)
+    fewer = ScoreInputs([(torch.randn(5, 6), torch.tensor([0, 1, 2]))])
+    with pytest.raises(RequestError, match="a label for each of 5 samples, got 3"):
+        score(mlp, "snip", masking.dense(mlp), fewer)
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.first, x, use_reentrant=False).relu())
+
+
+@pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
+def test_checkpointing_is_refused(pruner: str) -> None:
+    model = _Checkpointed()
+    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 1]))])
+    with pytest.raises(RequestError, match="a Linear runs again in the backward pass: expected"):
+        score(model, pruner, masking.dense(model), inputs)
+
+
+class _Bounded(nn.Module):
+    """Writes into a parameter of its own, and insists on float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.scale = nn.Linear(6, 3), nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.data.clamp_(0, 1)
+        return self.head(x.float()) * self.scale
+
+
+@pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
+def test_parameters_that_a_forward_writes_into_are_left_alone(pruner: str) -> None:
+    model = _Bounded()
+    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 1]))], wide=True)
+    scores = score(model, pruner, masking.dense(model), inputs)
+    assert model.scale.item() == 3.0
+    assert scores.precision == "float32"  # the forward takes no other
 
 
 class _Several(nn.Module):

@@ -176,6 +176,92 @@ class _ChannelsLast(nn.Module):
         return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
 
 
+class _Sum(nn.Module):
+    """Two weights that are added: they are given one and the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.delta, self.head = nn.Linear(6, 9), nn.Linear(6, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x, self.base.weight + self.delta.weight).relu())
+
+
+class _Inner(nn.Module):
+    """Differentiates a part of itself on the way."""
+
+    def __init__(self, create_graph: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, 3)
+        self.create_graph = create_graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x.detach().requires_grad_()
+        value = self.second(self.first(z)).pow(2).sum()
+        (inner,) = torch.autograd.grad(value, z, create_graph=self.create_graph)
+        return self.head(self.second(self.first(x)).relu()) + inner[:, :3]
+
+
+class _AsInput(nn.Module):
+    """A layer's weight is what another map is applied to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squared = F.linear(self.second.weight, self.second.weight)
+        x = F.linear(self.second(self.first(x)), squared, self.second.weight[0])
+        return self.head(F.linear(x, self.second.weight, self.first.weight[:, 0]))
+
+
+class _Viewed(nn.Module):
+    """Looks at a map as one row, as tutorials do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(6, 4, 3, stride=2), nn.Linear(16, 3)
+        self.stem = nn.Conv2d(2, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x).relu())
+        return self.head(x.view(len(x), -1))
+
+
+@pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
+@pytest.mark.parametrize("model", [_Sum(), _Inner(False), _Inner(True), _AsInput(), _Viewed()])
+def test_strange_forwards_score_as_the_naive_twin(
+    model: nn.Module, pruner: str, always: None
+) -> None:
+    case = Case(_randomise(model).double(), _batches((2, 8, 8) if "V" in repr(model) else (6,)))
+    batches = [(x.double(), y) for x, y in case.batches]
+    masks = masking.dense(case.model)
+    for keep in (None, masking.total(masks) // 3):
+        if keep is not None:
+            options = Pruning(pruner=pruner, iterations=4, mode="eval")
+            masks = prune(case.model, batches, options, keep=keep).masks
+        ours = score(case.model, pruner, masks, ScoreInputs(batches, mode="eval"))
+        expected = reference.SCORES[pruner](case.model, masks, batches, "eval")
+        for name in masks:
+            torch.testing.assert_close(ours[name], expected[name], rtol=1e-9, atol=1e-12)
+
+
+class _Nothing(nn.Module):
+    """A layer that is applied to no tokens at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) + self.tokens(x[:, None][:, :0]).sum(1)
+
+
+def test_maps_of_nothing(always: None) -> None:
+    masks = prune(_Nothing(), _batches((6,)), Pruning(iterations=3), keep=5).masks
+    assert masking.kept_by_layer(masks) == {"tokens.weight": 0, "head.weight": 5}
+
+
 @pytest.mark.parametrize("small", [0, 1 << 20])
 def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shrinking, "SMALL", small)
