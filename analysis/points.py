@@ -22,10 +22,10 @@ from analysis import sweeping
 from collapse import cli, tables
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
+from collapse.files import check_writable
 from collapse.imp import State
 from collapse.options import Execution
 from collapse.runs import Run
-from collapse.storage import check_writable
 from collapse.tables import SCHEMA_VERSION
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from collapse import decoding
 from collapse.errors import RequestError, first_line, unknown
+from collapse.files import atomic
 from collapse.seeding import generator
-from collapse.storage import atomic
 
 Split = Literal["train", "test"]
 

@@ -20,10 +20,10 @@ import torch
 
 from collapse import controls, data, recipes
 from collapse import masks as masking
-from collapse.checked import CorruptRunError
 from collapse.data import Dataset, Split
 from collapse.devices import deterministic, has_bfloat16
 from collapse.errors import RequestError, first_line
+from collapse.files.checksums import CorruptRunError
 from collapse.functional import Masks
 from collapse.imp import State, check, check_rounds, imp
 from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training

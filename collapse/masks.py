@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from collapse.errors import RequestError, first_line, unknown
+from collapse.files import atomic
 from collapse.functional import Masks, all_finite
 from collapse.models import prunable
 from collapse.options import Scope
 from collapse.selection import drop_lowest, in_memory_order, like
-from collapse.storage import atomic
 
 
 def dense(model: nn.Module, *, biases: bool = False, batchnorm: bool = False) -> Masks:

@@ -37,11 +37,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from collapse.checked import CorruptRunError, checksum_of, load_checked, plain, save_checked
 from collapse.errors import RequestError, first_line
+from collapse.files import atomic
+from collapse.files.checksums import CorruptRunError, checksum_of, load_checked, plain, save_checked
 from collapse.imp import TABLES, State, frames
 from collapse.masks import save_masks
-from collapse.storage import atomic
 from collapse.tables import SCHEMA_VERSION, provenance
 
 _TENSOR_FILES = ("masks.safetensors", "weights.safetensors")

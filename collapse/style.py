@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.storage import atomic
+from collapse.files import atomic
 
 Size = Literal["column", "page", "slide"]
 Plot = TypeVar("Plot", bound=Callable[..., Axes])

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.storage import atomic, check_writable
+from collapse.files import atomic, check_writable
 
 SCHEMA_VERSION = 1
 # What every row begins with, where it applies.

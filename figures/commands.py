@@ -18,7 +18,7 @@ from analysis import published
 from analysis.experiments import EXPERIMENTS, QUESTIONS
 from collapse import cli, style, tables
 from collapse.errors import RequestError, unknown
-from collapse.storage import PLOT_SUFFIXES, check_writable
+from collapse.files import PLOT_SUFFIXES, check_writable
 from figures.plotting import panels
 
 # Each figure draws the table of the experiment of its name.

@@ -10,7 +10,7 @@ import pytest
 
 from collapse import tables
 from collapse.errors import RequestError
-from collapse.storage import atomic, check_writable
+from collapse.files import atomic, check_writable
 
 
 def _frame() -> pd.DataFrame:

@@ -20,7 +20,7 @@ from analysis import experiments
 from analysis.experiments import QUESTIONS
 from collapse import cli, tables
 from collapse.errors import RequestError, unknown
-from collapse.storage import check_writable
+from collapse.files import check_writable
 
 # Measured first and alone: what runs beside it would be in its numbers.
 _ALONE = ("cost",)

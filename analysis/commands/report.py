@@ -14,9 +14,9 @@ from analysis.points import Work
 from analysis.report import gather
 from collapse import cli
 from collapse.errors import RequestError
+from collapse.files import atomic, check_writable
 from collapse.options import Execution, Setup
 from collapse.preparation import choose_device
-from collapse.storage import atomic, check_writable
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from analysis.commands.agreement import show
 from analysis.points import Trained, Work, at, complete
 from collapse import cli
 from collapse.errors import RequestError, unknown
+from collapse.files import check_writable
 from collapse.options import Execution
 from collapse.preparation import choose_device
-from collapse.storage import check_writable
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")

@@ -17,11 +17,11 @@ from rich.table import Table
 from collapse import cli, tables
 from collapse.critical import Critical, critical_compression
 from collapse.errors import RequestError
+from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
 from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import iterations_of
 from collapse.scores import DATA_FREE, SCORES, load_pruner
-from collapse.storage import PLOT_SUFFIXES, check_distinct, check_writable
 
 
 @dataclass(frozen=True)

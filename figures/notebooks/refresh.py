@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from collapse.storage import atomic
+from collapse.files import atomic
 
 FOLDER = Path(__file__).parent
 PRESET = 'PRESET = "laptop"'

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from collapse.errors import first_line
-from collapse.storage import atomic
+from collapse.files.writing import atomic
 
 
 class CorruptRunError(Exception):
