@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from analysis.report import Report, reasons
-from collapse import style, tables
-from collapse.plots import layer_means
+from collapse import tables
+from collapse.plots import layer_means, style
 
 _LOG: dict[str, Any] = {"type": "log", "dtick": 1, "exponentformat": "power"}
 _SYMBOLS = {"random": "x", "magnitude": "square", "snip": "triangle-up", "grasp": "diamond"}

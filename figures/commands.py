@@ -16,9 +16,10 @@ import tyro
 
 from analysis import published
 from analysis.experiments import EXPERIMENTS, QUESTIONS
-from collapse import cli, style, tables
+from collapse import cli, tables
 from collapse.errors import RequestError, unknown
 from collapse.files import PLOT_SUFFIXES, check_writable
+from collapse.plots import style
 from figures.plotting import panels
 
 # Each figure draws the table of the experiment of its name.

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from collapse import style
+from collapse.plots import style
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "cuts"

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from collapse import style
 from collapse.errors import RequestError
+from collapse.plots import style
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "layers"

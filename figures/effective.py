@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import answers
-from collapse import style
+from collapse.plots import style
 from figures.estimates import estimate, title
 from figures.plotting import plots
 

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import statistics
-from collapse import style
 from collapse.errors import RequestError
+from collapse.plots import style
 
 # Of what is no pruner: modes, controls, weights.
 _OTHERS = (

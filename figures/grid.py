@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from collapse import style
+from collapse.plots import style
 from figures import accuracy
 from figures.plotting import plots
 

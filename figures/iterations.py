@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from collapse import style
+from collapse.plots import style
 from figures.estimates import estimate, title
 from figures.plotting import plots
 

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from collapse import style
 from collapse.errors import RequestError
+from collapse.plots import style
 from collapse.tables import COLUMNS, SETTINGS
 
 Draw = Callable[[pd.DataFrame, Axes, pd.DataFrame | None], None]

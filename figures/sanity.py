@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import answers
-from collapse import style
+from collapse.plots import style
 from figures.estimates import beside, in_turn, zero_line
 from figures.plotting import plots
 

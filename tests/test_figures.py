@@ -15,8 +15,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis import experiments, published
-from collapse import style
 from collapse.errors import RequestError
+from collapse.plots import style
 from figures import accuracy, cuts, densities, dynamics, grid, layer_scores, levels, neurons
 from figures.commands import FIGURES, find
 from figures.plotting import panels

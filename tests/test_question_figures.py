@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from collapse import style
+from collapse.plots import style
 from figures import (
     cost,
     dead_inputs,

@@ -11,11 +11,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from collapse import style
 from collapse.errors import RequestError
-from collapse.style import save
-
-__all__ = ["critical_bars", "save", "score_against_inverse_size", "score_dynamics"]
+from collapse.plots import style
 
 
 @style.on_own_figure("page")

@@ -22,7 +22,10 @@ from collapse.errors import RequestError, first_line, unknown
 from collapse.files import atomic
 
 Size = Literal["column", "page", "slide"]
+
+
 Plot = TypeVar("Plot", bound=Callable[..., Axes])
+
 
 # Okabe & Ito's palette, which readers with colour-vision deficiencies can tell apart; the markers
 # tell the pruners apart without any colour.
@@ -33,12 +36,21 @@ COLOURS = {
     "grasp": "#009e73",
     "synflow": "#0072b2",
 }
+
+
 MARKERS = {"random": "X", "magnitude": "s", "snip": "^", "grasp": "D", "synflow": "o"}
+
+
 NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": "GraSP",
          "synflow": "SynFlow", "snip signed": "SNIP, signed"}  # fmt: skip
+
+
 OTHER = "#cc79a7"
+
+
 # What runs from early to late or from the input to the output.
 SEQUENCE = "viridis"
+
 
 # Width in inches and type in points: of a conference paper's column and page, and of a slide.
 SIZES: dict[str, tuple[float, float]] = {"column": (3.35, 8), "page": (6.9, 8), "slide": (10.0, 15)}
