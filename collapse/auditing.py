@@ -21,17 +21,17 @@ from collapse.closures import linear_closures
 from collapse.conservation import Row, cut_layers, frame_of, ledger, outside
 from collapse.errors import RequestError
 from collapse.flow import Trace, record
-from collapse.functional import (
+from collapse.gradients import loss_gradient
+from collapse.laws import layout_of
+from collapse.models import (
     Masks,
     Selector,
+    check_finite,
     compute_dtype,
     kept_parameters,
     stand_ins,
     untouched,
 )
-from collapse.gradients import loss_gradient
-from collapse.laws import layout_of
-from collapse.models import check_finite
 from collapse.options import Mode
 from collapse.recording import unit_sums, wide
 from collapse.score_types import scoring_seed

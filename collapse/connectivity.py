@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from collapse.functional import Masks, Selector, call, stand_ins, untouched
+from collapse.models import Masks, Selector, call, stand_ins, untouched
 
 
 class _Connected(torch.autograd.Function):

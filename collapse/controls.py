@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from collapse.errors import RequestError, unknown
-from collapse.functional import Masks, Selector
-from collapse.models import build
+from collapse.models import Masks, Selector, build
 from collapse.options import Control, Pruning, Setup
 from collapse.pruning import iterations_of, prune
 from collapse.scores import SCORES, Batch, ScoreInputs, Scores, load_pruner, mode_of

@@ -19,7 +19,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse.connectivity import living
 from collapse.errors import RequestError
-from collapse.functional import Masks, Selector
+from collapse.models import Masks, Selector
 from collapse.options import Pruning
 from collapse.pruning import Known, PathsExhaustedError, Pruned, Step, iterations_of, prune
 from collapse.schedules import CERTIFIED_MARGIN

@@ -22,7 +22,7 @@ from collapse.auditing import inverse_size_fit
 from collapse.closures import Closure, linear_closures
 from collapse.errors import RequestError
 from collapse.flow import record
-from collapse.functional import stand_ins, untouched
+from collapse.models import stand_ins, untouched
 from collapse.recipes import learning_rate
 from collapse.recording import wide
 from collapse.train import Trainer

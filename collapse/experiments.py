@@ -24,8 +24,8 @@ from collapse.data import Dataset, Split
 from collapse.devices import deterministic, has_bfloat16
 from collapse.errors import RequestError, first_line
 from collapse.files.checksums import CorruptRunError
-from collapse.functional import Masks
 from collapse.imp import State, check, check_rounds, imp
+from collapse.models import Masks
 from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
 from collapse.preparation import Prepared, check_setup, prepare, settings_row
 from collapse.pruning import iterations_of

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from collapse.errors import RequestError
-from collapse.functional import Selector, call
+from collapse.models import Selector, call
 from collapse.recording import INPUT, SOURCE, Operation, Recorder, Use, current, tap_tensor
 
 

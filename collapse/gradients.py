@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
-from collapse.functional import Masks, call, compute_dtype, kept_parameters, stand_ins
 from collapse.microbatches import microbatches
+from collapse.models import Masks, call, compute_dtype, kept_parameters, stand_ins
 from collapse.score_types import ScoreInputs, scoring_seed
 from collapse.second_order import CheapTwice
 

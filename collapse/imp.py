@@ -23,7 +23,7 @@ from collapse.closures import Closure
 from collapse.data import Dataset
 from collapse.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.errors import RequestError, unknown
-from collapse.functional import Masks, Selector
+from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import Pruned, prune, target
 from collapse.scores import Batch

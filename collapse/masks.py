@@ -23,8 +23,7 @@ from torch.nn.utils import prune as torch_prune
 
 from collapse.errors import RequestError, first_line, unknown
 from collapse.files import atomic
-from collapse.functional import Masks, all_finite
-from collapse.models import prunable
+from collapse.models import Masks, all_finite, prunable
 from collapse.options import Scope
 from collapse.selection import drop_lowest, in_memory_order, like
 

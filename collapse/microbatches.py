@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from collapse.errors import RequestError
-from collapse.functional import call, stand_ins, streams_at
+from collapse.models import call, stand_ins, streams_at
 from collapse.score_types import Batch, ScoreInputs
 
 # Samples at a time. At 32×32 the activations of a layer are then a few megabytes.

@@ -13,8 +13,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse import queueing, schedules
 from collapse.errors import RequestError, unknown
-from collapse.functional import Masks, Selector
-from collapse.models import check_finite
+from collapse.models import Masks, Selector, check_finite
 from collapse.options import Pruning
 from collapse.scores import (
     PAPER_ITERATIONS,

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from collapse.errors import RequestError
-from collapse.functional import all_finite
+from collapse.models import all_finite
 
 INPUT = -1  # the place of the network's input among the operations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from collapse.functional import Selector
+from collapse.models import Selector
 from collapse.options import Mode
 from collapse.seeding import derive
 from collapse.shrinking import Workspace

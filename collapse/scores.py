@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from collapse import rescaling
 from collapse.errors import RequestError, first_line, unknown
-from collapse.functional import (
+from collapse.gradients import derivatives, loss_gradient
+from collapse.models import (
     Masks,
     all_finite,
     call,
+    check_finite,
     compute_dtype,
+    import_user,
     kept_parameters,
     stand_ins,
     untouched,
 )
-from collapse.gradients import derivatives, loss_gradient
-from collapse.models import check_finite, import_user
 from collapse.options import Mode
 from collapse.score_types import Batch, Loss, ScoreInputs, Scores, scoring_seed
 from collapse.seeding import generator

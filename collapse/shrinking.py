@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from collapse import products
-from collapse.functional import Masks
+from collapse.models import Masks
 
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9

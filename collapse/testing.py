@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from collapse import conservation
 from collapse.auditing import Audit, audit, likely_cause
 from collapse.errors import RequestError
-from collapse.functional import Masks, Selector
+from collapse.models import Masks, Selector
 from collapse.options import Mode
 from collapse.scores import Loss
 

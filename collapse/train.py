@@ -21,15 +21,15 @@ from collapse.data import Dataset
 from collapse.devices import Clock, has_bfloat16
 from collapse.errors import RequestError
 from collapse.feeding import Feed
-from collapse.functional import (
+from collapse.models import (
     Selector,
     call,
+    check_finite,
     forward_errors,
     select_output,
     stand_ins,
     untouched,
 )
-from collapse.models import check_finite
 from collapse.options import Training
 from collapse.recipes import Settings
 from collapse.recording import wide

@@ -16,8 +16,7 @@ from collapse.closures import linear_closures
 from collapse.conservation import ledger, outside, worst
 from collapse.errors import RequestError
 from collapse.flow import Trace, record
-from collapse.functional import stand_ins, untouched
-from collapse.models import build
+from collapse.models import build, stand_ins, untouched
 from collapse.scores import SCORES, ScoreInputs, score
 from collapse.testing import assert_conserved
 from tests.test_scores import _assert_same, _decorate, _snapshot

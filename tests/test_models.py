@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from collapse.architectures import ARCHITECTURES, initialise
 from collapse.errors import RequestError
-from collapse.models import build, check_finite, prunable
+from collapse.models import ARCHITECTURES, build, check_finite, initialise, prunable
 
 # (name, input height, classes) → prunable parameters, layers. Counted by hand from the papers'
 # tables (VGG: Σ 9·in·out + head; ResNet-18: 11,159,232 without a head) or published elsewhere

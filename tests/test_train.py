@@ -14,8 +14,7 @@ from collapse.data import Dataset, load
 from collapse.dynamics import Dynamics, conserving_units
 from collapse.errors import RequestError
 from collapse.feeding import Feed
-from collapse.functional import streams_at
-from collapse.models import build
+from collapse.models import build, streams_at
 from collapse.options import Training
 from collapse.recipes import RECIPES, Settings, learning_rate, resolve
 from collapse.seeding import derive

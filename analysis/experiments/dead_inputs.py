@@ -16,8 +16,7 @@ from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
-from collapse.functional import Masks
-from collapse.models import build
+from collapse.models import Masks, build
 from collapse.options import Pruning, Setup, Training
 from collapse.runs import Run
 from collapse.score_types import ScoreInputs, Scores

@@ -14,7 +14,7 @@ from analysis.experiments.networks import VGG19, Scored, given, key_of, powers, 
 from analysis.points import Measured, Work, complete
 from collapse import connectivity, tables
 from collapse import masks as masking
-from collapse.functional import Masks
+from collapse.models import Masks
 from collapse.options import Pruning, Scope, Setup
 from collapse.preparation import Prepared
 from collapse.pruning import iterations_of, prune

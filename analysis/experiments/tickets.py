@@ -16,8 +16,7 @@ from analysis.statistics import chance_overlap
 from collapse import masks as masking
 from collapse import tables
 from collapse.errors import RequestError
-from collapse.functional import Masks
-from collapse.models import build
+from collapse.models import Masks, build
 from collapse.options import Rewinding, Training
 
 TABLE = "tickets"

@@ -17,7 +17,7 @@ from collapse import masks as masking
 from collapse.auditing import Audit, audit, inverse_size_fit, likely_cause
 from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
-from collapse.functional import Masks
+from collapse.models import Masks
 from collapse.options import Mode, Pruning, Setup
 from collapse.preparation import Prepared, prepare, settings_row
 from collapse.pruning import prune

@@ -1,11 +1,7 @@
-"""Networks by name, and which of their tensors are prunable."""
+"""Networks by name: the paper's, torchvision's, timm's and the user's own."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,90 +11,11 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.utils import parametrize
 
-from collapse.architectures import (
-    ARCHITECTURES,
-    IMAGENET_HEIGHT,
-    LAYERS,
-    NORMS,
-    Shape,
-    initialise,
-)
 from collapse.errors import RequestError, first_line, unknown
+from collapse.models.paper import ARCHITECTURES, IMAGENET_HEIGHT, Shape, initialise
+from collapse.models.user import _from_factory
 from collapse.seeding import derive
-
-# --- Which tensors are prunable ---------------------------------------------------------------
-
-
-def prunable(
-    model: nn.Module, *, biases: bool = False, batchnorm: bool = False
-) -> dict[str, nn.Parameter]:
-    """The prunable tensors of a model, keyed by parameter name, in parameter order.
-
-    A layer is the ``weight`` of a Linear or ConvNd module (any dimension, groups, transposed).
-    A weight shared by several modules is counted once, under its first name; a frozen one
-    (``requires_grad=False``) is as prunable as any other.
-
-    Args:
-        biases: also the ``bias`` of each of these modules.
-        batchnorm: also weight and bias of each normalisation module.
-
-    Raises:
-        RequestError: there is no such tensor, or a module computes its weight from others
-            (``torch.nn.utils.prune``, parametrizations) or has no weight yet (lazy modules).
-    """
-    wanted: set[int] = set()
-    for path, module in model.named_modules():
-        if isinstance(module, LAYERS):
-            _check_plain_weight(path, module)
-            tensors = [module.weight, *([module.bias] if biases else [])]
-        elif batchnorm and isinstance(module, NORMS):
-            tensors = [module.weight, module.bias]
-        else:
-            continue
-        wanted.update(id(tensor) for tensor in tensors if tensor is not None)
-    found = {name: p for name, p in model.named_parameters() if id(p) in wanted}
-    if not found:
-        raise RequestError(
-            f"{type(model).__name__} has no prunable layer: "
-            "expected at least one Linear or ConvNd module, found none"
-        )
-    return found
-
-
-def _check_plain_weight(path: str, module: nn.Module) -> None:
-    """A layer whose weight is not a plain parameter would be left out in silence otherwise."""
-    if "weight_orig" in module._parameters:
-        raise RequestError(
-            f"'{path}' carries a mask of torch.nn.utils.prune: expected a plain weight; "
-            f"call torch.nn.utils.prune.remove(module, 'weight') first"
-        )
-    if parametrize.is_parametrized(module, "weight"):
-        raise RequestError(
-            f"'{path}.weight' is parametrized: expected a plain weight; "
-            f"call torch.nn.utils.parametrize.remove_parametrizations first"
-        )
-    if isinstance(module.weight, nn.UninitializedParameter):
-        raise RequestError(
-            f"'{path}' is a lazy module without weights: expected an initialised one; "
-            f"run the model once on an input first"
-        )
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise RequestError that names the first tensor with NaN or infinite values, if any."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and tensor.numel():
-            # aminmax lets NaN through and allocates nothing, unlike isfinite().all().
-            low, high = torch.aminmax(tensor.detach())
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise RequestError(
-                    f"'{name}' holds NaN or infinite values: expected finite weights"
-                )
-
-
-# --- Anybody's networks -----------------------------------------------------------------------
 
 
 def _from_torchvision(
@@ -129,48 +46,6 @@ def _from_timm(name: str, input_shape: Shape, classes: int, pretrained: bool = F
         options["img_size"] = input_shape[1:]
     model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return model
-
-
-def import_user(name: str, kind: str) -> Any:
-    """What ``package.module:name`` names, with the current folder importable.
-
-    Raises:
-        RequestError: the import fails, or the module has no such name (the nearest are given).
-    """
-    module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises on import is the user's to see
-        raise RequestError(
-            f"{kind} '{name}': importing '{module_name}' failed with "
-            f"{type(error).__name__}: {first_line(error)}"
-        ) from error
-    if not hasattr(module, attribute):
-        choices = [key for key, value in vars(module).items() if callable(value)]
-        raise unknown(f"{kind} in '{module_name}'", attribute, choices)
-    return getattr(module, attribute)
-
-
-def _from_factory(name: str) -> nn.Module:
-    """``package.module:factory``, called without arguments."""
-    factory = import_user(name, "model")
-    try:
-        model = factory()
-    except Exception as error:  # likewise
-        raise RequestError(
-            f"model '{name}': expected a callable that takes no arguments; calling it failed "
-            f"with {type(error).__name__}: {first_line(error)}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise RequestError(
-            f"model '{name}': expected a torch.nn.Module, got {type(model).__name__}"
-        )
-    return model
-
-
-# --- Weights and building --------------------------------------------------------------------
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

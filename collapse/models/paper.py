@@ -20,10 +20,13 @@ from torchvision.models import resnet, vgg
 from collapse.errors import unknown
 
 Shape = tuple[int, ...]
+
+
 LAYERS = (nn.Linear, _ConvNd)
+
+
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
-# --- Initialisation ---------------------------------------------------------------------------
 
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "kaiming": partial(nn.init.kaiming_normal_, mode="fan_in"),
@@ -58,12 +61,16 @@ def initialise(model: nn.Module, init: str) -> None:
             nn.init.zeros_(module.bias)
 
 
-# --- The paper's networks ---------------------------------------------------------------------
-
 _VGG_PLANS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+
+
 # Nobody's network: deep and uneven enough for layers to collapse, small enough for many seeds.
 _MINI = "minivgg"
+
+
 _MINI_NARROWER = 4
+
+
 _RESNET_PLANS: dict[str, tuple[Any, list[int]]] = {
     "resnet18": (resnet.BasicBlock, [2, 2, 2, 2]),
     "resnet34": (resnet.BasicBlock, [3, 4, 6, 3]),
@@ -71,9 +78,15 @@ _RESNET_PLANS: dict[str, tuple[Any, list[int]]] = {
     "resnet101": (resnet.Bottleneck, [3, 4, 23, 3]),
     "resnet152": (resnet.Bottleneck, [3, 8, 36, 3]),
 }
+
+
 _CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110, 1202)
+
+
 # From this height on a network gets torchvision's ImageNet stem and head.
 IMAGENET_HEIGHT = 128
+
+
 _TINYIMAGENET_HEIGHT = 48
 
 

@@ -21,6 +21,8 @@ from collapse.errors import RequestError, first_line
 from collapse.options import Mode
 
 Masks = dict[str, Tensor]
+
+
 Selector = str | int | None
 
 
