@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse import recipes
-from collapse.data import Dataset
+from collapse.data import Dataset, Feed
 from collapse.devices import Clock, has_bfloat16
 from collapse.errors import RequestError
-from collapse.feeding import Feed
 from collapse.models import (
     Selector,
     call,

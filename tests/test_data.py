@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from collapse import data
+from collapse.data import sources
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.train import train
@@ -71,7 +72,7 @@ def test_framed_images_are_half_as_large_in_a_frame_of_zeros() -> None:
     with pytest.raises(RequestError, match="unknown dataset 'digit'"):
         data.load("framed-digit", root=Path("none"))
     with pytest.raises(RequestError, match=r"'framed-gaussian' needs images .* got \(3, 1, 32\)"):
-        data._framed(data.load("gaussian", input_shape=(3, 1, 32)))
+        sources._framed(data.load("gaussian", input_shape=(3, 1, 32)))
 
 
 def test_sparse_gaussian_inputs_are_alive_in_the_same_quarter_and_tell_classes_apart() -> None:
@@ -166,7 +167,7 @@ def test_torchvision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             self.data = np.full((2, 32, 32, 3), 7, np.uint8)
             self.targets = [3, 4]
 
-    monkeypatch.setitem(data._TORCHVISION, "cifar10", Files)
+    monkeypatch.setitem(sources._TORCHVISION, "cifar10", Files)
     cifar = data.load("cifar10", root=tmp_path)
     assert cifar.images.shape == (2, 3, 32, 32)
     assert cifar.labels.tolist() == [3, 4]
@@ -182,7 +183,9 @@ def test_cache_is_used_checked_and_replaced(
     _folder(tmp_path / "pets")
     first = data.load("pets", root=tmp_path)
     (cached,) = (tmp_path / "cache").iterdir()
-    monkeypatch.setattr("collapse.decoding.Source.decode", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "collapse.data.image_files.Source.decode", lambda self: pytest.fail("decoded")
+    )
     assert torch.equal(data.load("pets", root=tmp_path).images, first.images)
     monkeypatch.undo()
     monkeypatch.setenv("COLLAPSE_CACHE", str(tmp_path / "cache"))

@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as pil
 
-from collapse.data import Dataset, load
+from collapse.data import PADDING, Dataset, Feed, load
 from collapse.errors import RequestError
-from collapse.feeding import PADDING, Feed
 from collapse.seeding import generator
 
 

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.data import Dataset, load
+from collapse.data import Dataset, Feed, load
 from collapse.dynamics import Dynamics, conserving_units
 from collapse.errors import RequestError
-from collapse.feeding import Feed
 from collapse.models import build, streams_at
 from collapse.options import Training
 from collapse.recipes import RECIPES, Settings, learning_rate, resolve

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from collapse.data import Dataset
+from collapse.data.dataset import Dataset
 from collapse.errors import RequestError
 from collapse.seeding import generator
 

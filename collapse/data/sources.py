@@ -1,19 +1,17 @@
-"""Datasets as whole tensors in memory, decoded once.
+"""Where datasets come from: the embedded digits, drawn inputs, torchvision's downloads, and files.
 
-``load`` returns every image as one uint8 tensor; ``Dataset.inputs`` turns any part of it into
-normalised floats. Sources: the embedded digits, gaussian noise, torchvision's downloads, image
-folders (Tiny-ImageNet's zip too) and parquet shards in the layout of the Hugging Face hub.
+``load`` returns every image as one uint8 tensor. Image folders (Tiny-ImageNet's zip too) and parquet
+shards in the layout of the Hugging Face hub are decoded once (``image_files``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,132 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from collapse import decoding
+from collapse.data import image_files
+from collapse.data.dataset import Dataset, Split, _hash
 from collapse.errors import RequestError, first_line, unknown
 from collapse.files import atomic
 from collapse.seeding import generator
 
-Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images in memory, with what is needed to feed them to a network.
-
-    Attributes:
-        name: as asked for.
-        images: uint8 ``[n, C, H, W]`` (floating point for synthetic inputs, used as they are).
-        labels: int64 ``[n]``.
-        classes: how many there are.
-        mean, std: of each channel on the scale 0 to 1, for normalisation.
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
-        return tuple(self.images.shape[1:])
-
-    def inputs(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """Normalised float32 inputs ``[n, C, H, W]``."""
-        images = self.images[index]
-        if images.is_floating_point():
-            return images
-        shape = (1, -1, *(1,) * (images.ndim - 2))
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        return (images.float() / 255 - mean) / std
-
-    def to(self, device: torch.device) -> Dataset:
-        """The same on a device."""
-        images, labels = self.images.to(device), self.labels.to(device)
-        return replace(self, images=images, labels=labels)
-
-    def per_class(self, samples: int, seed: int, option: str = "--samples-per-class") -> Tensor:
-        """Indices of ``samples`` examples of each class, in random order.
-
-        Raises:
-            RequestError: a class has fewer, or ``samples`` is below 1.
-        """
-        if samples < 1:
-            raise RequestError(f"samples per class: expected at least 1, got {samples}")
-        order = torch.randperm(len(self.labels), generator=generator(seed, "samples"))
-        labels = self.labels.cpu()[order]
-        picks = []
-        for label in range(self.classes):
-            found = order[labels == label][:samples]
-            if len(found) < samples:
-                raise RequestError(
-                    f"'{self.name}' has {len(found)} examples of class {label}: "
-                    f"expected at least {samples} ({option})"
-                )
-            picks.append(found)
-        # Shuffled, so that each batch holds a mixture of classes.
-        together = torch.cat(picks)
-        return together[torch.randperm(len(together), generator=generator(seed, "sample order"))]
-
-    def part(self, samples: int | None, option: str) -> Dataset:
-        """The same ``samples`` images whoever asks, equally many of each class; all for None.
-
-        Raises:
-            RequestError: not a multiple of the number of classes, or more than there are.
-        """
-        if samples is None:
-            return self
-        if samples < 1 or samples % self.classes:
-            raise RequestError(
-                f"{option}: expected a positive multiple of the {self.classes} classes, got "
-                f"{samples}"
-            )
-        index = self.per_class(samples // self.classes, 0, option).sort().values
-        return replace(self, images=self.images[index], labels=self.labels[index])
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the images and labels."""
-        return _hash(self.images.cpu(), self.labels.cpu())
-
-    def score_batches(
-        self,
-        samples_per_class: int = 10,
-        *,
-        samples: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, labels) for the data-driven scores: equally many of each class.
-
-        Args:
-            samples: so many in all instead, spread over the classes at random.
-            batch_size: 256 at 32×32 as in the paper's code without it, fewer on larger images
-                (activations grow with the area). In train mode BatchNorm sees one batch at a time.
-        """
-        if samples is None:
-            index = self.per_class(samples_per_class, seed)
-        elif samples < 1:
-            raise RequestError(f"samples: expected at least 1, got {samples}")
-        else:
-            index = self.per_class(-(-samples // self.classes), seed, "--samples")[:samples]
-        area = self.input_shape[-1] * (self.input_shape[-2] if len(self.input_shape) > 2 else 1)
-        size = max(1, min(256, 256 * 32 * 32 // area)) if batch_size is None else batch_size
-        if size < 1:
-            raise RequestError(f"batch size: expected at least 1, got {batch_size}")
-        # A last batch of one sample has no batch statistics: it joins the one before.
-        parts = list(torch.split(index, size))
-        if len(parts) > 1 and len(parts[-1]) == 1:
-            parts[-2:] = [torch.cat(parts[-2:])]
-        return [(self.inputs(part), self.labels[part]) for part in parts]
-
-
-# --- Sources ----------------------------------------------------------------------------------
-
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 # Mean and standard deviation as in the authors' experiments, so that accuracies compare.
 _STATISTICS = {
     "mnist": ((0.1307,), (0.3081,)),
@@ -155,15 +36,25 @@ _STATISTICS = {
     "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
     "tinyimagenet": ((0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
 }
+
+
 _TORCHVISION: dict[str, Any] = {
     "mnist": torchvision.datasets.MNIST,
     "cifar10": torchvision.datasets.CIFAR10,
     "cifar100": torchvision.datasets.CIFAR100,
 }
+
+
 # Synthetic inputs, which depend on the seed.
 DRAWN = ("gaussian", "sparse-gaussian")
+
+
 DATASETS = ("digits", *DRAWN, *_STATISTICS, "imagenet")
+
+
 _FRAMED = "framed-"
+
+
 _CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "tinyimagenet": 200, "imagenet": 1000}
 
 
@@ -204,7 +95,7 @@ def load(
         return dense if name == "gaussian" else _sparse(dense, seed)
     root = root or Path(os.environ.get("COLLAPSE_DATA", "data"))
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
-    found = decoding.find(root, name, split, size)
+    found = image_files.find(root, name, split, size)
     if found is None:
         if name not in _TORCHVISION:
             if (root / name).is_dir():
@@ -213,7 +104,7 @@ def load(
                     f"{split}-*.parquet or {split}/CLASS/IMAGE"
                 )
             if name not in DATASETS:
-                raise unknown("dataset", name, [*DATASETS, *decoding.folders(root)])
+                raise unknown("dataset", name, [*DATASETS, *image_files.folders(root)])
             raise RequestError(_missing(name, root))
         images, labels, count = _download(name, split, root)
     else:
@@ -329,16 +220,13 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-# --- Cache ------------------------------------------------------------------------------------
-
-
 def cache_folder() -> Path:
     """Where decoded images are kept: ``$COLLAPSE_CACHE`` or ``~/.cache/layer-collapse``."""
     base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     return Path(os.environ.get("COLLAPSE_CACHE", str(Path(base) / "layer-collapse")))
 
 
-def _cached(source: decoding.Source) -> tuple[Tensor, Tensor, int]:
+def _cached(source: image_files.Source) -> tuple[Tensor, Tensor, int]:
     """Decoded images of a source, from the cache if it holds them whole and unchanged."""
     path = cache_folder() / f"{source.fingerprint}.safetensors"
     try:
@@ -357,11 +245,3 @@ def _cached(source: decoding.Source) -> tuple[Tensor, Tensor, int]:
     except RequestError:
         pass  # a read-only or full cache costs time, not the result
     return images, labels, classes
-
-
-def _hash(*tensors: Tensor) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

@@ -25,9 +25,14 @@ from torch import Tensor
 from collapse.errors import RequestError, first_line
 
 Size = tuple[int, int] | None
+
+
 Encoded = tuple[Callable[[], bytes], int]
 
+
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+
+
 _TINY = "tiny-imagenet-200"
 
 
