@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.errors import RequestError
-from collapse.selection import drop_lowest
+from collapse.masks import drop_lowest
 from tests import reference
 from tests.zoo import Case
 

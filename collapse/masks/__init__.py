@@ -1,0 +1,52 @@
+"""Masks: counts, exact-k selection, application, files.
+
+A mask is a boolean tensor by parameter name; True is kept. Of equal scores the one that comes
+first is kept: parameters in the model's order, then flat index. There is no minimum a layer.
+"""
+
+from collapse.masks.counts import (
+    collapsed,
+    dense,
+    density,
+    keep_count,
+    kept,
+    kept_by_layer,
+    sizes,
+    sums,
+    total,
+)
+from collapse.masks.lowest import drop_lowest
+from collapse.masks.on_models import (
+    applied,
+    apply,
+    check_fit,
+    load_masks,
+    save_masks,
+    to_torch_prune,
+)
+from collapse.masks.selection import first_to_collapse, gather, select, select_weighing
+from collapse.masks.shares import apportion
+
+__all__ = [
+    "applied",
+    "apply",
+    "apportion",
+    "check_fit",
+    "collapsed",
+    "dense",
+    "density",
+    "drop_lowest",
+    "first_to_collapse",
+    "gather",
+    "keep_count",
+    "kept",
+    "kept_by_layer",
+    "load_masks",
+    "save_masks",
+    "select",
+    "select_weighing",
+    "sizes",
+    "sums",
+    "to_torch_prune",
+    "total",
+]

@@ -1,0 +1,113 @@
+"""Masks on models and in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from collapse.errors import RequestError, first_line
+from collapse.files import atomic
+from collapse.models import Masks, prunable
+
+
+@torch.no_grad()
+def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set every pruned parameter of the model to zero, in place.
+
+    Raises:
+        RequestError: the masks are of another network.
+    """
+    check_fit(model, masks)
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        parameters[name].masked_fill_(~mask, 0)  # a product would leave signs of zero
+
+
+@contextmanager
+def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+    """The model with pruned parameters at zero, inside the block only; bit-identical after it."""
+    check_fit(model, masks)
+    parameters = dict(model.named_parameters())
+    before = {name: parameters[name].detach().clone() for name in masks}
+    try:
+        apply(model, masks)
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                parameters[name].copy_(value)
+
+
+def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks") -> None:
+    """Raise RequestError unless every mask has a parameter of its name and shape in the model."""
+    parameters = dict(model.named_parameters())
+    if not masks:
+        raise RequestError(f"{where} are empty: expected one mask a layer")
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise RequestError(f"{where} are of another network: the model has no '{name}'")
+        if mask.shape != parameters[name].shape:
+            raise RequestError(
+                f"{where} are of another network: '{name}' expected shape "
+                f"{tuple(parameters[name].shape)}, got {tuple(mask.shape)}"
+            )
+
+
+def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    """Write masks as safetensors, whole or not at all, with their order and any metadata."""
+    tensors = {name: mask.to("cpu", torch.bool).contiguous() for name, mask in masks.items()}
+    # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One key
+    # only: safetensors writes several in any order, and equal masks give equal files.
+    about = {"collapse": json.dumps({"order": list(masks), **metadata})}
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(save(tensors, about))
+
+
+def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
+    """Read masks written by ``save_masks``, onto the model's device if one is given.
+
+    Raises:
+        RequestError: missing, truncated or foreign file, or masks of another network.
+    """
+    if not Path(path).is_file():
+        raise RequestError(f"masks '{path}' cannot be read: expected a file, there is none")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("collapse", "{}"))
+            order = metadata.get("order", list(file.keys()))
+            masks = {name: file.get_tensor(name) for name in order}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RequestError(f"masks '{path}' cannot be read: {first_line(error)}") from error
+    if any(mask.dtype != torch.bool for mask in masks.values()):
+        raise RequestError(f"masks '{path}' hold no masks: expected boolean tensors")
+    if model is not None:
+        check_fit(model, masks, f"masks '{path}'")
+        for name in prunable(model):
+            if name not in masks:
+                raise RequestError(f"masks '{path}' are of another network: no mask of '{name}'")
+        devices = {name: p.device for name, p in model.named_parameters()}
+        masks = {name: mask.to(devices[name]) for name, mask in masks.items()}
+    return masks
+
+
+def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Hand masks over to ``torch.nn.utils.prune``, in place, on every module that uses a weight.
+
+    Afterwards each such module has ``weight_orig`` and ``weight_mask``, as if pruned there.
+    """
+    check_fit(model, masks)
+    by_id = {id(p): masks[name] for name, p in model.named_parameters() if name in masks}
+    for module in list(model.modules()):
+        for attribute, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in by_id:
+                torch_prune.custom_from_mask(  # type: ignore[no-untyped-call]  # torch's own
+                    module, attribute, by_id[id(parameter)]
+                )
