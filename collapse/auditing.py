@@ -21,7 +21,6 @@ from collapse.closures import linear_closures
 from collapse.conservation import Row, cut_layers, frame_of, ledger, outside
 from collapse.errors import RequestError
 from collapse.flow import Trace, record
-from collapse.gradients import loss_gradient
 from collapse.laws import layout_of
 from collapse.models import (
     Masks,
@@ -34,16 +33,17 @@ from collapse.models import (
 )
 from collapse.options import Mode
 from collapse.recording import unit_sums, wide
-from collapse.score_types import scoring_seed
 from collapse.scores import (
     GRASP_TEMPERATURE,
     Batch,
     Loss,
     ScoreInputs,
     Scores,
+    loss_gradient,
     mode_of,
     positive,
     score,
+    scoring_seed,
 )
 
 SCORE_IDENTITIES = ("score", "score layers", "score neurons", "grasp defect")

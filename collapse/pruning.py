@@ -24,9 +24,9 @@ from collapse.scores import (
     Scores,
     mode_of,
     score,
-    synflow,
 )
-from collapse.shrinking import Block, Workspace, expand
+from collapse.scores.fast.live_blocks import Block, Workspace, expand
+from collapse.scores.synflow import synflow
 
 # Past this compression SynFlow's scores are in float64, from the first iteration on. So little is
 # left at the end that single weights decide whether a layer survives, and which ones are left hangs

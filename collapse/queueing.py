@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from collapse.gradients import derivatives
 from collapse.models import Masks, call, check_finite, compute_dtype, untouched
-from collapse.score_types import ScoreInputs, scoring_seed
-from collapse.scores import in_range, positive
+from collapse.scores import ScoreInputs, derivatives, in_range, positive, scoring_seed
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse import microbatches
-from collapse.microbatches import microbatches as split
 from collapse.scores import ScoreInputs, score
+from collapse.scores.fast import microbatches
+from collapse.scores.fast.microbatches import microbatches as split
 from tests import reference
 from tests.zoo import Case
 

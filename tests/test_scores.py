@@ -204,7 +204,7 @@ def test_rescaled_scores_equal_float64_bit_for_bit(monkeypatch: pytest.MonkeyPat
     model = build("resnet56")
     masks = masking.dense(model)
     plain = score(model, "synflow", masks, _shape_only())
-    monkeypatch.setattr("collapse.scores._precisions", lambda *_: [(torch.float64, True)])
+    monkeypatch.setattr("collapse.scores.synflow._precisions", lambda *_: [(torch.float64, True)])
     rescaled = score(model, "synflow", masks, _shape_only())
     assert (plain.precision, rescaled.precision) == ("float64", "float64 rescaled")
     for name in masks:

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from collapse import gradients, second_order
 from collapse import masks as masking
 from collapse.models import build
-from collapse.scores import ScoreInputs, score
-from collapse.second_order import CheapTwice
+from collapse.scores import CheapTwice, ScoreInputs, gradients, score
+from collapse.scores.fast import double_backward
 from tests.zoo import Case
 
 
@@ -95,13 +94,13 @@ def test_grasp_takes_these_ways(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     masks = masking.dense(case.model)
     caught: list[str] = []
     for name in ("_convolution", "_batch_norm"):
-        ours = getattr(second_order, name)
+        ours = getattr(double_backward, name)
 
         def watched(*args, name=name, ours=ours, **options):
             caught.append(name)
             return ours(*args, **options)
 
-        monkeypatch.setattr(second_order, name, watched)
+        monkeypatch.setattr(double_backward, name, watched)
     with_ways = score(case.model, "grasp", masks, inputs)
     layers = {type(module).__name__.rstrip("123d") for module in case.model.modules()}
     assert ("_convolution" in caught) == ("Conv" in layers)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse import masks as masking
-from collapse import pruning, shrinking
+from collapse import pruning
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import Pruned, prune
 from collapse.scores import ScoreInputs, score
-from collapse.shrinking import Block, Workspace, expand
+from collapse.scores.fast import live_blocks
+from collapse.scores.fast.live_blocks import Block, Workspace, expand
 from tests import reference
 from tests.zoo import Case, _batches, _randomise
 
@@ -24,8 +25,8 @@ from tests.zoo import Case, _batches, _randomise
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks too, and cut down whatever can be."""
-    monkeypatch.setattr(shrinking, "SMALL", 0)
-    monkeypatch.setattr(shrinking, "SHRINK_BELOW", 1.0)
+    monkeypatch.setattr(live_blocks, "SMALL", 0)
+    monkeypatch.setattr(live_blocks, "SHRINK_BELOW", 1.0)
 
 
 class _Signs(torch.autograd.Function):
@@ -124,8 +125,8 @@ def test_equals_the_whole_network_and_the_naive_twin(
     case.model.double()
     keep = masking.total(masking.dense(case.model)) // 9
     whole = _pruned(case, keep, scope)
-    monkeypatch.setattr(shrinking, "SMALL", 0)
-    monkeypatch.setattr(shrinking, "SHRINK_BELOW", 1.0)
+    monkeypatch.setattr(live_blocks, "SMALL", 0)
+    monkeypatch.setattr(live_blocks, "SHRINK_BELOW", 1.0)
     ours = _pruned(case, keep, scope)
     _assert_equal(ours, whole)
     if scope == "global":
@@ -264,7 +265,7 @@ def test_maps_of_nothing(always: None) -> None:
 
 @pytest.mark.parametrize("small", [0, 1 << 20])
 def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shrinking, "SMALL", small)
+    monkeypatch.setattr(live_blocks, "SMALL", small)
     torch.manual_seed(0)
     case = Case(_randomise(_ChannelsLast()).double(), _batches((3, 16, 16), dtype=torch.float64))
     keep = masking.total(masking.dense(case.model)) // 2
@@ -276,7 +277,7 @@ def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.Monkey
 def test_a_stand_in_that_escapes_is_not_taken_for_a_weight() -> None:
     """It has the weight's shape and takes no memory, and every number in it is NaN."""
     block = Block(torch.Size((4, 5)), torch.tensor([1]), torch.tensor([0, 3]))
-    leaf = shrinking.Leaf(torch.ones(1, 2), block, lambda: torch.zeros(1, 2))
+    leaf = live_blocks.Leaf(torch.ones(1, 2), block, lambda: torch.zeros(1, 2))
     assert leaf.stand_in.shape == (4, 5)
     assert leaf.stand_in.untyped_storage().nbytes() == 4
     assert bool(leaf.stand_in.isnan().all())
@@ -335,7 +336,7 @@ def _near_tie() -> Case:
 
 @pytest.mark.parametrize("small", [0, 1 << 20])
 def test_far_compressions_are_in_float64(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shrinking, "SMALL", small)
+    monkeypatch.setattr(live_blocks, "SMALL", small)
     case = _near_tie()
     far = _pruned(case, 2)  # of 2001
     assert {step.precision for step in far.steps} == {"float64"}

@@ -19,8 +19,7 @@ from collapse.experiments import Experiment
 from collapse.models import Masks, build
 from collapse.options import Pruning, Setup, Training
 from collapse.runs import Run
-from collapse.score_types import ScoreInputs, Scores
-from collapse.scores import PAPER_ITERATIONS, score
+from collapse.scores import PAPER_ITERATIONS, ScoreInputs, Scores, score
 
 TABLE = "dead_inputs"
 INFORMED = f"{__name__}:informed_synflow"

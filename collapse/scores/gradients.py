@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
-from collapse.microbatches import microbatches
 from collapse.models import Masks, call, compute_dtype, kept_parameters, stand_ins
-from collapse.score_types import ScoreInputs, scoring_seed
-from collapse.second_order import CheapTwice
+from collapse.scores.fast.double_backward import CheapTwice
+from collapse.scores.fast.microbatches import microbatches
+from collapse.scores.inputs import ScoreInputs, scoring_seed
 
 # The label of samples that cross-entropy leaves out.
 _IGNORED = -100

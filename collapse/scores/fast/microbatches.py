@@ -12,10 +12,12 @@ from torch import nn
 
 from collapse.errors import RequestError
 from collapse.models import call, stand_ins, streams_at
-from collapse.score_types import Batch, ScoreInputs
+from collapse.scores.inputs import Batch, ScoreInputs
 
 # Samples at a time. At 32×32 the activations of a layer are then a few megabytes.
 AT_ONCE = 64
+
+
 # Samples that are looked at to know whether samples meet.
 _FEW = 5
 

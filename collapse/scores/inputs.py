@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from collapse.models import Selector
+from collapse.errors import RequestError
+from collapse.models import Selector, all_finite
 from collapse.options import Mode
+from collapse.scores.fast.live_blocks import Workspace
 from collapse.seeding import derive
-from collapse.shrinking import Workspace
 
 Batch = tuple[Tensor, Tensor]
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -84,3 +88,13 @@ class ScoreInputs:
 def scoring_seed(inputs: ScoreInputs) -> int:
     """The seed of whatever a forward draws while it is scored (dropout)."""
     return derive(inputs.seed, "scoring", inputs.iteration)
+
+
+def check_scores(scores: Scores, pruner: str, why: str = "") -> None:
+    for name, tensor in scores.items():
+        if not all_finite(tensor):
+            raise RequestError(f"{pruner} score of layer '{name}' is not finite{why}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

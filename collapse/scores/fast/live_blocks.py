@@ -27,18 +27,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from collapse import products
 from collapse.models import Masks
+from collapse.scores.fast import matmul
 
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9
+
+
 # Networks below this number of parameters are scored as they are: catching calls would cost more.
 SMALL = 1 << 20
+
+
 # Entries of a score that are written and multiplied at a time, so that they stay in the cache.
 _CHUNK = 1 << 19
 
+
 _LINEAR = ("input", "weight", "bias")
+
+
 _CONVOLUTION = (*_LINEAR, "stride", "padding", "dilation", "groups")
+
+
 _MAPS: dict[Callable[..., Any], tuple[str, ...]] = {
     F.linear: _LINEAR,
     F.conv1d: _CONVOLUTION,
@@ -319,9 +328,9 @@ class LinearMaps(TorchFunctionMode):
         if leaf.block is not None and len(leaf.block.columns) < x.shape[channels]:
             x = x.index_select(channels, leaf.block.columns)
         if func is F.linear:
-            y: Tensor | None = products.linear(x, leaf.weight, leaf.add)
+            y: Tensor | None = matmul.linear(x, leaf.weight, leaf.add)
         else:
-            y = products.convolution(x, leaf.weight, options, leaf.add)
+            y = matmul.convolution(x, leaf.weight, options, leaf.add)
         if y is None:
             y = func(x, leaf.weight, None, **options)
         if leaf.block is not None and len(leaf.block.rows) < leaf.block.shape[0]:
