@@ -17,11 +17,9 @@ from scipy.stats import linregress
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.closures import linear_closures
 from collapse.conservation import Row, cut_layers, frame_of, ledger, outside
 from collapse.errors import RequestError
-from collapse.flow import Trace, record
-from collapse.laws import layout_of
+from collapse.flow import Trace, layout_of, linear_closures, record, unit_sums, wide
 from collapse.models import (
     Masks,
     Selector,
@@ -32,7 +30,6 @@ from collapse.models import (
     untouched,
 )
 from collapse.options import Mode
-from collapse.recording import unit_sums, wide
 from collapse.scores import (
     GRASP_TEMPERATURE,
     Batch,

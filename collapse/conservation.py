@@ -17,10 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from collapse.flow import Trace
-from collapse.laws import (
+from collapse.flow import (
     FOLDS,
+    INPUT,
     UNITWISE,
+    Operation,
+    Trace,
+    Use,
     affine,
     carriers,
     created,
@@ -32,7 +35,6 @@ from collapse.laws import (
     through_train,
     weight_of,
 )
-from collapse.recording import INPUT, Operation, Use
 
 
 @dataclass(frozen=True)

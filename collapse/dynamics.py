@@ -19,12 +19,10 @@ from torch import Tensor
 
 from collapse import masks as masking
 from collapse.auditing import inverse_size_fit
-from collapse.closures import Closure, linear_closures
 from collapse.errors import RequestError
-from collapse.flow import record
+from collapse.flow import Closure, linear_closures, record, wide
 from collapse.models import stand_ins, untouched
 from collapse.recipes import learning_rate
-from collapse.recording import wide
 from collapse.train import Trainer
 
 # |θ ⊙ g| is measured in one step of so many: the mean over an epoch hardly changes, and the cost

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from collapse import connectivity, recipes, tables
 from collapse import masks as masking
-from collapse.closures import Closure
 from collapse.data import Dataset
 from collapse.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.errors import RequestError, unknown
+from collapse.flow import Closure
 from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import Pruned, prune, target

@@ -20,6 +20,7 @@ from collapse import recipes
 from collapse.data import Dataset, Feed
 from collapse.devices import Clock, has_bfloat16
 from collapse.errors import RequestError
+from collapse.flow import wide
 from collapse.models import (
     Selector,
     call,
@@ -31,7 +32,6 @@ from collapse.models import (
 )
 from collapse.options import Training
 from collapse.recipes import Settings
-from collapse.recording import wide
 from collapse.seeding import derive
 
 _NO_GRADIENT = (

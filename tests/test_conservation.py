@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.auditing import audit, layer_statistics
-from collapse.closures import linear_closures
 from collapse.conservation import ledger, outside, worst
 from collapse.errors import RequestError
-from collapse.flow import Trace, record
+from collapse.flow import Trace, linear_closures, record
 from collapse.models import build, stand_ins, untouched
 from collapse.scores import SCORES, ScoreInputs, score
 from collapse.testing import assert_conserved

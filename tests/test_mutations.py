@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.closures import linear_closures
 from collapse.conservation import ledger, worst
-from collapse.flow import Trace
+from collapse.flow import Trace, linear_closures
 from collapse.models import build
 from collapse.scores import SCORES, ScoreInputs
 from collapse.testing import assert_conserved

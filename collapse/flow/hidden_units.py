@@ -12,9 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collapse.flow import Trace
-from collapse.laws import FOLDS, UNITWISE, carriers, fold, law, layout_of, place, sources, weight_of
-from collapse.recording import Operation, unit_sums, wide
+from collapse.flow.laws import (
+    FOLDS,
+    UNITWISE,
+    carriers,
+    fold,
+    law,
+    layout_of,
+    place,
+    sources,
+    weight_of,
+)
+from collapse.flow.recorder import Operation, unit_sums, wide
+from collapse.flow.trace import Trace
 
 
 @dataclass(frozen=True)

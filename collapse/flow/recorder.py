@@ -180,8 +180,14 @@ def _note_parameter(use: Use, groups: int, transposed: bool, x: Tensor, gradient
 
 
 SOURCE = "_flow_source"
+
+
 _CHANNEL = "_flow_channel"  # -1 behind a Linear, whose units are the last dimension; else 1
+
+
 _REDIRECT = "_flow_redirect"
+
+
 # Operations that read a tensor's form, not its values.
 _IGNORED = frozenset({
     *("size", "dim", "numel", "stride", "is_floating_point", "requires_grad_", "detach", "item"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collapse.recording import LINEAR, Operation, Use
+from collapse.flow.recorder import LINEAR, Operation, Use
 
 # Degree-one homogeneous in what they carry: f(a x) = a f(x) for a > 0 (DESIGN 4.2, 4.3).
 UNITWISE = frozenset({
@@ -17,7 +17,11 @@ UNITWISE = frozenset({
     *(f"{prefix}{kind}_pool{d}d" for prefix in ("", "_", "adaptive_", "_adaptive_")
       for kind in ("max", "avg") for d in (1, 2, 3)),
 })  # fmt: skip
+
+
 FOLDS = frozenset({"flatten", "reshape", "view"})
+
+
 _REARRANGES = frozenset(
     {
         *("permute", "transpose", "squeeze", "unsqueeze", "expand", "expand_as", "cat", "concat"),
@@ -45,7 +49,11 @@ _REARRANGES = frozenset(
         *("__get__", "index_select", "masked_fill", "broadcast_to"),
     }
 )
+
+
 _SUMS = frozenset({"add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"})
+
+
 _PRODUCTS = frozenset(
     {
         *("mul", "__mul__", "__rmul__", "multiply", "div", "__truediv__", "true_divide"),

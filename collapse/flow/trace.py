@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from collapse.errors import RequestError
+from collapse.flow.recorder import INPUT, SOURCE, Operation, Recorder, Use, current, tap_tensor
 from collapse.models import Selector, call
-from collapse.recording import INPUT, SOURCE, Operation, Recorder, Use, current, tap_tensor
 
 
 @dataclass
