@@ -38,7 +38,7 @@ from collapse.dynamics import Dynamics, conserving_units
 from collapse.imp import State
 from collapse.models import build
 from collapse.options import Training
-from collapse.preparation import choose_device
+from collapse.problem import choose_device
 from collapse.recipes import Settings, resolve
 from collapse.runs import Run
 from collapse.train import Trainer

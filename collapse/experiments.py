@@ -27,7 +27,7 @@ from collapse.files.checksums import CorruptRunError
 from collapse.imp import State, check, check_rounds, imp
 from collapse.models import Masks
 from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
-from collapse.preparation import Prepared, check_setup, prepare, settings_row
+from collapse.problem import Prepared, check_setup, prepare, settings_row
 from collapse.pruning import iterations_of
 from collapse.runs import Run
 from collapse.scores import DATA_FREE, load_pruner, mode_of

@@ -118,7 +118,7 @@ def test_samples_bound_what_is_scored_on() -> None:
 
 
 def test_the_experiments_critical_compression_is_the_commands(work: Work) -> None:
-    from collapse.preparation import prepare
+    from collapse.problem import prepare
 
     config = accuracy.Config(FC, pruners=("synflow",), seeds=(1,))
     table = complete(accuracy.critical_points(config), "critical", work)

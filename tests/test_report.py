@@ -193,7 +193,7 @@ def test_living_weights_are_counted_as_the_engine_counts_them(
     from collapse.connectivity import living
     from collapse.masks import kept_by_layer
     from collapse.options import Pruning
-    from collapse.preparation import prepare
+    from collapse.problem import prepare
     from collapse.pruning import prune
 
     config = densities.Config(

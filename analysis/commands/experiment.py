@@ -14,7 +14,7 @@ from analysis.points import Work
 from collapse import cli, tables
 from collapse.errors import RequestError, unknown
 from collapse.options import Execution
-from collapse.preparation import choose_device
+from collapse.problem import choose_device
 
 PRESETS = ("laptop", "paper", "smoke")
 

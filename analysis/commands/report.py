@@ -16,7 +16,7 @@ from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
 from collapse.options import Execution, Setup
-from collapse.preparation import choose_device
+from collapse.problem import choose_device
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable
 from collapse.options import Execution
-from collapse.preparation import choose_device
+from collapse.problem import choose_device
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")

@@ -24,7 +24,7 @@ from collapse import recipes
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup, Training
-from collapse.preparation import Prepared, prepare
+from collapse.problem import Prepared, prepare
 from collapse.pruning import prune
 from collapse.scores import DATA_FREE
 from collapse.train import Trainer

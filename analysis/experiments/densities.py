@@ -16,7 +16,7 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
 from collapse.options import Pruning, Scope, Setup
-from collapse.preparation import Prepared
+from collapse.problem import Prepared
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 

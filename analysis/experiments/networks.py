@@ -12,7 +12,7 @@ from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup
-from collapse.preparation import Prepared, prepare
+from collapse.problem import Prepared, prepare
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")

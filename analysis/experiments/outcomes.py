@@ -20,7 +20,7 @@ from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
-from collapse.preparation import prepare
+from collapse.problem import prepare
 from collapse.pruning import iterations_of, prune
 from collapse.runs import Run
 

@@ -19,7 +19,7 @@ from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.models import Masks
 from collapse.options import Mode, Pruning, Setup
-from collapse.preparation import Prepared, prepare, settings_row
+from collapse.problem import Prepared, prepare, settings_row
 from collapse.pruning import prune
 from collapse.scores import load_pruner, mode_of
 

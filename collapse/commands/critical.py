@@ -19,7 +19,7 @@ from collapse.critical import Critical, critical_compression
 from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
-from collapse.preparation import Prepared, prepare, settings_row
+from collapse.problem import Prepared, prepare, settings_row
 from collapse.pruning import iterations_of
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 

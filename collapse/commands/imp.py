@@ -19,7 +19,7 @@ from collapse.experiments import Experiment, perform
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.imp import State
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
-from collapse.preparation import choose_device
+from collapse.problem import choose_device
 from collapse.runs import Run
 
 _FILE = tyro.conf.arg(metavar="FILE")

@@ -16,7 +16,7 @@ from rich.table import Table
 from collapse import cli, connectivity, masks, tables
 from collapse.files import check_distinct, check_writable
 from collapse.options import Pruning, Setup
-from collapse.preparation import prepare, settings_row
+from collapse.problem import prepare, settings_row
 from collapse.pruning import Pruned, Step, iterations_of, prune
 from collapse.scores import DATA_FREE, load_pruner
 
