@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from collapse import controls, data, recipes
+from collapse import data, recipes
 from collapse import masks as masking
 from collapse.data import Dataset, Split
 from collapse.devices import deterministic, has_bfloat16
@@ -28,7 +28,7 @@ from collapse.imp import State, check, check_rounds, imp
 from collapse.models import Masks
 from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
 from collapse.problem import Prepared, check_setup, prepare, settings_row
-from collapse.pruning import iterations_of
+from collapse.pruning import controls, iterations_of
 from collapse.runs import Run
 from collapse.scores import DATA_FREE, load_pruner, mode_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collapse import controls, imp
+from collapse import imp
 from collapse import masks as masking
 from collapse.commands.train import Config, main
 from collapse.data import load
@@ -18,7 +18,7 @@ from collapse.experiments import Experiment, perform
 from collapse.masks import load_masks
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
-from collapse.pruning import prune
+from collapse.pruning import controls, prune
 from collapse.scores import SCORES, ScoreInputs, score
 
 TRAINING = Training(epochs=1, lr=0.01, train_samples=20, test_samples=10)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from collapse import masks as masking
-from collapse import queueing
 from collapse.auditing import audit
 from collapse.connectivity import living
 from collapse.critical import critical_compression
@@ -19,7 +18,7 @@ from collapse.experiments import Experiment, perform
 from collapse.imp import State
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
-from collapse.pruning import prune
+from collapse.pruning import on_device, prune
 from collapse.recipes import resolve
 from collapse.scores import SCORES, ScoreInputs
 from collapse.train import Trainer
@@ -64,10 +63,10 @@ def test_synflow_never_waits_between_iterations() -> None:
     goals = [total // 2, total // 4, total // 8]
     inputs = ScoreInputs([(torch.zeros(1, 3, 32, 32, device="cuda"), torch.zeros(1))])
     with torch.enable_grad():
-        queueing._launch(model, masks, inputs, total, goals)  # libraries wait while they start
+        on_device._launch(model, masks, inputs, total, goals)  # libraries wait while they start
         try:
             torch.cuda.set_sync_debug_mode("error")
-            gone = queueing._launch(model, masks, inputs, total, goals)[-1]
+            gone = on_device._launch(model, masks, inputs, total, goals)[-1]
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert [len(places) for places in gone] == [

@@ -8,12 +8,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from collapse import masks as masking
-from collapse import pruning, queueing, scores
+from collapse import pruning, scores
 from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
-from collapse.pruning import Pruned, Step, prune
+from collapse.pruning import Pruned, Step, on_device, prune
 from tests.zoo import Case
 
 
@@ -21,14 +21,14 @@ from tests.zoo import Case
 def queued(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The CPU in the place of a GPU; the goals of each queue."""
     goals = []
-    queue = queueing.queue
+    queue = on_device.queue
 
     def watched(*args):
         goals.append(args[-1])
         return queue(*args)
 
     monkeypatch.setattr(pruning, "QUEUEING", ("cpu",))
-    monkeypatch.setattr(queueing, "queue", watched)
+    monkeypatch.setattr(on_device, "queue", watched)
     return goals
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_asked_before_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     total = masking.total(masks)
     inputs = scores.ScoreInputs([(torch.zeros(1, 3, 32, 32), torch.zeros(1))])
     with torch.enable_grad(), _Questions() as questions:
-        queueing._launch(model, masks, inputs, total, [total // 2, total // 4])
+        on_device._launch(model, masks, inputs, total, [total // 2, total // 4])
     assert questions.asked == []
     with _Questions() as questions:  # which does notice
         assert bool(torch.ones(1) > 0)

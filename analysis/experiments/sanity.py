@@ -9,8 +9,8 @@ import pandas as pd
 from analysis import answers
 from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome
 from analysis.points import Trained, Work, complete
-from collapse.controls import CONTROLS
 from collapse.options import Control, Training
+from collapse.pruning.controls import CONTROLS
 
 __all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
 

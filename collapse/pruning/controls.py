@@ -17,7 +17,7 @@ from torch import nn
 from collapse.errors import RequestError, unknown
 from collapse.models import Masks, Selector, build
 from collapse.options import Control, Pruning, Setup
-from collapse.pruning import iterations_of, prune
+from collapse.pruning.loop import iterations_of, prune
 from collapse.scores import SCORES, Batch, ScoreInputs, Scores, load_pruner, mode_of
 from collapse.seeding import derive, generator
 

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from collapse import masks as masking
-from collapse import queueing, schedules
+from collapse import schedules
 from collapse.errors import RequestError, unknown
 from collapse.models import Masks, Selector, check_finite
 from collapse.options import Pruning
+from collapse.pruning import on_device
 from collapse.scores import (
     PAPER_ITERATIONS,
     SCORES,
@@ -35,6 +36,8 @@ from collapse.scores.synflow import synflow
 # lost some where the first iterations, down to density 0.3, were in float32: a later switch saves
 # no verdict. Up to it, layers are far from empty, and float32 takes half the time.
 WIDE_ABOVE = 1000
+
+
 # Devices that compute while the host goes on, so that asking them for a number costs time.
 QUEUEING = ("cuda",)
 
@@ -275,7 +278,7 @@ def _queued(
     total, alive = masking.total(masks), masking.kept(masks)
     before = (alive, *counts)
     goals = {i: goal for i, goal in enumerate(counts, start=1) if goal < before[i - 1]}
-    queue = queueing.queue(model, masks, inputs, alive, list(goals.values())) if goals else None
+    queue = on_device.queue(model, masks, inputs, alive, list(goals.values())) if goals else None
     if queue is None:
         return None
     steps: list[Step] = []
@@ -368,9 +371,3 @@ def _certified_count(scores: Scores, masks: Masks, keep: int) -> int:
         )
     ascending = np.sort(masking.gather(scores, masks).cpu().numpy())  # ten times torch's speed
     return max(keep, schedules.certified(ascending, scores.total))
-
-
-if __name__ == "__main__":
-    from collapse.commands.pruning import run
-
-    run()

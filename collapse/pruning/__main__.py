@@ -1,0 +1,5 @@
+"""``python -m collapse.pruning``."""
+
+from collapse.commands.pruning import run
+
+run()
