@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from collapse import masks as masking
-from collapse.auditing import inverse_size_fit
+from collapse.conservation import inverse_size_fit
 from collapse.errors import RequestError
 from collapse.flow import Closure, linear_closures, record, wide
 from collapse.models import stand_ins, untouched

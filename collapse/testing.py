@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import conservation
-from collapse.auditing import Audit, audit, likely_cause
+from collapse.conservation import Audit, audit, likely_cause
 from collapse.errors import RequestError
 from collapse.models import Masks, Selector
 from collapse.options import Mode

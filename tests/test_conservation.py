@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.auditing import audit, layer_statistics
-from collapse.conservation import ledger, outside, worst
+from collapse.conservation import audit, layer_statistics, ledger, outside, worst
 from collapse.errors import RequestError
 from collapse.flow import Trace, linear_closures, record
 from collapse.models import build, stand_ins, untouched

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from collapse import masks as masking
-from collapse.auditing import layer_statistics
+from collapse.conservation import layer_statistics
 from collapse.data import Dataset
 from collapse.dynamics import EVERY, Dynamics, conserved_table, conserving_units
 from collapse.scores import ScoreInputs, score

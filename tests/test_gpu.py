@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from collapse import masks as masking
-from collapse.auditing import audit
 from collapse.connectivity import living
+from collapse.conservation import audit
 from collapse.critical import critical_compression
 from collapse.data import load
 from collapse.dynamics import Dynamics, conserving_units

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from collapse import masks as masking
-from collapse.auditing import audit, inverse_size_fit, layer_statistics
+from collapse.conservation import audit, inverse_size_fit, layer_statistics
 from collapse.critical import critical_compression
 from collapse.data import load
 from collapse.models import build

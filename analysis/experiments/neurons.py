@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.experiments.networks import VGG19, Scored, key_of, needs_labels, row_of
 from analysis.points import Measured, Work, complete
 from collapse import masks as masking
-from collapse.auditing import neuron_sums, signed_saliency
+from collapse.conservation import neuron_sums, signed_saliency
 from collapse.errors import RequestError
 from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score

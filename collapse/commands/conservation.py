@@ -14,7 +14,7 @@ from rich.table import Table
 
 from collapse import cli, conservation, tables
 from collapse import masks as masking
-from collapse.auditing import Audit, audit, inverse_size_fit, likely_cause
+from collapse.conservation import Audit, audit, inverse_size_fit, likely_cause
 from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.models import Masks

@@ -150,9 +150,6 @@ def _matches(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape
 
 
-# --- Neuron-wise --------------------------------------------------------------------------------
-
-
 def _neurons(trace: Trace, operation: Operation) -> Iterator[Row]:
     """Incoming saliency, bias included, against outgoing saliency (DESIGN 4.4)."""
     kind = law(operation)
@@ -249,9 +246,6 @@ def _beside(trace: Trace, edges: Sequence[Use], at: int) -> list[Use]:
     ]  # fmt: skip
 
 
-# --- Network-wise -------------------------------------------------------------------------------
-
-
 def _cuts(trace: Trace) -> Iterator[Row]:
     """Through every layer: its saliency, what flows beside it, and all sources below (DESIGN 4.5).
 
@@ -334,9 +328,3 @@ def worst(frame: pd.DataFrame) -> pd.DataFrame:
     index = order.groupby(frame["identity"], sort=False).idxmax()
     counts = frame.groupby("identity", sort=False).size()
     return frame.loc[index].assign(places=counts.to_numpy())
-
-
-if __name__ == "__main__":
-    from collapse.commands.conservation import run
-
-    run()

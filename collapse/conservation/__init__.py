@@ -1,0 +1,23 @@
+"""Conservation laws on any network: the ledger, and scores held to it."""
+
+from collapse.conservation.auditing import Audit, audit, likely_cause
+from collapse.conservation.identities import ledger, outside, worst
+from collapse.conservation.slopes import (
+    inverse_size_fit,
+    layer_statistics,
+    neuron_sums,
+    signed_saliency,
+)
+
+__all__ = [
+    "Audit",
+    "audit",
+    "inverse_size_fit",
+    "layer_statistics",
+    "ledger",
+    "likely_cause",
+    "neuron_sums",
+    "outside",
+    "signed_saliency",
+    "worst",
+]

@@ -1,0 +1,5 @@
+"""``python -m collapse.conservation``."""
+
+from collapse.commands.conservation import run
+
+run()
