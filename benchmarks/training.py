@@ -39,9 +39,9 @@ from collapse.imp import State
 from collapse.models import build
 from collapse.options import Training
 from collapse.problem import choose_device
-from collapse.recipes import Settings, resolve
 from collapse.runs import Run
 from collapse.train import Trainer
+from collapse.train.recipes import Settings, resolve
 
 
 @dataclass(frozen=True)

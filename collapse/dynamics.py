@@ -22,8 +22,8 @@ from collapse.conservation import inverse_size_fit
 from collapse.errors import RequestError
 from collapse.flow import Closure, linear_closures, record, wide
 from collapse.models import stand_ins, untouched
-from collapse.recipes import learning_rate
 from collapse.train import Trainer
+from collapse.train.recipes import learning_rate
 
 # |θ ⊙ g| is measured in one step of so many: the mean over an epoch hardly changes, and the cost
 # (a pass over all weights) stays far below that of the steps.

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from collapse import data, recipes
+from collapse import data
 from collapse import masks as masking
 from collapse.data import Dataset, Split
 from collapse.devices import deterministic, has_bfloat16
@@ -31,6 +31,7 @@ from collapse.problem import Prepared, check_setup, prepare, settings_row
 from collapse.pruning import controls, iterations_of
 from collapse.runs import Run
 from collapse.scores import DATA_FREE, load_pruner, mode_of
+from collapse.train import recipes
 
 
 @dataclass(frozen=True)

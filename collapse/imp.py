@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from collapse import connectivity, recipes, tables
+from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.dynamics import Dynamics, conserved_table, conserving_units
@@ -27,7 +27,7 @@ from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import Pruned, prune, target
 from collapse.scores import Batch
-from collapse.train import Trainer
+from collapse.train import Trainer, recipes
 
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
 TABLES: tuple[str, ...] = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")

@@ -19,9 +19,9 @@ from collapse.imp import State
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import on_device, prune
-from collapse.recipes import resolve
 from collapse.scores import SCORES, ScoreInputs
 from collapse.train import Trainer
+from collapse.train.recipes import resolve
 from tests.killing import results
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -19,9 +19,9 @@ from collapse.imp import State, Tickets, imp
 from collapse.models import build
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import prune
-from collapse.recipes import resolve
 from collapse.scores import SCORES
 from collapse.train import Trainer
+from collapse.train.recipes import resolve
 from tests.conftest import Run
 
 TRAINING = Training(epochs=3, lr=0.05, train_samples=200, test_samples=100)

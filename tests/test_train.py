@@ -15,9 +15,9 @@ from collapse.dynamics import Dynamics, conserving_units
 from collapse.errors import RequestError
 from collapse.models import build, streams_at
 from collapse.options import Training
-from collapse.recipes import RECIPES, Settings, learning_rate, resolve
 from collapse.seeding import derive
 from collapse.train import DivergedError, Trainer, train
+from collapse.train.recipes import RECIPES, Settings, learning_rate, resolve
 from tests.zoo import Case
 
 SETTINGS = Settings(

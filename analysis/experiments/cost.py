@@ -20,14 +20,13 @@ from analysis.experiments.networks import PRUNERS, key_of, needs_labels, row_of
 from analysis.points import Measured, Work, complete
 from analysis.statistics import Estimate
 from collapse import masks as masking
-from collapse import recipes
 from collapse.errors import RequestError
 from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup, Training
 from collapse.problem import Prepared, prepare
 from collapse.pruning import prune
 from collapse.scores import DATA_FREE
-from collapse.train import Trainer
+from collapse.train import Trainer, recipes
 
 TABLE = "costs"
 _MANY = Setup("", dataset="cifar10", init="kaiming")

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse import recipes
 from collapse.data import Dataset, Feed
 from collapse.devices import Clock, has_bfloat16
 from collapse.errors import RequestError
@@ -31,8 +30,9 @@ from collapse.models import (
     untouched,
 )
 from collapse.options import Training
-from collapse.recipes import Settings
 from collapse.seeding import derive
+from collapse.train import recipes
+from collapse.train.recipes import Settings
 
 _NO_GRADIENT = (
     "the model's output has no gradient: expected one that depends on its parameters (is the "
@@ -347,9 +347,3 @@ def _row(
         "top5": 100 * hits[1] / examples,
         "seconds": seconds,
     }
-
-
-if __name__ == "__main__":
-    from collapse.commands.train import run
-
-    run()

@@ -1,0 +1,5 @@
+"""``python -m collapse.train``."""
+
+from collapse.commands.train import run
+
+run()
