@@ -16,7 +16,8 @@ from torch import nn
 from collapse import critical, pruning
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import _fewest, critical_compression
+from collapse.critical import critical_compression
+from collapse.critical.search import _fewest
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning

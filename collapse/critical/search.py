@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import nn
 
 from collapse import masks as masking
 from collapse.connectivity import living
+from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks, Selector
 from collapse.options import Pruning
@@ -25,120 +25,11 @@ from collapse.pruning import Known, PathsExhaustedError, Pruned, Step, iteration
 from collapse.schedules import CERTIFIED_MARGIN
 from collapse.scores import Batch, Loss, ScoreInputs, Scores, mode_of, score
 
-Evidence = Literal["closed form", "certified schedule", "one run", "maximum reached", "search"]
 Watch = Callable[[str], None]
+
 
 # The scan keeps this factor more parameters from one compression to the next.
 SCAN_FACTOR = 2**0.5
-
-
-@dataclass(frozen=True)
-class Point:
-    """One compression that was looked at: what it left, layer by layer.
-
-    Attributes:
-        kept: parameters kept in each layer.
-        alive: those of them on an input→output path; None where that was not asked for.
-        scores: the scores that selected the mask: (sum, sum of absolute values) of each layer.
-        fallen: the first layer to have collapsed on the way, None if none did.
-    """
-
-    kept: dict[str, int]
-    alive: dict[str, int] | None
-    scores: dict[str, tuple[float, float]]
-    fallen: str | None
-
-    @property
-    def total(self) -> int:
-        """Parameters kept in all layers."""
-        return sum(self.kept.values())
-
-    @property
-    def effective_total(self) -> int | None:
-        """Living parameters in all layers; None if unknown or if a layer has none."""
-        if self.alive is None or min(self.alive.values()) == 0:
-            return None
-        return sum(self.alive.values())
-
-
-@dataclass(frozen=True)
-class Critical:
-    """The critical compression of one pruner on one network, and how it is known.
-
-    Attributes:
-        sizes: prunable parameters of each layer.
-        critical_kept: the fewest parameters that were seen to leave no layer collapsed.
-        collapse_kept: the most parameters that were seen to leave a layer collapsed; None if
-            nothing collapsed.
-        first_collapsed_layer: the first layer to go, at ``collapse_kept``.
-        effective_kept: the fewest living parameters with every layer alive; None if there is no
-            such mask (or none was asked for).
-        evidence: ``search`` found the critical compression by tests, all others prove it:
-            ``closed form``; ``certified schedule``, where Theorem 3 holds for every layer; ``one
-            run`` of that schedule where it does not (a layer is no cut), which is still exact;
-            ``maximum reached``.
-        evaluations: prunings run (a scoring for a one-shot pruner).
-        iterations: the most iterations that a pruning took.
-        points: what was looked at, from the lowest compression to the highest.
-    """
-
-    sizes: dict[str, int]
-    critical_kept: int
-    collapse_kept: int | None
-    first_collapsed_layer: str | None
-    effective_kept: int | None
-    evidence: Evidence
-    evaluations: int
-    iterations: int
-    points: list[Point] = field(repr=False)
-
-    @property
-    def parameters(self) -> int:
-        """``N``."""
-        return sum(self.sizes.values())
-
-    @property
-    def layers(self) -> int:
-        """``L``."""
-        return len(self.sizes)
-
-    @property
-    def maximal_compression(self) -> float:
-        """``N / L``: one parameter a layer."""
-        return self.parameters / self.layers
-
-    @property
-    def critical_compression(self) -> float:
-        """The largest compression that was seen to leave no layer collapsed."""
-        return self.parameters / self.critical_kept
-
-    @property
-    def collapse_compression(self) -> float | None:
-        """The smallest compression that was seen to collapse a layer."""
-        if self.collapse_kept is None:
-            return None
-        return self.parameters / self.collapse_kept if self.collapse_kept else float("inf")
-
-    @property
-    def monotone(self) -> bool | None:
-        """Whether collapse was only seen above the critical compression; None if never seen."""
-        return None if self.collapse_kept is None else self.collapse_kept < self.critical_kept
-
-    @property
-    def effective_critical_compression(self) -> float | None:
-        """``N`` over the fewest living parameters with every layer alive."""
-        return self.parameters / self.effective_kept if self.effective_kept else None
-
-    @property
-    def certified(self) -> bool:
-        """Whether the critical compression is proved, not only tested."""
-        return self.evidence != "search"
-
-    @property
-    def bracket(self) -> tuple[float, float]:
-        """Two compressions that the true critical compression is known to lie between."""
-        high = self.critical_compression if self.certified else self.maximal_compression
-        return self.critical_compression, high
 
 
 def critical_compression(
@@ -218,9 +109,6 @@ class _Family:
         return Point(masking.kept_by_layer(masks), alive, masking.sums(scores), fallen)
 
 
-# --- One-shot pruners: a closed form ----------------------------------------------------------
-
-
 def _one_shot(family: _Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
     dense = masking.dense(family.model)
@@ -286,9 +174,6 @@ def _fewest(holds: Callable[[int], bool], low: int, high: int, tolerance: float 
     return high
 
 
-# --- The certified schedule: one run ----------------------------------------------------------
-
-
 def _certified(family: _Family) -> Critical:
     """Prune to one parameter a layer; the run passes every number to keep on its way.
 
@@ -340,9 +225,6 @@ def _certified(family: _Family) -> Critical:
         iterations=len(result.steps),
         points=points,
     )
-
-
-# --- Other iterative pruners: a search --------------------------------------------------------
 
 
 def _search(family: _Family, scan: int, tolerance: float) -> Critical:
@@ -407,9 +289,3 @@ def _until_collapse(family: _Family, keep: int) -> tuple[Pruned, str | None]:
 def _fewest_alive(points: Sequence[Point]) -> int | None:
     totals = [point.effective_total for point in points]
     return min((total for total in totals if total is not None), default=None)
-
-
-if __name__ == "__main__":
-    from collapse.commands.critical import run
-
-    run()

@@ -1,0 +1,5 @@
+"""``python -m collapse.critical``."""
+
+from collapse.commands.critical import run
+
+run()
