@@ -34,8 +34,7 @@ from torchvision import transforms
 
 from collapse import masks as masking
 from collapse.data import Dataset
-from collapse.dynamics import Dynamics, conserving_units
-from collapse.imp import State
+from collapse.imp import Dynamics, State, conserving_units
 from collapse.models import build
 from collapse.options import Training
 from collapse.problem import choose_device

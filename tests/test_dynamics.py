@@ -13,7 +13,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse.conservation import layer_statistics
 from collapse.data import Dataset
-from collapse.dynamics import EVERY, Dynamics, conserved_table, conserving_units
+from collapse.imp import EVERY, Dynamics, conserved_table, conserving_units
 from collapse.scores import ScoreInputs, score
 from collapse.train import Trainer
 from tests.test_train import SETTINGS, _convolutions, _drawn

@@ -13,9 +13,8 @@ from collapse.connectivity import living
 from collapse.conservation import audit
 from collapse.critical import critical_compression
 from collapse.data import load
-from collapse.dynamics import Dynamics, conserving_units
 from collapse.experiments import Experiment, perform
-from collapse.imp import State
+from collapse.imp import Dynamics, State, conserving_units
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import on_device, prune

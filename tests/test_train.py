@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.data import Dataset, Feed, load
-from collapse.dynamics import Dynamics, conserving_units
 from collapse.errors import RequestError
+from collapse.imp import Dynamics, conserving_units
 from collapse.models import build, streams_at
 from collapse.options import Training
 from collapse.seeding import derive

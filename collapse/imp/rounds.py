@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.data import Dataset
-from collapse.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.errors import RequestError, unknown
 from collapse.flow import Closure
+from collapse.imp.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
 from collapse.pruning import Pruned, prune, target
@@ -31,6 +31,7 @@ from collapse.train import Trainer, recipes
 
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
 TABLES: tuple[str, ...] = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
+
 
 _ROWS = tuple(name for name in TABLES if name != "conserved_quantity")
 
@@ -328,9 +329,3 @@ def _first_to_collapse(result: Pruned) -> tuple[str | None, float | None]:
     except RequestError:  # one had collapsed before
         return None, None
     return layer, masking.total(result.masks) / rank
-
-
-if __name__ == "__main__":
-    from collapse.commands.imp import run
-
-    run()

@@ -1,0 +1,5 @@
+"""``python -m collapse.imp``."""
+
+from collapse.commands.imp import run
+
+run()
