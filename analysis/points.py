@@ -21,11 +21,10 @@ import pandas as pd
 from analysis import sweeping
 from collapse import cli, tables
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.files import check_writable
 from collapse.imp import State
 from collapse.options import Execution
-from collapse.runs import Run
+from collapse.runs import Experiment, Run
 from collapse.tables import SCHEMA_VERSION
 
 

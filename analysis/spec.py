@@ -21,8 +21,8 @@ from typing import Any
 
 from collapse import cli
 from collapse.errors import RequestError, first_line, unknown
-from collapse.experiments import Experiment
 from collapse.options import Pruning, Rewinding, Setup, Training
+from collapse.runs import Experiment
 
 _SECTIONS: dict[str, type] = {
     "setup": Setup,

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from collapse.errors import RequestError, first_line
-from collapse.experiments import Experiment, perform
 from collapse.imp import State
 from collapse.options import Execution
-from collapse.runs import RunBusyError
+from collapse.runs import Experiment, RunBusyError, perform
 
 
 @dataclass(frozen=True)

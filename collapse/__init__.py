@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collapse.critical import Critical, critical_compression
     from collapse.data import Dataset, load
     from collapse.errors import RequestError
-    from collapse.experiments import Experiment, perform
     from collapse.imp import Tickets
     from collapse.masks import apply, density, keep_count, load_masks, save_masks, select
     from collapse.models import build, prunable
     from collapse.options import Execution, Pruning, Rewinding, Setup, Training
     from collapse.pruning import Pruned, prune
+    from collapse.runs import Experiment, perform
     from collapse.scores import SCORES, ScoreInputs, Scores, score
 
 __version__ = "0.1.0"
@@ -32,8 +32,8 @@ _HOME = {
     "Dataset": "data",
     "load": "data",
     "RequestError": "errors",
-    "Experiment": "experiments",
-    "perform": "experiments",
+    "Experiment": "runs",
+    "perform": "runs",
     "Tickets": "imp",
     "apply": "masks",
     "density": "masks",

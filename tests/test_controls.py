@@ -14,11 +14,11 @@ from collapse import masks as masking
 from collapse.commands.train import Config, main
 from collapse.data import load
 from collapse.errors import RequestError
-from collapse.experiments import Experiment, perform
 from collapse.masks import load_masks
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import controls, prune
+from collapse.runs import Experiment, perform
 from collapse.scores import SCORES, ScoreInputs, score
 
 TRAINING = Training(epochs=1, lr=0.01, train_samples=20, test_samples=10)

@@ -13,11 +13,11 @@ from collapse.connectivity import living
 from collapse.conservation import audit
 from collapse.critical import critical_compression
 from collapse.data import load
-from collapse.experiments import Experiment, perform
 from collapse.imp import Dynamics, State, conserving_units
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import on_device, prune
+from collapse.runs import Experiment, perform
 from collapse.scores import SCORES, ScoreInputs
 from collapse.train import Trainer
 from collapse.train.recipes import resolve

@@ -16,8 +16,8 @@ from analysis.points import Measured, Work, complete
 from collapse import tables
 from collapse.commands.critical import measure
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.options import Execution, Setup
+from collapse.runs import Experiment
 from tests.test_experiments import FC, TRAINING
 
 

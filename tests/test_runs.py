@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 from collapse import tables
 from collapse.commands import imp as command
 from collapse.errors import RequestError
-from collapse.experiments import Experiment, TimeLimitError, perform
 from collapse.imp import State
 from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
-from collapse.runs import Run, RunBusyError
+from collapse.runs import Experiment, Run, RunBusyError, TimeLimitError, perform
 from tests.conftest import Run as RunCommand
 from tests.killing import ARGUMENTS, RESULTS, results, start
 
@@ -115,7 +114,7 @@ def test_nothing_pruned_is_one_run_whatever_would_have_pruned(tmp_path: Path) ->
 
 def test_the_schema_version_is_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = SMALL.run(tmp_path).name
-    monkeypatch.setattr("collapse.runs.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    monkeypatch.setattr("collapse.runs.folder.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     assert SMALL.run(tmp_path).name != name
 
 
@@ -195,7 +194,7 @@ def test_with_dropout_and_batchnorm(tmp_path: Path, module_named) -> None:
 def test_a_finished_run_is_never_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = perform(SMALL, Execution(runs=tmp_path))
     assert not (run.folder / "state.safetensors").exists()
-    monkeypatch.setattr("collapse.experiments.imp", None)  # would raise if called
+    monkeypatch.setattr("collapse.runs.execution.imp", None)  # would raise if called
     perform(SMALL, Execution(runs=tmp_path))
     assert _journal(run) == ["started", "finished"]
 

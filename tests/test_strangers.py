@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from collapse.commands import imp as command
-from collapse.experiments import perform
 from collapse.models import build
 from collapse.options import Execution, Setup
+from collapse.runs import perform
 from collapse.scores import SCORES
 from tests.conftest import Run as RunCommand
 from tests.killing import ARGUMENTS

@@ -15,7 +15,7 @@ import tyro
 from analysis import spec
 from collapse import cli, tables
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
+from collapse.runs import Experiment
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from analysis import spec, sweeping
 from collapse import cli, tables
-from collapse.experiments import Experiment
+from collapse.runs import Experiment
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from analysis import spec, sweeping
 from analysis.commands.status import overview, show
 from collapse import cli
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.imp import State
 from collapse.options import Execution
+from collapse.runs import Experiment
 
 
 @dataclass(frozen=True)

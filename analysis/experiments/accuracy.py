@@ -23,9 +23,8 @@ from analysis.experiments.networks import (
 from analysis.points import Measured, Trained, Work, complete
 from collapse import masks as masking
 from collapse.commands.critical import frame_of, measure
-from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
-from collapse.runs import Run
+from collapse.runs import Experiment, Run
 
 TABLE = "accuracy"
 # Small enough to train a network in a second on one core, and it learns.

@@ -21,10 +21,10 @@ from analysis.points import Measured, Work, complete
 from analysis.statistics import Estimate
 from collapse import masks as masking
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup, Training
 from collapse.problem import Prepared, prepare
 from collapse.pruning import prune
+from collapse.runs import Experiment
 from collapse.scores import DATA_FREE
 from collapse.train import Trainer, recipes
 

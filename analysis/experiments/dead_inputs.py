@@ -15,10 +15,9 @@ from analysis.points import Trained, Work, complete
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.models import Masks, build
 from collapse.options import Pruning, Setup, Training
-from collapse.runs import Run
+from collapse.runs import Experiment, Run
 from collapse.scores import PAPER_ITERATIONS, ScoreInputs, Scores, score
 
 TABLE = "dead_inputs"

@@ -10,9 +10,8 @@ import pandas as pd
 
 from analysis.experiments.accuracy import QUICK
 from analysis.points import Trained, Work, complete
-from collapse.experiments import Experiment
 from collapse.options import Pruning, Rewinding, Setup, Training
-from collapse.runs import Run
+from collapse.runs import Experiment, Run
 
 TABLE = "score_dynamics"
 

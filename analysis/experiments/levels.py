@@ -10,8 +10,8 @@ from analysis.experiments.accuracy import QUICK, trained
 from analysis.experiments.networks import given
 from analysis.points import Trained, Work, complete
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.options import Pruning, Rewinding, Setup, Training
+from collapse.runs import Experiment
 
 TABLE = "accuracy"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from collapse import masks as masking
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Setup
 from collapse.problem import Prepared, prepare
+from collapse.runs import Experiment
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")

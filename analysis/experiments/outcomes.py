@@ -18,11 +18,10 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.critical import critical_compression
 from collapse.errors import RequestError
-from collapse.experiments import Experiment
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
 from collapse.problem import prepare
 from collapse.pruning import iterations_of, prune
-from collapse.runs import Run
+from collapse.runs import Experiment, Run
 
 TABLE = "outcomes"
 Weights = Literal["random", "trained"]

@@ -15,12 +15,11 @@ from rich.table import Table
 
 from collapse import cli, tables
 from collapse.errors import RequestError
-from collapse.experiments import Experiment, perform
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.imp import State
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.problem import choose_device
-from collapse.runs import Run
+from collapse.runs import Experiment, Run, perform
 
 _FILE = tyro.conf.arg(metavar="FILE")
 

@@ -10,8 +10,8 @@ import tyro
 
 from collapse import cli
 from collapse.commands.imp import run_and_report
-from collapse.experiments import Experiment
 from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
+from collapse.runs import Experiment
 
 _FILE = tyro.conf.arg(metavar="FILE")
 
