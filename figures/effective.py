@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import answers
+from analysis.questions import answers
 from collapse.plots import style
 from figures.estimates import estimate, title
 from figures.plotting import plots

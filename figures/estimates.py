@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import statistics
+from analysis.questions import statistics
 from collapse.errors import RequestError
 from collapse.plots import style
 

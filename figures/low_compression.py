@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import answers
+from analysis.questions import answers
 from figures.estimates import beside, by_pruner, zero_line
 from figures.plotting import plots
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis import answers, experiments
+from analysis import experiments
 from analysis.experiments import (
     cost,
     dead_inputs,
@@ -26,6 +26,7 @@ from analysis.experiments import (
     trained,
 )
 from analysis.points import Work
+from analysis.questions import answers
 from collapse import masks as masking
 from collapse import tables
 from collapse.critical import critical_compression

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis import statistics
 from analysis.experiments import low_compression
+from analysis.questions import statistics
 from tests.drawn_tables import outcomes_table
 
 

@@ -15,10 +15,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis import answers
 from analysis.experiments.networks import PRUNERS, key_of, needs_labels, row_of
 from analysis.points import Measured, Work, complete
-from analysis.statistics import Estimate
+from analysis.questions import Estimate, answers
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training

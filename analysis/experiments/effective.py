@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import answers
 from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome
 from analysis.points import Trained, Work, complete
+from analysis.questions import answers
 from collapse.options import Training
 
 __all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]

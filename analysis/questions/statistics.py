@@ -9,6 +9,8 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+
+
 # Two runs have a Student interval too, thirteen times as wide as their spread: it says nothing.
 FEWEST = 3
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Estimate, mean, together
+from analysis.questions.statistics import Estimate, mean, together
 from collapse import tables
 
 # What tells one run from another.
 RUN = (*tables.SETTINGS, "weights", "control", "compression", "levels", "epochs", "train_images")
+
+
 _FEW = ("model", "dataset", "pruner", "mode", "weights", "control", "levels", "compression")
 
 
