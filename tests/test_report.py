@@ -15,9 +15,9 @@ import pytest
 
 from analysis.commands import report as command
 from analysis.experiments import densities
-from analysis.page import commands, render
 from analysis.points import Work
-from analysis.report import Report, gather, reasons
+from analysis.report import Report, commands, reasons, render
+from analysis.report.gather import gather
 from collapse import tables
 from collapse.options import Execution, Setup
 

@@ -11,7 +11,7 @@ import tyro
 
 from analysis.experiments.networks import PRUNERS
 from analysis.points import Work
-from analysis.report import gather
+from analysis.report.gather import gather
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
@@ -45,7 +45,7 @@ def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a part of the page could not be computed."""
     check_writable(config.out, (".html",))
     try:
-        from analysis.page import render
+        from analysis.report import render
     except ImportError as error:
         raise RequestError(
             f"a report needs {error.name}: install the extra with "

@@ -13,11 +13,13 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from analysis.report import Report, reasons
+from analysis.report.gather import Report, reasons
 from collapse import tables
 from collapse.plots import layer_means, style
 
 _LOG: dict[str, Any] = {"type": "log", "dtick": 1, "exponentformat": "power"}
+
+
 _SYMBOLS = {"random": "x", "magnitude": "square", "snip": "triangle-up", "grasp": "diamond"}
 
 
@@ -32,7 +34,7 @@ def render(report: Report, device: str) -> str:
         "dead": _dead(parts["densities"].table),
         "scores": _scores(parts["scores"].table),
     }
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("template.html.j2").render(
         report=report,
         plotly=get_plotlyjs(),
         figures={name: _html(name, figure) for name, figure in figures.items()},
