@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from analysis import sweeping
+from analysis.sweeps import sweeping
 from collapse import cli, tables
 from collapse.errors import RequestError
 from collapse.files import check_writable

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from analysis import __main__ as analysis
-from analysis import spec, sweeping
 from analysis.commands.collect import collected
 from analysis.commands.status import overview
+from analysis.sweeps import spec, sweeping
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution

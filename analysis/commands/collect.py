@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pandas as pd
 import tyro
 
-from analysis import spec
+from analysis.sweeps import spec
 from collapse import cli, tables
 from collapse.errors import RequestError
 from collapse.runs import Experiment

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis import spec, sweeping
+from analysis.sweeps import spec, sweeping
 from collapse import cli, tables
 from collapse.runs import Experiment
 

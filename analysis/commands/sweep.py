@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analysis import spec, sweeping
 from analysis.commands.status import overview, show
+from analysis.sweeps import spec, sweeping
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.imp import State

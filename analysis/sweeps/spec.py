@@ -30,6 +30,8 @@ _SECTIONS: dict[str, type] = {
     "training": Training,
     "rewinding": Rewinding,
 }
+
+
 # No part of what a run is: the same spec serves on another machine.
 _ELSEWHERE = {"device", "data_root"}
 

@@ -206,7 +206,7 @@ def _check_address(address: str | None) -> None:
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What a worker needs to find this code, the user's modules and the data."""
-    paths = [str(Path.cwd()), str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    paths = [str(Path.cwd()), str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     passed = {k: v for k, v in environment.items() if k.startswith("COLLAPSE_")}
     return passed | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
