@@ -14,7 +14,7 @@ import torch
 from analysis import experiments
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
-from analysis.points import Work
+from analysis.resumable import Work
 from collapse import masks as masking
 from collapse import tables
 from collapse.models import build

@@ -12,7 +12,7 @@ import pytest
 from analysis import experiments
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
-from analysis.points import Measured, Work, complete
+from analysis.resumable import Measured, Work, complete
 from collapse import tables
 from collapse.commands.critical import measure
 from collapse.errors import RequestError

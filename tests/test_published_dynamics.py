@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.experiments import dynamics
-from analysis.points import Work
+from analysis.resumable import Work
 from collapse.options import Execution, Setup, Training
 
 pytestmark = pytest.mark.slow

@@ -20,13 +20,13 @@ from analysis.experiments import (
     iterations,
     low_compression,
     mode,
-    outcomes,
     sanity,
+    study,
     tickets,
     trained,
 )
-from analysis.points import Work
 from analysis.questions import answers
+from analysis.resumable import Work
 from collapse import masks as masking
 from collapse import tables
 from collapse.critical import critical_compression
@@ -38,7 +38,7 @@ from collapse.pruning import prune
 from collapse.scores import ScoreInputs, score
 from tests.drawn_tables import TABLES, outcomes_table, tickets_table, trained_table
 
-HASTY = replace(outcomes.HASTY, epochs=1)
+HASTY = replace(study.HASTY, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_runs_without_a_living_weight_have_an_infinite_effective_compression() -
 
 def test_outcomes_are_what_the_run_did(work: Work) -> None:
     config = sanity.Config(
-        outcomes.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,), controls=("shuffled",)
+        study.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,), controls=("shuffled",)
     )
     table = sanity.run(config, work)
     assert list(table.columns) == list(tables.COLUMNS["outcomes"])
@@ -148,7 +148,7 @@ def test_outcomes_are_what_the_run_did(work: Work) -> None:
 
 
 def test_trained_weights_are_those_of_the_dense_run(work: Work) -> None:
-    config = trained.Config(outcomes.TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0,))
+    config = trained.Config(study.TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0,))
     table = trained.run(config, work)
     alone = table[(table["epochs"] == 0) & (table["pruner"] == "magnitude")]
     (dense,) = config.dense()
@@ -168,7 +168,7 @@ def test_trained_weights_are_those_of_the_dense_run(work: Work) -> None:
 
 
 def test_points_that_follow_a_training_wait_for_it(work: Work, tmp_path: Path) -> None:
-    config = trained.Config(outcomes.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,))
+    config = trained.Config(study.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,))
     fresh = Work(Execution(tmp_path, quiet=True), so_far=True)
     assert not trained.run(config, fresh)["finished"].any()
     assert not list(tmp_path.iterdir())

@@ -14,25 +14,17 @@ import pytest
 
 from analysis import experiments
 from analysis.commands import questions
-from analysis.experiments import (
-    cost,
-    dead_inputs,
-    effective,
-    iterations,
-    outcomes,
-    sanity,
-    tickets,
-)
+from analysis.experiments import cost, dead_inputs, effective, iterations, sanity, study, tickets
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Setup
 from tests.drawn_tables import table_of
 
-HASTY = replace(outcomes.HASTY, epochs=1)
+HASTY = replace(study.HASTY, epochs=1)
 
 
 def test_wrong_requests() -> None:
-    tiny = outcomes.TINY
+    tiny = study.TINY
     cases = [
         (lambda: effective.points(effective.Config(tiny, seeds=())), "--seeds: expected at least"),
         (lambda: effective.points(effective.Config(tiny, pruners=())), "--pruners: expected at"),

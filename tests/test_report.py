@@ -15,9 +15,9 @@ import pytest
 
 from analysis.commands import report as command
 from analysis.experiments import densities
-from analysis.points import Work
 from analysis.report import Report, commands, reasons, render
 from analysis.report.gather import gather
+from analysis.resumable import Work
 from collapse import tables
 from collapse.options import Execution, Setup
 

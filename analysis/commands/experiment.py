@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis import experiments
-from analysis.points import Work
+from analysis.resumable import Work
 from collapse import cli, tables
 from collapse.errors import RequestError, unknown
 from collapse.options import Execution

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from analysis.experiments.networks import PRUNERS
-from analysis.points import Work
+from analysis.experiments.shared import PRUNERS
 from analysis.report.gather import gather
+from analysis.resumable import Work
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable

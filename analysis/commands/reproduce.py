@@ -16,7 +16,7 @@ import tyro
 from analysis import experiments, published, results
 from analysis.agreement import compare
 from analysis.commands.agreement import show
-from analysis.points import Trained, Work, at, complete
+from analysis.resumable import Trained, Work, at, complete
 from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from analysis.experiments.networks import (
+from analysis.experiments.shared import (
     MODE,
     PRUNERS,
     given,
@@ -20,7 +20,7 @@ from analysis.experiments.networks import (
     powers,
     row_of,
 )
-from analysis.points import Measured, Trained, Work, complete
+from analysis.resumable import Measured, Trained, Work, complete
 from collapse import masks as masking
 from collapse.commands.critical import frame_of, measure
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.experiments.networks import PRUNERS, key_of, needs_labels, row_of
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import PRUNERS, key_of, needs_labels, row_of
 from analysis.questions import Estimate, answers
+from analysis.resumable import Measured, Work, complete
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training

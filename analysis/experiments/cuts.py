@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import given, key_of, network, row_of
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import given, key_of, network, row_of
+from analysis.resumable import Measured, Work, complete
 from collapse import masks as masking
 from collapse.options import Pruning, ScheduleName, Setup
 from collapse.pruning import prune

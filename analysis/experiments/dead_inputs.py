@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from analysis.experiments.outcomes import Study
-from analysis.points import Trained, Work, complete
+from analysis.experiments.study import Study
 from analysis.questions import answers
+from analysis.resumable import Trained, Work, complete
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from analysis.experiments.networks import VGG19, Scored, given, key_of, powers, row_of
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, given, key_of, powers, row_of
+from analysis.resumable import Measured, Work, complete
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.experiments.accuracy import QUICK
-from analysis.points import Trained, Work, complete
+from analysis.resumable import Trained, Work, complete
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment, Run
 

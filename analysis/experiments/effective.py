@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome
-from analysis.points import Trained, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome
 from analysis.questions import answers
+from analysis.resumable import Trained, Work, complete
 from collapse.options import Training
 
 __all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]

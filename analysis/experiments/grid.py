@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from analysis.experiments import accuracy
-from analysis.experiments.networks import MODE, PRUNERS
-from analysis.points import Measured, Trained, Work, complete
+from analysis.experiments.shared import MODE, PRUNERS
+from analysis.resumable import Measured, Trained, Work, complete
 from collapse.errors import RequestError
 from collapse.options import Mode, Setup, Training
 

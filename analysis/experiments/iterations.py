@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import PRUNERS, key_of, needs_labels, network, row_of
-from analysis.experiments.outcomes import PAPER, SMALL, TINY
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import PRUNERS, key_of, needs_labels, network, row_of
+from analysis.experiments.study import PAPER, SMALL, TINY
 from analysis.questions import answers
+from analysis.resumable import Measured, Work, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.critical import critical_compression

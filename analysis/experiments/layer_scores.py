@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import VGG19, Scored, key_of, needs_labels, row_of
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, key_of, needs_labels, row_of
+from analysis.resumable import Measured, Work, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.models import prunable

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from analysis.experiments.accuracy import QUICK, trained
-from analysis.experiments.networks import given
-from analysis.points import Trained, Work, complete
+from analysis.experiments.shared import given
+from analysis.resumable import Trained, Work, complete
 from collapse.errors import RequestError
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment

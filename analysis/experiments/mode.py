@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome, untrained
-from analysis.points import Point, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome, untrained
 from analysis.questions import answers
+from analysis.resumable import Point, Work, complete
 from collapse.options import Mode, Pruning, Setup, Training
 
 __all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]

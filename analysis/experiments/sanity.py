@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.experiments.outcomes import HASTY, PAPER, TABLE, TINY, Study, outcome
-from analysis.points import Trained, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome
 from analysis.questions import answers
+from analysis.resumable import Trained, Work, complete
 from collapse.options import Control, Training
 from collapse.pruning.controls import CONTROLS
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.networks import given
-from analysis.experiments.outcomes import HASTY, PAPER, TINY, Study, outcome
-from analysis.points import Trained, Work, complete
+from analysis.experiments.shared import given
+from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
 from analysis.questions import answers, chance_overlap
+from analysis.resumable import Trained, Work, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.errors import RequestError

@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.stats import linregress
 
 from analysis.experiments import densities, layer_scores
-from analysis.experiments.networks import PRUNERS, Scored, key_of, row_of
-from analysis.points import Measured, Work, complete
+from analysis.experiments.shared import PRUNERS, Scored, key_of, row_of
+from analysis.resumable import Measured, Work, complete
 from collapse import conservation
 from collapse import masks as masking
 from collapse.commands.critical import frame_of, measure

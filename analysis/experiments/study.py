@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.experiments.networks import PRUNERS, given, key_of, needs_labels, row_of
-from analysis.points import After, Measured, Point, Trained
+from analysis.experiments.shared import PRUNERS, given, key_of, needs_labels, row_of
+from analysis.resumable import After, Measured, Point, Trained
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.critical import critical_compression
@@ -24,12 +24,17 @@ from collapse.pruning import iterations_of, prune
 from collapse.runs import Experiment, Run
 
 TABLE = "outcomes"
+
+
 Weights = Literal["random", "trained"]
+
 
 # Real images and a network deep and uneven enough to collapse, in ten seconds a run on one core.
 # Kaiming as in the paper: torchvision's own VGG has a head of tiny weights, which magnitude prunes
 # first, at a compression of two.
 SMALL = Setup("minivgg", dataset="cifar10", init="kaiming")
+
+
 SHORT = Training(
     epochs=6,
     lr=0.05,
@@ -39,10 +44,18 @@ SHORT = Training(
     train_samples=2000,
     test_samples=2000,
 )
+
+
 SEEDS = (0, 1, 2, 3, 4)
+
+
 PAPER = Setup("vgg16_bn", dataset="cifar100", init="kaiming")
+
+
 # To try it: a second in all.
 TINY = Setup("fc", init="xavier")
+
+
 HASTY = Training(epochs=1, lr=0.01, train_batch_size=32, train_samples=100, test_samples=100)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import experiments
 from collapse import tables
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent
 
 
 def load(name: str, folder: Path = FOLDER) -> pd.DataFrame | None:

@@ -16,8 +16,12 @@ from collapse.runs import Experiment
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
+
+
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
 MODE: Mode = "eval"
+
+
 VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
 
 
