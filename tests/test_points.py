@@ -14,7 +14,7 @@ from analysis.experiments import accuracy, cuts, densities, dynamics, grid, laye
 from analysis.experiments import neurons as neuron_sums
 from analysis.resumable import Measured, Work, complete
 from collapse import tables
-from collapse.commands.critical import measure
+from collapse.critical.table import measure
 from collapse.errors import RequestError
 from collapse.options import Execution, Setup
 from collapse.runs import Experiment

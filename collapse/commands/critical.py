@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from collapse import cli, tables
-from collapse.critical import Critical, critical_compression
+from collapse.critical.table import frame_of, measure
 from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
-from collapse.problem import Prepared, prepare, settings_row
-from collapse.pruning import iterations_of
+from collapse.problem import prepare
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 
 
@@ -156,72 +154,6 @@ def _plans(config: Config) -> list[Pruning]:
             for plan in plans
         ]
     return plans
-
-
-def measure(
-    setup: Setup,
-    prepared: Prepared,
-    plan: Pruning,
-    *,
-    scan: int = 8,
-    tolerance: float = 0.0,
-    effective: bool = True,
-    watch: Callable[[str], None] | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One row of the critical table, and its rows of the layers table."""
-    start = time.perf_counter()
-    result = critical_compression(
-        prepared.model,
-        prepared.batches,
-        plan,
-        scan=scan,
-        tolerance=tolerance,
-        effective=effective,
-        output=setup.output,
-        watch=watch,
-    )
-    certified = plan.schedule == "certified"
-    iterations = result.iterations if certified else iterations_of(plan)
-    settings = settings_row(setup, prepared.input_shape, plan, iterations)
-    low, high = result.bracket
-    row = {
-        **settings,
-        "parameters": result.parameters,
-        "layers": result.layers,
-        "maximal_compression": result.maximal_compression,
-        "critical_compression": result.critical_compression,
-        "critical_kept": result.critical_kept,
-        "collapse_compression": result.collapse_compression,
-        "monotone": result.monotone,
-        "first_collapsed_layer": result.first_collapsed_layer,
-        "effective_critical_compression": result.effective_critical_compression,
-        "certified": result.certified,
-        "evidence": result.evidence,
-        "bracket_low": low,
-        "bracket_high": high,
-        "evaluations": result.evaluations,
-        "seconds": time.perf_counter() - start,
-    }
-    return row, [{**settings, **layer} for layer in _layer_rows(result)]
-
-
-def _layer_rows(result: Critical) -> list[dict[str, Any]]:
-    return [
-        row
-        for point in result.points
-        for row in tables.layer_rows(result.sizes, point.kept, point.alive, point.scores)
-    ]
-
-
-def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    types = {
-        "monotone": "boolean",
-        "mode": "object",
-        "first_collapsed_layer": "object",
-        "collapse_compression": "float64",
-        "effective_critical_compression": "float64",
-    }
-    return pd.DataFrame(rows).astype(types)
 
 
 def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:

@@ -1,0 +1,81 @@
+"""Rows of the ``critical`` and ``layers`` tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from collapse import tables
+from collapse.critical import Critical, critical_compression
+from collapse.options import Pruning, Setup
+from collapse.problem import Prepared, settings_row
+from collapse.pruning import iterations_of
+
+
+def measure(
+    setup: Setup,
+    prepared: Prepared,
+    plan: Pruning,
+    *,
+    scan: int = 8,
+    tolerance: float = 0.0,
+    effective: bool = True,
+    watch: Callable[[str], None] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One row of the critical table, and its rows of the layers table."""
+    start = time.perf_counter()
+    result = critical_compression(
+        prepared.model,
+        prepared.batches,
+        plan,
+        scan=scan,
+        tolerance=tolerance,
+        effective=effective,
+        output=setup.output,
+        watch=watch,
+    )
+    certified = plan.schedule == "certified"
+    iterations = result.iterations if certified else iterations_of(plan)
+    settings = settings_row(setup, prepared.input_shape, plan, iterations)
+    low, high = result.bracket
+    row = {
+        **settings,
+        "parameters": result.parameters,
+        "layers": result.layers,
+        "maximal_compression": result.maximal_compression,
+        "critical_compression": result.critical_compression,
+        "critical_kept": result.critical_kept,
+        "collapse_compression": result.collapse_compression,
+        "monotone": result.monotone,
+        "first_collapsed_layer": result.first_collapsed_layer,
+        "effective_critical_compression": result.effective_critical_compression,
+        "certified": result.certified,
+        "evidence": result.evidence,
+        "bracket_low": low,
+        "bracket_high": high,
+        "evaluations": result.evaluations,
+        "seconds": time.perf_counter() - start,
+    }
+    return row, [{**settings, **layer} for layer in _layer_rows(result)]
+
+
+def _layer_rows(result: Critical) -> list[dict[str, Any]]:
+    return [
+        row
+        for point in result.points
+        for row in tables.layer_rows(result.sizes, point.kept, point.alive, point.scores)
+    ]
+
+
+def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    types = {
+        "monotone": "boolean",
+        "mode": "object",
+        "first_collapsed_layer": "object",
+        "collapse_compression": "float64",
+        "effective_critical_compression": "float64",
+    }
+    return pd.DataFrame(rows).astype(types)
