@@ -22,7 +22,7 @@ from analysis.experiments.shared import (
 )
 from analysis.resumable import Measured, Trained, Work, complete
 from collapse import masks as masking
-from collapse.critical.table import frame_of, measure
+from collapse.critical import frame_of, measure
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment, Run
 

@@ -21,7 +21,7 @@ from analysis.resumable import Measured, Work, complete
 from collapse import conservation
 from collapse import masks as masking
 from collapse.conservation import audit, likely_cause
-from collapse.critical.table import frame_of, measure
+from collapse.critical import frame_of, measure
 from collapse.errors import RequestError
 from collapse.options import Pruning, Setup
 from collapse.plots import layer_means

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collapse import cli, tables
-from collapse.critical.table import frame_of, measure
+from collapse.critical import frame_of, measure
 from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup

@@ -1,7 +1,7 @@
 """Where datasets come from: the embedded digits, drawn inputs, torchvision's downloads, and files.
 
-``load`` returns every image as one uint8 tensor. Image folders (Tiny-ImageNet's zip too) and parquet
-shards in the layout of the Hugging Face hub are decoded once (``image_files``).
+``load`` returns every image as one uint8 tensor. Image folders (Tiny-ImageNet's zip too) and
+parquet shards in the layout of the Hugging Face hub are decoded once (``image_files``).
 """
 
 from __future__ import annotations

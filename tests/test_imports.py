@@ -1,0 +1,131 @@
+"""One direction of imports: every file of the three packages, room by room and inside each room."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# An import points to the left. A room is a file or a folder of its package.
+ORDER = {
+    "collapse": "errors seeding devices options files schedules tables cli plots | models data | "
+    "masks scores connectivity flow | problem pruning conservation train | "
+    "critical imp testing doctor | runs | commands",
+    "analysis": "questions published agreement | sweeps resumable | experiments | results report | "
+    "commands",
+    "figures": "figures",
+}
+PACKAGES = tuple(ORDER)  # and a package imports only itself and those before it
+# Doors look to the right, each at its own command, and nobody imports them.
+DOORS = ("__main__",)
+
+
+def _module(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(path: Path, modules: set[str]) -> Iterator[str]:
+    """The modules that a file imports, wherever in it; those for a type checker alone are none."""
+    tree = ast.parse(path.read_text())
+    unseen = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+
+
+def _place(module: str) -> tuple[int, int]:
+    """Package and room as numbers: an import may not point to a higher pair."""
+    package, *rest = module.split(".")
+    rooms = ORDER[package].replace("|", "").split()
+    if not rest or rest == ["__init__"]:
+        return PACKAGES.index(package), -1
+    if package == "figures":
+        return PACKAGES.index(package), 0
+    return PACKAGES.index(package), rooms.index(rest[0])
+
+
+def _room(module: str) -> list[str]:
+    return module.split(".")[:2]
+
+
+def complaints(root: Path) -> list[str]:
+    """What breaks the rule under a folder with the three packages."""
+    files = {
+        _module(path, root): path for p in PACKAGES for path in sorted((root / p).rglob("*.py"))
+    }
+    modules = set(files)
+    found, inside = [], {}
+    for module, path in files.items():
+        names = [name for name in _imported(path, modules) if name.split(".")[0] in PACKAGES]
+        door = module.rpartition(".")[2] in DOORS
+        inside[module] = {n for n in names if not door and n in modules and n != module}
+        for name in names:
+            if name not in modules:
+                found.append(f"{module} imports {name}, which is no module")
+            elif name.rpartition(".")[2] in DOORS:
+                found.append(f"{module} imports the door {name}")
+            elif door:
+                package = module.split(".")[0]
+                if not (
+                    name.startswith(f"{package}.commands")
+                    or _place(name) < _place(f"{package}.commands")
+                ):
+                    found.append(f"{module} looks further than at its command: {name}")
+            elif ".commands" in name and _room(name) != _room(module):
+                found.append(f"{module} imports {name}, a command")
+            elif _place(name) > _place(module):
+                found.append(f"{module} imports {name}, which is to its right")
+    try:
+        graphlib.TopologicalSorter(inside).prepare()
+    except graphlib.CycleError as error:
+        found.append("circle: " + " → ".join(error.args[1]))
+    return found
+
+
+def test_every_import_points_to_the_left() -> None:
+    assert complaints(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "complaint"),
+    [
+        ("collapse/masks/counts.py", "from collapse.pruning import prune", "to its right"),
+        ("collapse/scores/snip.py", "def late():\n    import collapse.flow", "to its right"),
+        ("collapse/errors.py", "from collapse import tables", "to its right"),
+        ("collapse/masks/counts.py", "from collapse.masks import select", "circle"),
+        ("collapse/train/recipes.py", "from collapse.train.loop import Trainer", "circle"),
+        ("collapse/runs/folder.py", "from collapse.commands.imp import run", "to its right"),
+        ("collapse/runs/folder.py", "import collapse.imp.__main__", "the door"),
+        ("collapse/imp/rounds.py", "import analysis.resumable", "to its right"),
+        ("analysis/resumable.py", "from analysis.experiments import find", "to its right"),
+        ("analysis/resumable.py", "from figures import commands", "to its right"),
+        ("figures/cuts.py", "from collapse.commands import critical", "a command"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path: Path, file: str, line: str, complaint: str) -> None:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(path.read_text())
+    with (tmp_path / file).open("a") as planted:
+        planted.write(f"\n\n{line}\n")
+    found = complaints(tmp_path)
+    assert len(found) == 1
+    assert complaint in found[0]
