@@ -21,7 +21,7 @@ from collapse.runs import Experiment, perform
 from collapse.scores import SCORES, ScoreInputs
 from collapse.train import Trainer
 from collapse.train.recipes import resolve
-from tests.killing import results
+from tests.runs.killing import results
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -16,7 +16,7 @@ from collapse.data import Dataset
 from collapse.imp import EVERY, Dynamics, conserved_table, conserving_units
 from collapse.scores import ScoreInputs, score
 from collapse.train import Trainer
-from tests.test_train import SETTINGS, _convolutions, _drawn
+from tests.train.test_train import SETTINGS, _convolutions, _drawn
 
 FULL_BATCH = replace(
     SETTINGS, train_batch_size=64, momentum=0.0, weight_decay=0.0, lr_drops=(), lr=0.01

@@ -48,7 +48,7 @@ def test_vgg16_bn_on_cifar100_one_shot(pruner: str, seed: int, shared_data: Path
 @pytest.mark.parametrize("pruner", ["random", "magnitude", "synflow"])
 def test_vgg19_imagenet_layer_densities(pruner: str, exponent: int) -> None:
     """Figure 2 of Tanaka et al. 2020: within 0.1 in log10 where a layer keeps 500 or more."""
-    folder = Path(__file__).parents[2] / "shared" / "published"
+    folder = Path(__file__).parents[3] / "shared" / "published"
     if not folder.is_dir():
         pytest.skip("no folder shared/published beside the checkout")
     table = pd.read_csv(folder / "fig2_vgg19_imagenet_layer_density.csv")
@@ -104,7 +104,7 @@ def test_vgg19_synflow_sums_are_equal_and_slopes_are_one(vgg19: torch.nn.Module)
 
 def test_vgg19_mean_scores_follow_figure_4(vgg19: torch.nn.Module) -> None:
     """Published means count biases too, so absolute values differ; their shape must not."""
-    folder = Path(__file__).parents[2] / "shared" / "published"
+    folder = Path(__file__).parents[3] / "shared" / "published"
     if not folder.is_dir():
         pytest.skip("no folder shared/published beside the checkout")
     table = pd.read_csv(folder / "fig4_vgg19_imagenet_mean_layer_score.csv")

@@ -25,7 +25,7 @@ from collapse.plots import critical_bars, save
 from collapse.pruning import prune
 from collapse.scores import SCORES, score
 from tests import reference
-from tests.test_masks import scored
+from tests.masks.test_masks import scored
 from tests.zoo import Case
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import ARGUMENTS, GRID, Killer, results
+from tests.runs.killing import ARGUMENTS, GRID, Killer, results
 
 
 def _run_killed(tmp_path: Path, kills: int) -> Killer:

@@ -19,7 +19,7 @@ from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution
 from tests.conftest import Run
-from tests.killing import GRID
+from tests.runs.killing import GRID
 
 # The command as `run` takes one.
 COMMAND = SimpleNamespace(run=lambda: analysis.main(sys.argv[1:]))

@@ -23,7 +23,7 @@ from collapse.models import build
 from collapse.options import Execution, Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment, Run, RunBusyError, TimeLimitError, perform
 from tests.conftest import Run as RunCommand
-from tests.killing import ARGUMENTS, RESULTS, results, start
+from tests.runs.killing import ARGUMENTS, RESULTS, results, start
 
 SMALL = Experiment(
     Setup(model="fc", init="xavier", device="cpu"),

@@ -18,7 +18,7 @@ from collapse import tables
 from figures import commands
 from tests.drawn_tables import TABLES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "figures" / "notebooks").glob("*.ipynb"))
 
 

@@ -15,7 +15,7 @@ from tests.drawn_tables import cuts_table
 
 
 def _command(*words: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-m", "figures", *words],
         capture_output=True, text=True, cwd=root, check=False,
@@ -30,7 +30,7 @@ def test_the_command_draws_without_torch(tmp_path: Path) -> None:
         "except SystemExit as stop: code = stop.code\n"
         "print(code, 'torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )

@@ -18,7 +18,7 @@ from collapse.critical.table import measure
 from collapse.errors import RequestError
 from collapse.options import Execution, Setup
 from collapse.runs import Experiment
-from tests.test_experiments import FC, TRAINING
+from tests.analysis.test_experiments import FC, TRAINING
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from collapse.flow import Trace, linear_closures, record
 from collapse.models import build, stand_ins, untouched
 from collapse.scores import SCORES, ScoreInputs, score
 from collapse.testing import assert_conserved
-from tests.test_scores import _assert_same, _decorate, _snapshot
+from tests.scores.test_scores import _assert_same, _decorate, _snapshot
 from tests.zoo import ZOO, Case, _randomise
 
 LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -17,8 +17,8 @@ from collapse.options import Execution, Setup
 from collapse.runs import perform
 from collapse.scores import SCORES
 from tests.conftest import Run as RunCommand
-from tests.killing import ARGUMENTS
-from tests.test_runs import SMALL, _interrupt_after
+from tests.runs.killing import ARGUMENTS
+from tests.runs.test_runs import SMALL, _interrupt_after
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def test_the_command_answers_and_goes_on(tmp_path: Path) -> None:
         *("--only", "low-compression", "effective"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         words, capture_output=True, text=True, cwd=root, env=environment, check=True
     )
@@ -85,7 +85,7 @@ def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
     """All nine, killed in the middle (the whole group, kill -9): nothing done is done again."""
     words = [sys.executable, "-m", "analysis", "questions", "--preset", "smoke", "--quiet"]
     words += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     first = subprocess.Popen(words, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
     while len(list((tmp_path / "runs").glob("*/done.json"))) < 10:
         assert first.poll() is None
@@ -117,7 +117,7 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not list(tmp_path.iterdir())
 
 
-KEPT = Path(__file__).parents[1] / "analysis" / "results" / "questions"
+KEPT = Path(__file__).parents[2] / "analysis" / "results" / "questions"
 
 
 @pytest.mark.parametrize("name", experiments.QUESTIONS)

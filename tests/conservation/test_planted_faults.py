@@ -16,7 +16,7 @@ from collapse.flow import Trace, linear_closures
 from collapse.models import build
 from collapse.scores import SCORES, ScoreInputs
 from collapse.testing import assert_conserved
-from tests.test_conservation import _trace
+from tests.conservation.test_conservation import _trace
 from tests.zoo import _randomise
 
 

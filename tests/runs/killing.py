@@ -18,7 +18,7 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["collapse.commands.imp", "analysis.commands.sweep", "sklearn.datasets", "tests.killing"]
+    ["collapse.commands.imp", "analysis.commands.sweep", "sklearn.datasets", "tests.runs.killing"]
 )
 # What a saved file goes through: to disk, under its name, away.
 CALLS = ("fsync", "replace", "unlink")
