@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import data, models
 from collapse.errors import RequestError
+from collapse.models import Selector
 from collapse.options import Pruning, Setup
-from collapse.scores import mode_of
+from collapse.scores import Batch, Loss, mode_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,14 +39,47 @@ def choose_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A network on its device with the data that it is scored on."""
+class Problem:
+    """A network with the data that it is scored on.
+
+    Attributes:
+        batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
+        output: selects a tensor from a forward that returns several.
+        loss: of (output, targets), for the scores that follow one.
+        uncounted: a word on weights that are no layer's; empty if there are none.
+    """
 
     model: nn.Module
-    batches: list[tuple[Tensor, Tensor]]
-    input_shape: tuple[int, ...]
-    device: torch.device
-    uncounted: str
+    batches: Sequence[Batch] = ()
+    output: Selector = None
+    loss: Loss = F.cross_entropy
+    uncounted: str = ""
+
+    @classmethod
+    def of(cls, model: nn.Module | Problem, batches: Sequence[Batch] = ()) -> Problem:
+        """A problem as it is; a model with its batches."""
+        return model if isinstance(model, Problem) else cls(model, list(batches))
+
+    @property
+    def example(self) -> Tensor:
+        """The first batch's inputs ``[n, …]``.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if not self.batches:
+            raise RequestError("expected at least one batch, for the input's shape; got none")
+        return self.batches[0][0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return tuple(self.example.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model and the batches are."""
+        return self.example.device
 
 
 def _uncounted(model: nn.Module) -> str:
@@ -73,7 +109,7 @@ def check_setup(setup: Setup, dataset: data.Dataset) -> None:
 
 def prepare(
     setup: Setup, seed: int, *, labelled: bool, dataset: data.Dataset | None = None
-) -> Prepared:
+) -> Problem:
     """Build the network and draw its scoring batches.
 
     Args:
@@ -109,7 +145,7 @@ def prepare(
         batches = [(dataset.inputs(first), dataset.labels[first])]
     model = model.to(device)
     batches = [(x.to(device), y.to(device)) for x, y in batches]
-    return Prepared(model, batches, dataset.input_shape, device, uncounted)
+    return Problem(model, batches, setup.output, uncounted=uncounted)
 
 
 def settings_row(

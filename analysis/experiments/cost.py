@@ -21,10 +21,9 @@ from analysis.resumable import Measured, Work, complete
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training
-from collapse.problem import Prepared, prepare
+from collapse.problem import Problem, prepare
 from collapse.pruning import prune
 from collapse.runs import Experiment
-from collapse.scores import DATA_FREE
 from collapse.train import Trainer, recipes
 
 TABLE = "costs"
@@ -120,15 +119,8 @@ def measure(
         times scorings; ``peak_bytes`` of the first above what the network and its data take,
         with what the libraries load for it.
     """
-    prepared = prepare(setup, options.seed, labelled=options.pruner not in DATA_FREE)
-    once = partial(
-        prune,
-        prepared.model,
-        prepared.batches,
-        options,
-        compression=compression,
-        output=setup.output,
-    )
+    prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
+    once = partial(prune, prepared, options=options, compression=compression)
     # Memory of the first, because what one has freed the process keeps for the next; time of the
     # second, because the first pays for the start of the libraries.
     before = _peak(prepared.device, reset=True)
@@ -139,7 +131,8 @@ def measure(
     seconds = time.perf_counter() - start
     with FlopCounterMode(display=False) as counter:
         once()
-    seen = 0 if options.pruner in DATA_FREE else sum(len(y) for _, y in prepared.batches)
+    labelled = needs_labels([options.pruner])
+    seen = sum(len(y) for _, y in prepared.batches) if labelled else 0
     return {
         "parameters": masking.total(masking.dense(prepared.model)),
         "samples": seen * len(steps),
@@ -150,7 +143,7 @@ def measure(
     }
 
 
-def _epoch(setup: Setup, seed: int, prepared: Prepared, images: int) -> dict[str, float]:
+def _epoch(setup: Setup, seed: int, prepared: Problem, images: int) -> dict[str, float]:
     train, test = Experiment(setup).datasets()
     classes = train.classes
     part = Training(train_samples=max(1, images // classes) * classes, test_samples=test.classes)

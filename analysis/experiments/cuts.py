@@ -80,13 +80,7 @@ def _measure(
     config: Config, options: Pruning, compression: float, row: dict[str, Any]
 ) -> pd.DataFrame:
     prepared = network(config.setup, config.seed, labelled=False)
-    result = prune(
-        prepared.model,
-        prepared.batches,
-        options,
-        compression=compression,
-        output=config.setup.output,
-    )
+    result = prune(prepared, options=options, compression=compression)
     # Nothing was pruned from a cut of zero: that step's mass is zero as well.
     ratios = [step.pruned_mass / step.cut for step in result.steps if step.cut]
     return pd.DataFrame([{

@@ -18,7 +18,7 @@ from collapse.errors import RequestError
 from collapse.models import Masks, build
 from collapse.options import Pruning, Setup, Training
 from collapse.runs import Experiment, Run
-from collapse.scores import PAPER_ITERATIONS, ScoreInputs, Scores, score
+from collapse.scores import ScoreInputs, Scores, about, score
 
 TABLE = "dead_inputs"
 INFORMED = f"{__name__}:informed_synflow"
@@ -94,7 +94,7 @@ def points(config: Config) -> list[Trained]:
     for dataset in dict.fromkeys(config.datasets):
         part = replace(config, setup=replace(config.setup, dataset=dataset))
         for seed, compression, pruner in part.each():
-            iterations = PAPER_ITERATIONS["synflow"] if pruner == INFORMED else None
+            iterations = about("synflow").iterations if pruner == INFORMED else None
             options = Pruning(pruner=pruner, iterations=iterations, mode=config.mode, seed=seed)
             found.append(_point(part.experiment(seed, compression, pruner, pruning=options)))
     return found

@@ -16,7 +16,7 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
 from collapse.options import Pruning, Scope, Setup
-from collapse.problem import Prepared
+from collapse.problem import Problem
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -96,13 +96,7 @@ def _measure(
         if keep < total and scores and iterations_of(options) == 1:
             masks = masking.select(scores, keep, scope=options.scope)  # one ranking for all
         elif keep < total:
-            result = prune(
-                prepared.model,
-                prepared.batches,
-                options,
-                compression=compression,
-                output=config.setup.output,
-            )
+            result = prune(prepared, options=options, compression=compression)
             masks, scores = result.masks, result.scores
         kept = masking.kept_by_layer(masks)
         sums = masking.sums(scores) if keep < total else {}
@@ -112,7 +106,7 @@ def _measure(
     return pd.DataFrame(rows)
 
 
-def _living(config: Config, prepared: Prepared, masks: Masks) -> dict[str, int]:
+def _living(config: Config, prepared: Problem, masks: Masks) -> dict[str, int]:
     example, output = prepared.batches[0][0][:1], config.setup.output
     alive = connectivity.living(prepared.model, masks, example, output=output)
     return masking.kept_by_layer(alive)

@@ -99,17 +99,14 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
 
 def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
     prepared = network(config.setup, options.seed, needs_labels(config.pruners))
-    model, batches, output = prepared.model, prepared.batches, config.setup.output
     found = critical_compression(
-        model,
-        batches,
-        options,
+        prepared,
+        options=options,
         scan=config.scan,
         tolerance=config.tolerance,
         effective=False,
-        output=output,
     )
-    masks = prune(model, batches, options, compression=config.compression, output=output).masks
+    masks = prune(prepared, options=options, compression=config.compression).masks
     layers = tables.layer_rows(found.sizes, masking.kept_by_layer(masks), None, {})
     return pd.DataFrame(layers)[["layer", "layer_index", "parameters", "kept", "density"]].assign(
         **row,

@@ -11,9 +11,9 @@ from typing import Any
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup
-from collapse.problem import Prepared, prepare
+from collapse.problem import Problem, prepare
 from collapse.runs import Experiment
-from collapse.scores import DATA_FREE, SCORES, load_pruner
+from collapse.scores import SCORES, about, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 
@@ -40,13 +40,13 @@ class Scored:
     mode: Mode = MODE
     seed: int = 0
 
-    def prepared(self) -> Prepared:
+    def prepared(self) -> Problem:
         """The network with its scoring batches."""
         return network(self.setup, self.seed, needs_labels(self.pruners))
 
 
 @lru_cache(maxsize=1)
-def network(setup: Setup, seed: int, labelled: bool) -> Prepared:
+def network(setup: Setup, seed: int, labelled: bool) -> Problem:
     """A network with its scoring batches, kept for the next point."""
     return prepare(setup, seed, labelled=labelled)
 
@@ -61,7 +61,7 @@ def needs_labels(pruners: Sequence[str]) -> bool:
         raise RequestError(f"--pruners: expected at least one of {', '.join(SCORES)}, got none")
     for pruner in pruners:
         load_pruner(pruner)
-    return any(pruner not in DATA_FREE for pruner in pruners)
+    return any(about(pruner).data == "labels" for pruner in pruners)
 
 
 def key_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:

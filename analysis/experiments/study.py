@@ -177,13 +177,13 @@ def untrained(
 def _untrained(setup: Setup, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
     prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
     model, batches, output = prepared.model, prepared.batches, setup.output
-    result = prune(model, batches, options, compression=row["compression"], output=output)
+    result = prune(prepared, options=options, compression=row["compression"])
     if iterations_of(options) == 1:  # known from this one ranking
         rank = masking.first_to_collapse(result.scores, result.ranked)[1]
         critical = masking.total(result.masks) / rank
     else:
         critical = critical_compression(
-            model, batches, options, scan=0, effective=False, output=output
+            prepared, options=options, scan=0, effective=False
         ).critical_compression
     alive = connectivity.living(model, result.masks, batches[0][0][:1], output=output)
     rows = tables.layer_rows(

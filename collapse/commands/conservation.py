@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.models import Masks
 from collapse.options import Mode, Pruning, Setup
-from collapse.problem import Prepared, prepare, settings_row
+from collapse.problem import Problem, prepare, settings_row
 from collapse.pruning import prune
 from collapse.scores import load_pruner, mode_of
 
@@ -108,22 +108,17 @@ def main(config: Config) -> int:
     return 0 if bool((worst["residual"] <= config.tolerance).all()) else 1
 
 
-def _masks(config: Config, prepared: Prepared, pruner: str) -> Masks:
+def _masks(config: Config, prepared: Problem, pruner: str) -> Masks:
     if config.masks is not None and config.compression is not None:
         raise RequestError("expected --masks or --compression, got both")
     if config.masks is not None:
         return masking.load_masks(config.masks, prepared.model)
     if config.compression is None:
         return masking.dense(prepared.model)
-    batches = [(x.to(next(prepared.model.parameters()).dtype), y) for x, y in prepared.batches]
+    dtype = next(prepared.model.parameters()).dtype
+    problem = replace(prepared, batches=[(x.to(dtype), y) for x, y in prepared.batches])
     options = Pruning(pruner=pruner, mode=config.mode, seed=config.seed)
-    return prune(
-        prepared.model,
-        batches,
-        options,
-        compression=config.compression,
-        output=config.setup.output,
-    ).masks
+    return prune(problem, options=options, compression=config.compression).masks
 
 
 def _print(config: Config, found: Audit) -> None:

@@ -19,7 +19,7 @@ from collapse.errors import RequestError
 from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
 from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
 from collapse.problem import prepare
-from collapse.scores import DATA_FREE, SCORES, load_pruner
+from collapse.scores import SCORES, load_pruner, needs_labels
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     device = ""
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
         for seed in dict.fromkeys(config.seeds):
-            labelled = any(plan.pruner not in DATA_FREE for plan in plans)
+            labelled = any(needs_labels(plan.pruner) for plan in plans)
             prepared = prepare(config.setup, seed, labelled=labelled)
             device = str(prepared.device)
             notes += [prepared.uncounted] if prepared.uncounted and not notes else []

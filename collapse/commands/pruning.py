@@ -18,7 +18,7 @@ from collapse.files import check_distinct, check_writable
 from collapse.options import Pruning, Setup
 from collapse.problem import prepare, settings_row
 from collapse.pruning import Pruned, Step, iterations_of, prune
-from collapse.scores import DATA_FREE, load_pruner
+from collapse.scores import load_pruner, needs_labels
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,14 @@ def main(config: Config) -> int:
     tables.check_path(config.trace)
     options = config.pruning
     load_pruner(options.pruner)
-    prepared = prepare(config.setup, options.seed, labelled=options.pruner not in DATA_FREE)
+    prepared = prepare(config.setup, options.seed, labelled=needs_labels(options.pruner))
     start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
     with cli.progress(iterations_of(options), config.quiet) as update:
         result = prune(
-            prepared.model,
-            prepared.batches,
-            options,
+            prepared,
+            options=options,
             compression=config.compression,
             masks=start,
-            output=config.setup.output,
             on_step=_reporter(options, update),
         )
     example = prepared.batches[0][0]

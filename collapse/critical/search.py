@@ -11,19 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 
 from collapse import masks as masking
 from collapse.connectivity import living
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
-from collapse.models import Masks, Selector
+from collapse.models import Masks
 from collapse.options import Pruning
-from collapse.pruning import Known, PathsExhaustedError, Pruned, Step, iterations_of, prune
+from collapse.problem import Problem
+from collapse.pruning import (
+    PathsExhaustedError,
+    Plain,
+    Pruned,
+    Start,
+    Step,
+    begin,
+    fastest,
+    iterations_of,
+    prune,
+)
 from collapse.schedules import CERTIFIED_MARGIN
-from collapse.scores import Batch, Loss, ScoreInputs, Scores, mode_of, score
+from collapse.scores import Batch, Scores
 
 Watch = Callable[[str], None]
 
@@ -33,20 +44,19 @@ SCAN_FACTOR = 2**0.5
 
 
 def critical_compression(
-    model: nn.Module,
+    model: nn.Module | Problem,
     batches: Sequence[Batch] = (),
     options: Pruning | None = None,
     *,
     scan: int = 8,
     tolerance: float = 0.0,
     effective: bool = True,
-    loss: Loss = F.cross_entropy,
-    output: Selector = None,
     watch: Watch | None = None,
 ) -> Critical:
     """The largest compression at which a pruner leaves no layer of a network collapsed.
 
     Args:
+        model: a network, or a ``Problem`` that also says its batches, output and loss.
         batches: inputs and targets; one batch at least, for the input's shape.
         options: pruner, iterations, schedule, scope, mode, seed.
         scan: for iterative pruners, how many further compressions are tested for a collapse.
@@ -62,11 +72,9 @@ def critical_compression(
         raise RequestError(f"scan: expected 0 or more, got {scan}")
     if not 0 <= tolerance < float("inf"):
         raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
-    if not batches:
-        raise RequestError("expected at least one batch, for the input's shape; got none")
-    options = options or Pruning()
-    batches = list(batches)
-    family = _Family(model, batches, options, effective, loss, output, watch or (lambda _: None))
+    problem, options = Problem.of(model, batches), options or Pruning()
+    _ = problem.example  # there is one
+    family = _Family(problem, options, effective, watch or (lambda _: None))
     if options.schedule == "certified":
         return _certified(family)
     if iterations_of(options) == 1:
@@ -78,42 +86,45 @@ def critical_compression(
 class _Family:
     """A network and a pruner: everything that gives a mask for a number to keep."""
 
-    model: nn.Module
-    batches: Sequence[Batch]
+    problem: Problem
     options: Pruning
     effective: bool
-    loss: Loss
-    output: Selector
     watch: Watch
-    known: Known = field(default_factory=dict)
+    first: dict[Any, Scores] = field(default_factory=dict)
+
+    def engine(self, start: Start) -> Plain:
+        """The fastest, with first scores that all prunings of the family share."""
+        return fastest(replace(start, first=self.first))
 
     def prune(self, keep: int, on_step: Callable[[Step], bool] | None = None) -> Pruned:
         self.watch(f"keeping {keep:,}")
         return prune(
-            self.model,
-            self.batches,
-            self.options,
-            keep=keep,
-            loss=self.loss,
-            output=self.output,
-            on_step=on_step,
-            known=self.known,
+            self.problem, options=self.options, keep=keep, on_step=on_step, engine=self.engine
         )
 
-    def alive(self, masks: Masks) -> dict[str, int]:
-        example = self.batches[0][0]
-        return masking.kept_by_layer(living(self.model, masks, example, output=self.output))
+    def score(self) -> Scores:
+        """Of the dense network."""
+        dense = masking.dense(self.problem.model)
+        return self.engine(begin(self.problem, self.options, dense)).score(1)
 
-    def point(self, masks: Masks, scores: Scores, fallen: str | None = None) -> Point:
+    def alive(self, masks: Masks) -> dict[str, int]:
+        problem = self.problem
+        alive = living(problem.model, masks, problem.example, output=problem.output)
+        return masking.kept_by_layer(alive)
+
+    def point(self, masks: Masks, scores: Scores, collapsed: str | None = None) -> Point:
         alive = self.alive(masks) if self.effective else None
-        return Point(masking.kept_by_layer(masks), alive, masking.sums(scores), fallen)
+        return Point(masking.kept_by_layer(masks), alive, masking.sums(scores), collapsed)
+
+
+# --- One-shot pruners: a closed form ----------------------------------------------------------
 
 
 def _one_shot(family: _Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
-    dense = masking.dense(family.model)
+    dense = masking.dense(family.problem.model)
     total = masking.total(dense)
-    scores = family.prune(total - 1).scores if total > len(dense) else Scores({})
+    scores = family.score() if total > len(dense) else Scores({})
     scope = family.options.scope
 
     def at(keep: int) -> Masks:
@@ -181,17 +192,8 @@ def _certified(family: _Family) -> Critical:
     chain no layer falls (Theorem 3). Elsewhere a branch may, and the step in which it does says
     at which number, exactly.
     """
-    dense = masking.dense(family.model)
-    options = family.options
-    inputs = ScoreInputs(
-        batches=family.batches,
-        mode=mode_of(options.pruner, options.mode) or "eval",
-        loss=family.loss,
-        output=family.output,
-        seed=options.seed,
-    )
-    first = score(family.model, options.pruner, dense, inputs)
-    family.known[1, False] = first  # the run begins with them
+    dense = masking.dense(family.problem.model)
+    first = family.score()
     every_layer_is_a_cut = first.total is not None and all(
         abs(layer_sum - first.total) <= CERTIFIED_MARGIN * first.total
         for layer_sum, _ in masking.sums(first).values()
@@ -233,7 +235,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
     for collapses below it and for survivals above it.
     """
-    dense = masking.dense(family.model)
+    dense = masking.dense(family.problem.model)
     total, layers = masking.total(dense), len(dense)
     tested: dict[int, Point] = {}
     longest = 0

@@ -11,13 +11,13 @@ import pandas as pd
 from collapse import tables
 from collapse.critical import Critical, critical_compression
 from collapse.options import Pruning, Setup
-from collapse.problem import Prepared, settings_row
+from collapse.problem import Problem, settings_row
 from collapse.pruning import iterations_of
 
 
 def measure(
     setup: Setup,
-    prepared: Prepared,
+    prepared: Problem,
     plan: Pruning,
     *,
     scan: int = 8,
@@ -28,13 +28,11 @@ def measure(
     """One row of the critical table, and its rows of the layers table."""
     start = time.perf_counter()
     result = critical_compression(
-        prepared.model,
-        prepared.batches,
-        plan,
+        prepared,
+        options=plan,
         scan=scan,
         tolerance=tolerance,
         effective=effective,
-        output=setup.output,
         watch=watch,
     )
     certified = plan.schedule == "certified"

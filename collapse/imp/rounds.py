@@ -25,6 +25,7 @@ from collapse.flow import Closure
 from collapse.imp.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
+from collapse.problem import Problem
 from collapse.pruning import Pruned, prune, target
 from collapse.scores import Batch
 from collapse.train import Trainer, recipes
@@ -231,14 +232,8 @@ class _Run:
         self._boundary(state)
 
     def prune(self, state: State, compression: float) -> None:
-        result = prune(
-            self.model,
-            self.batches,
-            self.pruning,
-            compression=compression,
-            masks=state.masks,
-            output=self.output,
-        )
+        problem = Problem(self.model, self.batches, self.output)
+        result = prune(problem, options=self.pruning, compression=compression, masks=state.masks)
         state.masks = result.masks
         example = next(self.trainer.feed.in_order(1))[0].to(self.trainer.dtype)
         alive = connectivity.living(self.model, result.masks, example, output=self.output)

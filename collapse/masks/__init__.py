@@ -15,7 +15,7 @@ from collapse.masks.counts import (
     sums,
     total,
 )
-from collapse.masks.lowest import drop_lowest
+from collapse.masks.lowest import drop_lowest, in_memory_order, like
 from collapse.masks.on_models import (
     applied,
     apply,
@@ -24,7 +24,7 @@ from collapse.masks.on_models import (
     save_masks,
     to_torch_prune,
 )
-from collapse.masks.selection import first_to_collapse, gather, select, select_weighing
+from collapse.masks.selection import first_to_collapse, gather, select, select_with_mass
 from collapse.masks.shares import apportion
 
 __all__ = [
@@ -38,13 +38,15 @@ __all__ = [
     "drop_lowest",
     "first_to_collapse",
     "gather",
+    "in_memory_order",
     "keep_count",
     "kept",
     "kept_by_layer",
+    "like",
     "load_masks",
     "save_masks",
     "select",
-    "select_weighing",
+    "select_with_mass",
     "sizes",
     "sums",
     "to_torch_prune",

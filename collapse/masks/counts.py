@@ -17,10 +17,10 @@ from collapse.models import Masks, prunable
 def dense(model: nn.Module, *, biases: bool = False, batchnorm: bool = False) -> Masks:
     """Masks that keep everything prunable (see ``models.prunable``)."""
     tensors = prunable(model, biases=biases, batchnorm=batchnorm)
-    return {name: _ones(p) for name, p in tensors.items()}
+    return {name: full(p) for name, p in tensors.items()}
 
 
-def _ones(like: Tensor) -> Tensor:
+def full(like: Tensor) -> Tensor:
     """Contiguous whatever the memory format, because ties are decided in the order of memory."""
     return torch.ones(like.shape, dtype=torch.bool, device=like.device)
 
@@ -37,10 +37,10 @@ def kept(masks: Mapping[str, Tensor]) -> int:
 
 def kept_by_layer(masks: Mapping[str, Tensor]) -> dict[str, int]:
     """The number of parameters kept, layer by layer."""
-    return {name: _count(mask) for name, mask in masks.items()}
+    return {name: count(mask) for name, mask in masks.items()}
 
 
-def _count(mask: Tensor) -> int:
+def count(mask: Tensor) -> int:
     """NumPy counts five times faster."""
     on_cpu = mask.device.type == "cpu"
     return int(np.count_nonzero(mask.numpy()) if on_cpu else mask.count_nonzero())
@@ -53,7 +53,7 @@ def sizes(masks: Mapping[str, Tensor]) -> dict[str, int]:
 
 def sums(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     """Sum, and sum of absolute values, of each layer's scores, accumulated in float64."""
-    return {name: (_sum64(s), _sum64(s.abs())) for name, s in scores.items()}
+    return {name: (sum64(s), sum64(s.abs())) for name, s in scores.items()}
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
@@ -85,9 +85,9 @@ def keep_count(parameters: int, compression: float) -> int:
     return nearest if abs(quotient - nearest) <= slack else math.ceil(quotient)
 
 
-def _sum64(values: Tensor) -> float:
+def sum64(values: Tensor) -> float:
     if values.device.type == "cpu":
         return float(values.numpy().sum(dtype=np.float64))
     if values.device.type == "mps":  # which has no float64
-        return _sum64(values.cpu())
+        return sum64(values.cpu())
     return float(values.sum(dtype=torch.float64))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from collapse.errors import RequestError, first_line
@@ -108,8 +108,15 @@ def call(
     Raises:
         RequestError: the forward fails on this input, or its output is no tensor.
     """
+    tensors = dict(tensors)
+    if isinstance(model, fx.GraphModule):  # a traced copy has only what the forward uses
+        own = [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]
+        tensors = {name: tensors[name] for name, _ in own if name in tensors}
     with forward_errors(inputs):
-        result = functional_call(model, dict(tensors), (inputs,), strict=False)
+        result = functional_call(model, tensors, (inputs,), strict=False)
     return select_output(result, output)
 
 

@@ -1,13 +1,19 @@
 """Score, select, mask: iterated, with a trace."""
 
-from collapse.pruning.loop import (
-    Known,
-    PathsExhaustedError,
-    Pruned,
-    Step,
-    iterations_of,
-    prune,
-    target,
-)
+from collapse.pruning.engines import fastest
+from collapse.pruning.loop import begin, iterations_of, prune, target
+from collapse.pruning.result import PathsExhaustedError, Pruned, Step
+from collapse.pruning.steps import Plain, Start
 
-__all__ = ["Known", "PathsExhaustedError", "Pruned", "Step", "iterations_of", "prune", "target"]
+__all__ = [
+    "PathsExhaustedError",
+    "Plain",
+    "Pruned",
+    "Start",
+    "Step",
+    "begin",
+    "fastest",
+    "iterations_of",
+    "prune",
+    "target",
+]

@@ -17,6 +17,7 @@ from torch import nn
 from collapse.errors import RequestError, unknown
 from collapse.models import Masks, Selector, build
 from collapse.options import Control, Pruning, Setup
+from collapse.problem import Problem
 from collapse.pruning.loop import iterations_of, prune
 from collapse.scores import SCORES, Batch, ScoreInputs, Scores, load_pruner, mode_of
 from collapse.seeding import derive, generator
@@ -52,8 +53,9 @@ def masks_of(
     Raises:
         RequestError: anything that pruning raises.
     """
+    problem = Problem(model, batches, output)
     with _lowest_first(pruning) if control == "inverted" else nullcontext(pruning) as options:
-        masks = prune(model, batches, options, compression=compression, output=output).masks
+        masks = prune(problem, options=options, compression=compression).masks
     return shuffled(masks, pruning.seed) if control == "shuffled" else masks
 
 

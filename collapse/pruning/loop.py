@@ -1,327 +1,148 @@
-"""``prune()``: score → select → mask, iterated, with a trace."""
+"""``prune()``: score → select → mask, iterated until the target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import pandas as pd
-import torch.nn.functional as F
+import torch
 from torch import nn
 
-from collapse import masks as masking
 from collapse import schedules
-from collapse.errors import RequestError, unknown
-from collapse.models import Masks, Selector, check_finite
+from collapse.errors import RequestError
+from collapse.masks import check_fit, dense, gather, keep_count, kept, total
+from collapse.models import Masks, check_finite
 from collapse.options import Pruning
-from collapse.pruning import on_device
-from collapse.scores import (
-    PAPER_ITERATIONS,
-    SCORES,
-    Batch,
-    Loss,
-    ScoreInputs,
-    Scores,
-    mode_of,
-    score,
-)
-from collapse.scores.fast.live_blocks import Block, Workspace, expand
-from collapse.scores.synflow import synflow
+from collapse.problem import Problem
+from collapse.pruning.engines import Engine, fastest, named
+from collapse.pruning.result import PathsExhaustedError, Pruned, Step
+from collapse.pruning.steps import Goal, Start
+from collapse.scores import Batch, ScoreInputs, Scores, about, mode_of
 
 # Past this compression SynFlow's scores are in float64, from the first iteration on. So little is
 # left at the end that single weights decide whether a layer survives, and which ones are left hangs
-# on every rounding before: one near tie that falls otherwise while the network is dense is
-# thousands of weights later. VGG-16 kept all its layers at the maximal compression in float64, and
-# lost some where the first iterations, down to density 0.3, were in float32: a later switch saves
-# no verdict. Up to it, layers are far from empty, and float32 takes half the time.
-WIDE_ABOVE = 1000
-
-
-# Devices that compute while the host goes on, so that asking them for a number costs time.
-QUEUEING = ("cuda",)
-
-
-# Scores by iteration and ``ScoreInputs.wide``.
-Known = dict[tuple[int, bool], Scores]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One iteration of pruning.
-
-    Attributes:
-        iteration: from 1. Iterations that remove nothing are not scored and leave no step.
-        kept: parameters left after it.
-        density: kept / total.
-        pruned_mass: sum of the scores that it removed.
-        cut: ``R``, the mass of every cut before it; None for scores without one. Both are in
-            units of ``2**exponent``.
-        exponent: see ``Scores``.
-        kept_by_layer: parameters left, layer by layer.
-        precision: in which the scores were computed.
-    """
-
-    iteration: int
-    kept: int
-    density: float
-    pruned_mass: float
-    cut: float | None
-    exponent: int
-    kept_by_layer: dict[str, int]
-    precision: str
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What ``prune`` returns.
-
-    Attributes:
-        masks: boolean, by parameter name.
-        steps: how it got there.
-        scores: of the last step; empty if there was nothing to prune.
-        ranked: the survivors that the last step's scores ranked.
-    """
-
-    masks: Masks
-    steps: list[Step]
-    scores: Scores
-    ranked: Masks
-
-    def trace(self) -> pd.DataFrame:
-        """One row an iteration and layer."""
-        return pd.DataFrame(
-            [
-                {
-                    "iteration": step.iteration,
-                    "kept_total": step.kept,
-                    "density_total": step.density,
-                    "pruned_mass": step.pruned_mass,
-                    "cut": step.cut,
-                    "prune_to_cut_ratio": step.pruned_mass / step.cut if step.cut else None,
-                    "exponent": step.exponent,
-                    "precision": step.precision,
-                    "layer": layer,
-                    "layer_index": index,
-                    "parameters": self.masks[layer].numel(),
-                    "kept": count,
-                }
-                for step in self.steps
-                for index, (layer, count) in enumerate(step.kept_by_layer.items(), start=1)
-            ]
-        )
-
-
-class PathsExhaustedError(RequestError):
-    """Each parameter left is on every input→output path, so none can be certified to go.
-
-    Attributes:
-        pruned: what was reached.
-    """
-
-    def __init__(self, pruned: Pruned, keep: int) -> None:
-        super().__init__(
-            f"the certified schedule ends at {masking.kept(pruned.masks)} parameters, each on "
-            f"every input→output path: cannot keep {keep}"
-        )
-        self.pruned = pruned
+# on every rounding before: one near-tie decided differently early on changes thousands of weights
+# later. VGG-16 kept all its layers at the maximal compression in float64, and lost some where the
+# first iterations, down to density 0.3, were in float32: a later switch saves no verdict. Up to it,
+# layers are far from empty, and float32 takes half the time.
+FLOAT64_ABOVE = 1000
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | Problem,
     batches: Sequence[Batch] = (),
     options: Pruning | None = None,
     *,
     compression: float | None = None,
     keep: int | None = None,
     masks: Masks | None = None,
-    loss: Loss = F.cross_entropy,
-    output: Selector = None,
     on_step: Callable[[Step], bool] | None = None,
-    known: Known | None = None,
+    engine: str | Engine = fastest,
 ) -> Pruned:
     """Prune a network; the model itself is never changed (see ``masks.apply``).
 
     Args:
+        model: a network, or a ``Problem`` that also says its batches, output and loss.
         batches: pairs of inputs and targets for the scores; SynFlow takes the shape only.
         options: pruner, iterations, schedule, scope, mode, seed.
         compression: total / kept to reach; either this or ``keep``.
         keep: the number of parameters to keep.
-        masks: start from these, pruned stays pruned; everything prunable without them.
-        loss: of snip and grasp.
-        output: selects a tensor from a forward that returns several.
+        masks: start from these, pruned stays pruned; None keeps everything prunable.
         on_step: called after each iteration; True ends the pruning there.
-        known: the first scores, which do not depend on how many are to be kept: looked up here,
-            or added. Give one to all prunings that differ in that number only.
+        engine: the fastest that computes the same masks; ``"plain"`` is the definition
+            (``pruning.steps``).
 
     Raises:
         RequestError: a target below 1 or above the number of survivors, unknown names, a schedule
             that the scores do not support, or anything that scoring raises.
         PathsExhaustedError: the certified schedule cannot get there.
+
+    Example:
+        >>> pruned = prune(build("fc"), load("digits").score_batches(1), compression=100)
+        >>> sum(pruned.steps[-1].kept_by_layer.values())
+        2662
     """
-    options = options or Pruning()
-    batches = list(batches)
-    if options.pruner not in SCORES:
-        raise unknown("pruner", options.pruner, SCORES)
+    problem, options = Problem.of(model, batches), options or Pruning()
+    about(options.pruner)  # an unknown one is said now
     if masks is None:
-        masks = masking.dense(model)
+        masks = dense(problem.model)
     else:
-        masking.check_fit(model, masks)
-    kept_by_layer = masking.kept_by_layer(masks)
-    total, survivors = masking.total(masks), sum(kept_by_layer.values())
-    keep = target(total, len(masks), survivors, compression, keep)
-    # The schedule runs from the survivors' density to the target's.
-    counts = _counts(options, survivors, keep)
+        check_fit(problem.model, masks)
+    survivors = kept(masks)
+    keep = target(total(masks), len(masks), survivors, compression, keep)
+    goals = _goals(options, survivors, keep)
+    if keep < survivors:
+        check_finite(problem.model)
+    choose = named(engine) if isinstance(engine, str) else engine
+    chosen = choose(begin(problem, options, masks, keep))
+    steps: list[Step] = []
+    try:
+        for step in chosen.steps(goals):
+            steps.append(step)
+            if on_step is not None and on_step(step):
+                break
+    except _NothingToCutError:
+        raise PathsExhaustedError(chosen.pruned(steps), keep) from None
+    return chosen.pruned(steps)
 
-    # The certified schedule proves each step, and a target must only shorten its last one.
-    wide = counts is not None and total > WIDE_ABOVE * keep
 
+def begin(problem: Problem, options: Pruning, masks: Masks, keep: int | None = None) -> Start:
+    """What an engine starts from; scores are in float64 where ``keep`` is a far compression."""
+    # The certified schedule proves each step as it is, and a target only shortens its last one.
+    far = keep and options.schedule != "certified" and total(masks) > FLOAT64_ABOVE * keep
     inputs = ScoreInputs(
-        batches=batches,
-        mode=mode_of(options.pruner, options.mode) or "eval",
-        loss=loss,
-        output=output,
-        seed=options.seed,
-        wide=wide,
+        problem.batches,
+        mode_of(options.pruner, options.mode) or "eval",
+        problem.loss,
+        problem.output,
+        options.seed,
+        dtype=torch.float64 if far else None,
     )
-    if counts is not None and _queues(options, inputs):
-        queued = _queued(model, masks, inputs, counts, on_step)
-        if queued is not None:
-            return queued
+    return Start(problem.model, options, masks, inputs)
 
-    steps: list[Step] = []
-    scores, ranked = Scores({}), masks
-    iteration = 0
-    sizes = masking.sizes(masks)
-    workspace = Workspace()
-    ranked_blocks = workspace.blocks
-    while survivors > keep:
-        iteration += 1
-        if counts is not None and counts[iteration - 1] == survivors:
-            continue  # nothing to remove, so nothing to score
-        if SCORES[options.pruner] is synflow:
-            masks = workspace.shrink(masks, survivors)
-        else:  # it may build on synflow, and then expects whole tensors that stay as they are
-            workspace = Workspace()
-        inputs = replace(inputs, iteration=iteration, workspace=workspace)
-        if not steps and iteration > 1:  # `score` looks at the weights in the first iteration
-            check_finite(model)
-        scores = _score_once(model, options.pruner, masks, inputs, None if steps else known)
-        goal = _certified_count(scores, masks, keep) if counts is None else counts[iteration - 1]
-        if goal == survivors:
-            reached = expand(masks, workspace.blocks)
-            ranked = expand(ranked, ranked_blocks)
-            whole = _whole(scores, workspace.blocks)
-            raise PathsExhaustedError(Pruned(reached, steps, whole, ranked), keep)
-        if iteration == 1 and not _any_score(scores):
+
+class _NothingToCutError(Exception):
+    """Each parameter that is left carries the whole of ``R``."""
+
+
+def _goals(options: Pruning, survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
+    """Iterations and how many each is to keep; those that would remove nothing are left out."""
+    if options.schedule != "certified":
+        counts = schedules.keep_counts(options.schedule, survivors, keep, iterations_of(options))
+        before = (survivors, *counts)
+        return ((i, count) for i, count in enumerate(counts, 1) if count < before[i - 1])
+    if options.scope != "global":
+        raise RequestError("the certified schedule ranks globally: expected --scope global")
+    return _certified(survivors, keep)
+
+
+def _certified(survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
+    """As many as the scores prove safe, until ``keep`` are left (DESIGN 4.13)."""
+    left = survivors
+
+    def goal(scores: Scores, masks: Masks) -> int:
+        nonlocal left
+        if scores.total is None:
             raise RequestError(
-                f"every {options.pruner} score is zero, so there is nothing to rank: expected an "
-                "output that depends on the weights (is the last layer zero, or the forward under "
-                "no_grad, or the data of one class?)"
+                "the certified schedule needs positive, conserved scores: expected --pruner synflow"
             )
-        ranked, ranked_blocks = masks, workspace.blocks
-        masks, mass, gone = masking.select_weighing(
-            scores, goal, masks, options.scope, sizes, survivors
-        )
-        if gone is None:
-            kept_by_layer = masking.kept_by_layer(masks)
-        else:
-            kept_by_layer = {n: kept - len(gone[n]) for n, kept in kept_by_layer.items()}
-        workspace.remove(masks, gone)
-        survivors = goal
-        step = Step(
-            iteration=iteration,
-            kept=goal,
-            density=goal / total,
-            pruned_mass=mass,
-            cut=scores.total,
-            exponent=scores.exponent,
-            kept_by_layer=kept_by_layer,
-            precision=scores.precision,
-        )
-        steps.append(step)
-        if on_step is not None and on_step(step):
-            break
-    masks = {n: mask.contiguous() for n, mask in expand(masks, workspace.blocks).items()}
-    whole = _whole(scores, ranked_blocks)
-    return Pruned(masks, steps, whole, expand(ranked, ranked_blocks))
+        ascending = np.sort(gather(scores, masks).cpu().numpy())
+        count = max(keep, schedules.certified(ascending, scores.total))
+        if count == left:
+            raise _NothingToCutError
+        left = count
+        return count
 
-
-def _score_once(
-    model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs, known: Known | None
-) -> Scores:
-    """Scores, which are looked up or added where there is something to look them up in."""
-    if known is None:
-        return score(model, pruner, masks, inputs)
-    key = (inputs.iteration, inputs.wide)
-    if key not in known:
-        known[key] = score(model, pruner, masks, inputs).clone()
-    return known[key]
-
-
-def _queues(options: Pruning, inputs: ScoreInputs) -> bool:
-    """Whether the iterations can be queued on a device that works while the host goes on."""
-    if SCORES[options.pruner] is not synflow or options.scope != "global" or not inputs.batches:
-        return False
-    image = inputs.batches[0][0]
-    return image.device.type in QUEUEING and image.is_floating_point()
-
-
-def _queued(
-    model: nn.Module,
-    masks: Masks,
-    inputs: ScoreInputs,
-    counts: Sequence[int],
-    on_step: Callable[[Step], bool] | None,
-) -> Pruned | None:
-    """All iterations at once; None where their scores need more range, or nothing is to go."""
-    total, alive = masking.total(masks), masking.kept(masks)
-    before = (alive, *counts)
-    goals = {i: goal for i, goal in enumerate(counts, start=1) if goal < before[i - 1]}
-    queue = on_device.queue(model, masks, inputs, alive, list(goals.values())) if goals else None
-    if queue is None:
-        return None
-    steps: list[Step] = []
-    for n, (iteration, goal) in enumerate(goals.items()):
-        step = Step(
-            iteration=iteration,
-            kept=goal,
-            density=goal / total,
-            pruned_mass=queue.masses[n],
-            cut=queue.cuts[n],
-            exponent=0,
-            kept_by_layer=queue.kept[n],
-            precision=queue.precision,
-        )
-        steps.append(step)
-        if on_step is not None and on_step(step):
-            break
-    ranked = queue.masks(len(steps) - 1)
-    last = replace(inputs, iteration=len(goals))
-    return Pruned(queue.masks(len(steps)), steps, score(model, "synflow", ranked, last), ranked)
-
-
-def _whole(scores: Scores, blocks: Mapping[str, Block]) -> Scores:
-    """Scores in the parameters' shapes, with zeros where there was nothing to score."""
-    whole = Scores(
-        expand(scores, blocks),
-        precision=scores.precision,
-        total=scores.total,
-        exponent=scores.exponent,
-    )
-    whole.finite = scores.finite
-    return whole
-
-
-def _any_score(scores: Scores) -> bool:
-    return any(bool(tensor.any()) for tensor in scores.values())
+    for iteration in itertools.count(1):
+        if left <= keep:
+            return
+        yield iteration, goal
 
 
 def iterations_of(options: Pruning) -> int:
-    """The number of iterations, with the paper's for None."""
-    if options.iterations is not None:
-        return options.iterations
-    return PAPER_ITERATIONS.get(options.pruner, 1)
+    """The number of iterations, with the pruner's own for None."""
+    return about(options.pruner).iterations if options.iterations is None else options.iterations
 
 
 def target(
@@ -340,7 +161,7 @@ def target(
         raise RequestError("expected either a compression or a number to keep")
     if keep is None:
         assert compression is not None
-        keep = masking.keep_count(total, compression)
+        keep = keep_count(total, compression)
         if compression > total / layers * (1 + 1e-9):  # as printed below
             raise RequestError(
                 f"compression {compression:g} is above the maximum: {total} parameters in "
@@ -354,20 +175,3 @@ def target(
             + (f" (compression {compression:g})" if compression is not None else "")
         )
     return keep
-
-
-def _counts(options: Pruning, survivors: int, keep: int) -> list[int] | None:
-    if options.schedule == "certified":
-        if options.scope != "global":
-            raise RequestError("the certified schedule ranks globally: expected --scope global")
-        return None
-    return schedules.keep_counts(options.schedule, survivors, keep, iterations_of(options))
-
-
-def _certified_count(scores: Scores, masks: Masks, keep: int) -> int:
-    if scores.total is None:
-        raise RequestError(
-            "the certified schedule needs positive, conserved scores: expected --pruner synflow"
-        )
-    ascending = np.sort(masking.gather(scores, masks).cpu().numpy())  # ten times torch's speed
-    return max(keep, schedules.certified(ascending, scores.total))

@@ -21,11 +21,11 @@ from collapse.files.checksums import CorruptRunError
 from collapse.imp import State, check, imp
 from collapse.models import Masks
 from collapse.options import Control, Execution
-from collapse.problem import Prepared, prepare
+from collapse.problem import Problem, prepare
 from collapse.pruning import controls
 from collapse.runs.experiment import Experiment
 from collapse.runs.folder import Run
-from collapse.scores import DATA_FREE
+from collapse.scores import needs_labels
 
 
 class TimeLimitError(RequestError):
@@ -90,9 +90,9 @@ def perform(
     return run
 
 
-def _prepared(experiment: Experiment) -> Prepared:
+def _prepared(experiment: Experiment) -> Problem:
     pruning = experiment.pruning
-    data_free = pruning.pruner in DATA_FREE or experiment.compression == 1
+    data_free = not needs_labels(pruning.pruner) or experiment.compression == 1
     train, _ = experiment.datasets()
     settings = experiment.settings()
     experiment._check_parts(settings)
@@ -107,7 +107,7 @@ def _perform(
     execution: Execution,
     run: Run,
     state: State | None,
-    prepared: Prepared,
+    prepared: Problem,
     on_boundary: Callable[[State], None] | None,
 ) -> None:
     train, test = experiment.datasets()
@@ -140,7 +140,7 @@ def _perform(
     run.finish(tickets.tables, tickets.masks, prepared.model.state_dict())
 
 
-def _control(experiment: Experiment, prepared: Prepared, control: Control, train: Dataset) -> Masks:
+def _control(experiment: Experiment, prepared: Problem, control: Control, train: Dataset) -> Masks:
     """The control's masks; the model gets its weights."""
     setup, pruning = experiment.setup, experiment.pruning
     masks = controls.masks_of(

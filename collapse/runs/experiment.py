@@ -17,7 +17,7 @@ from collapse.options import Control, Pruning, Rewinding, Setup, Training
 from collapse.problem import check_setup, prepare, settings_row
 from collapse.pruning import controls, iterations_of
 from collapse.runs.folder import Run
-from collapse.scores import DATA_FREE, load_pruner, mode_of
+from collapse.scores import load_pruner, mode_of, needs_labels
 from collapse.train import recipes
 
 
@@ -169,7 +169,7 @@ def _pruning_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
         "scope": pruning.scope,
         "mode": mode_of(pruning.pruner, pruning.mode),
     }
-    if pruning.pruner not in DATA_FREE:
+    if needs_labels(pruning.pruner):
         number = "samples" if setup.samples is not None else "samples_per_class"
         found[number] = getattr(setup, number)
         found["batch_size"] = setup.batch_size

@@ -1,40 +1,41 @@
 """Scores: one file a pruner, and the registry of them.
 
 A score function takes ``(model, masks, inputs)`` and returns one number for each prunable scalar,
-as a tensor by parameter name in the parameter's shape; the highest are kept. It never changes the
-model.
+as a tensor by parameter name in the parameter's shape; the highest are kept. A new pruner is one
+such function under the decorator ``pruner``, here (a file in ``pruners/``) or anywhere.
 """
 
-from collapse.scores.fast.double_backward import CheapTwice
 from collapse.scores.gradients import derivatives, loss_gradient
-from collapse.scores.grasp import GRASP_TEMPERATURE
 from collapse.scores.inputs import Batch, Loss, ScoreInputs, Scores, scoring_seed
+from collapse.scores.precision import widening
+from collapse.scores.pruners.grasp import TEMPERATURE as GRASP_TEMPERATURE
+from collapse.scores.pruners.synflow import positive
 from collapse.scores.registry import (
-    DATA_FREE,
-    PAPER_ITERATIONS,
     SCORES,
+    about,
     load_pruner,
     mode_of,
+    needs_labels,
+    pruner,
     score,
 )
-from collapse.scores.synflow import in_range, positive
 
 __all__ = [
-    "DATA_FREE",
     "GRASP_TEMPERATURE",
-    "PAPER_ITERATIONS",
     "SCORES",
     "Batch",
-    "CheapTwice",
     "Loss",
     "ScoreInputs",
     "Scores",
+    "about",
     "derivatives",
-    "in_range",
     "load_pruner",
     "loss_gradient",
     "mode_of",
+    "needs_labels",
     "positive",
+    "pruner",
     "score",
     "scoring_seed",
+    "widening",
 ]

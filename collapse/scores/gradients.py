@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
 from collapse.models import Masks, call, compute_dtype, kept_parameters, stand_ins
-from collapse.scores.fast.double_backward import CheapTwice
-from collapse.scores.fast.microbatches import microbatches
-from collapse.scores.inputs import ScoreInputs, scoring_seed
+from collapse.scores import fast
+from collapse.scores.inputs import ScoreInputs, Scores, dtype_name, scoring_seed
 
 # The label of samples that cross-entropy leaves out.
 _IGNORED = -100
@@ -32,7 +30,7 @@ def loss_gradient(
 
     Args:
         temperature: divides the logits.
-        along: the vector, by parameter name; the gradient itself without it.
+        along: the vector, by parameter name; None for the gradient itself.
 
     Returns:
         The masked parameters, and the gradient (or product) with respect to each.
@@ -44,23 +42,15 @@ def loss_gradient(
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:
-        with contextlib.nullcontext() if along is None else _twice(x.device):
+        with contextlib.nullcontext() if along is None else fast.twice(x.device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
         if along is not None:
-            local = _gradient(value, leaves, create_graph=True)
-            parts = ((along[n] * g).sum() for n, g in zip(leaves, local, strict=True))
+            local = gradients(value, leaves, create_graph=True)
+            parts = ((along[name] * part).sum() for name, part in local.items())
             value = sum(parts, torch.zeros((), device=value.device))
-        for name, part in zip(leaves, _gradient(value, leaves), strict=True):
+        for name, part in gradients(value, leaves).items():
             totals[name] += part
     return leaves, totals
-
-
-@contextlib.contextmanager
-def _twice(device: torch.device) -> Iterator[None]:
-    """Inside it, a forward can be differentiated twice, and on a CPU cheaply."""
-    cheap = CheapTwice() if device.type == "cpu" else contextlib.nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), cheap:  # fused attention has no second derivative
-        yield
 
 
 def _weighted(
@@ -75,7 +65,7 @@ def _weighted(
             raise RequestError(f"expected a label for each of {len(x)} samples, got {len(y)}")
     return [
         (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total)
-        for x, y in microbatches(model, inputs, dtype)
+        for x, y in fast.parts(model, inputs, dtype)
     ]
 
 
@@ -99,15 +89,25 @@ def _loss(
     return inputs.loss(output, y)
 
 
-def _gradient(
+def gradients(
     value: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False
-) -> list[Tensor]:
-    """``∂value/∂leaf``; zero for a leaf that the output does not depend on."""
-    tensors = list(leaves.values())
-    parts = derivatives(value, tensors, create_graph)
-    return [
-        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(parts, tensors, strict=True)
-    ]
+) -> dict[str, Tensor]:
+    """``∂value/∂leaf`` by name; zero for a leaf that the value does not depend on."""
+    parts = derivatives(value, list(leaves.values()), create_graph)
+    return {
+        name: torch.zeros_like(leaf) if part is None else part
+        for (name, leaf), part in zip(leaves.items(), parts, strict=True)
+    }
+
+
+def times(
+    theta: Mapping[str, Tensor], gradient: Mapping[str, Tensor], total: float | None = None
+) -> Scores:
+    """``θ ⊙ g``, layer by layer."""
+    # Not in place: two weights that are added are given one and the same gradient.
+    scores = {name: gradient[name] * leaf.detach() for name, leaf in theta.items()}
+    precision = dtype_name(next(iter(scores.values())).dtype)
+    return Scores(scores, precision=precision, total=total)
 
 
 def derivatives(

@@ -12,12 +12,9 @@ from torch import Tensor
 from collapse.errors import RequestError
 from collapse.models import Selector, all_finite
 from collapse.options import Mode
-from collapse.scores.fast.live_blocks import Workspace
 from collapse.seeding import derive
 
 Batch = tuple[Tensor, Tensor]
-
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,7 +26,6 @@ class Scores(dict[str, Tensor]):
         total: the scalar ``R`` that positive, conserved scores sum to over any cut, in units of
             ``2**exponent`` as the scores are; None for other scores.
         exponent: the scores stand for ``score * 2**exponent``; ranks do not depend on it.
-        finite: whether every one is known to be, so that nobody looks at them all again.
     """
 
     def __init__(
@@ -44,18 +40,10 @@ class Scores(dict[str, Tensor]):
         self.precision = precision
         self.total = total
         self.exponent = exponent
-        self.finite = False
 
-    def clone(self) -> Scores:
-        """The same in tensors of its own."""
-        twin = Scores(
-            {name: tensor.clone() for name, tensor in self.items()},
-            precision=self.precision,
-            total=self.total,
-            exponent=self.exponent,
-        )
-        twin.finite = self.finite
-        return twin
+    def of(self, scores: Mapping[str, Tensor]) -> Scores:
+        """Other tensors that were computed in the same way."""
+        return Scores(scores, precision=self.precision, total=self.total, exponent=self.exponent)
 
 
 @dataclass(frozen=True)
@@ -70,9 +58,8 @@ class ScoreInputs:
         output: selects a tensor from a forward that returns several.
         seed: of every random choice.
         iteration: 1 for the first scoring; random scores are drawn anew in each.
-        workspace: what SynFlow keeps from one iteration to the next. Give the same one only for
-            the same model and masks that shrink; its scores are overwritten by the next ones.
-        wide: SynFlow is to compute in float64, where the device has it.
+        dtype: ``torch.float64`` has SynFlow compute in it from the start, where the device has it;
+            None in the model's own, or in float32 for half precision.
     """
 
     batches: Sequence[Batch] = ()
@@ -81,8 +68,22 @@ class ScoreInputs:
     output: Selector = None
     seed: int = 0
     iteration: int = 1
-    workspace: Workspace = field(default_factory=Workspace)
-    wide: bool = False
+    dtype: torch.dtype | None = None
+
+    def ones(self) -> Tensor:
+        """One sample of ones ``[1, …]`` in the inputs' shape.
+
+        Raises:
+            RequestError: there is no batch to take the shape from, or its inputs are integers.
+        """
+        if not self.batches:
+            raise RequestError(
+                "synflow needs the input's shape: expected at least one batch, got none"
+            )
+        first = self.batches[0][0]
+        if not first.is_floating_point():
+            raise RequestError(f"synflow needs floating-point inputs, got {first.dtype}")
+        return torch.ones((1, *first.shape[1:]), dtype=self.dtype, device=first.device)
 
 
 def scoring_seed(inputs: ScoreInputs) -> int:
@@ -91,10 +92,12 @@ def scoring_seed(inputs: ScoreInputs) -> int:
 
 
 def check_scores(scores: Scores, pruner: str, why: str = "") -> None:
+    """Raise RequestError that names the first layer with a NaN or infinite score, if any."""
     for name, tensor in scores.items():
         if not all_finite(tensor):
             raise RequestError(f"{pruner} score of layer '{name}' is not finite{why}")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """``float32``, not ``torch.float32``."""
     return str(dtype).removeprefix("torch.")

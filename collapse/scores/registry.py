@@ -2,44 +2,99 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from collapse.errors import RequestError, first_line, unknown
 from collapse.models import Masks, check_finite, import_user, untouched
 from collapse.options import Mode
-from collapse.scores.grasp import grasp
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
-from collapse.scores.magnitude import magnitude
-from collapse.scores.random import random
-from collapse.scores.snip import snip
-from collapse.scores.synflow import synflow
 
-SCORES: dict[str, Callable[[nn.Module, Masks, ScoreInputs], Scores]] = {
-    "random": random,
-    "magnitude": magnitude,
-    "snip": snip,
-    "grasp": grasp,
-    "synflow": synflow,
-}
+ScoreFunction = Callable[[nn.Module, Masks, ScoreInputs], Mapping[str, Tensor]]
+Data = Literal["none", "shape", "labels"]
+
+# Filled by ``pruner``; a plain function may be put in by hand and has the defaults of ``About``.
+SCORES: dict[str, ScoreFunction] = {}
 
 
-# The paper's setting of each: iterations, and the mode in which the model is scored (None: not
-# run at all). A pruner that is not listed takes one iteration in eval mode.
-PAPER_ITERATIONS = {"synflow": 100}
+@dataclass(frozen=True)
+class About:
+    """What is to be known of a pruner besides its formula.
+
+    Attributes:
+        iterations: how often it scores on the way to the target, unless asked otherwise.
+        mode: in which it scores the model, unless asked otherwise; None if it never runs it.
+        data: what it takes from the batches: nothing, the inputs' shape, or all of them.
+        stateless: it runs the model on other tensors (``models.call``) and never touches its own,
+            so it needs no copy of it.
+    """
+
+    iterations: int = 1
+    mode: Mode | None = "eval"
+    data: Data = "labels"
+    stateless: bool = False
 
 
-DATA_FREE = frozenset({"random", "magnitude", "synflow"})  # one input's shape is enough
+_ABOUT: dict[ScoreFunction, About] = {}
 
 
-PAPER_MODE: dict[str, Mode | None] = {
-    "random": None,
-    "magnitude": None,
-    "snip": "train",
-    "grasp": "train",
-}
+def pruner(
+    *,
+    iterations: int = 1,
+    mode: Mode | None = "eval",
+    data: Data = "labels",
+    stateless: bool = False,
+) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Register a score function under its own name; all of a new pruner is one such function.
+
+    The function takes ``(model, masks, inputs)`` and returns a tensor for each name in ``masks``,
+    in the parameter's shape; the highest scores are kept. Unless it is ``stateless``, the model
+    that it is given is a copy with the pruned weights at zero, and may be run or changed at will.
+
+    Args: see ``About``.
+
+    Raises:
+        RequestError: the name is taken.
+
+    Example:
+        >>> @pruner(data="none", mode=None)
+        ... def inverse_magnitude(model, masks, inputs):
+        ...     weights = dict(model.named_parameters())
+        ...     return {name: -weights[name].detach().abs() for name in masks}
+        >>> "inverse_magnitude" in SCORES
+        True
+    """
+
+    def register(function: ScoreFunction) -> ScoreFunction:
+        name = function.__name__
+        if name in SCORES and _origin(SCORES[name]) != _origin(function):
+            raise RequestError(f"pruner '{name}' is registered already: expected another name")
+        _ABOUT[function] = About(iterations, mode, data, stateless)
+        SCORES[name] = function
+        return function
+
+    return register
+
+
+def _origin(function: ScoreFunction) -> tuple[str, str]:
+    """Where a function is defined: a module that is loaded again may register it again."""
+    return function.__module__, getattr(function, "__qualname__", "")
+
+
+def about(name: str) -> About:
+    """What is known of a registered pruner.
+
+    Raises:
+        RequestError: unknown pruner.
+    """
+    if name not in SCORES:
+        raise unknown("pruner", name, SCORES)
+    return _ABOUT.get(SCORES[name], About())
 
 
 def load_pruner(name: str) -> str:
@@ -59,13 +114,18 @@ def load_pruner(name: str) -> str:
     return name
 
 
-def mode_of(pruner: str, requested: Mode | None) -> Mode | None:
+def needs_labels(name: str) -> bool:
+    """Whether a pruner looks at the samples; to others one input's shape is enough."""
+    return about(name).data == "labels"
+
+
+def mode_of(name: str, requested: Mode | None) -> Mode | None:
     """The mode that a pruner is scored in: None where it never runs the model.
 
-    SynFlow's ``R`` is defined on the eval-mode network, so a request does not change it.
+    A request changes only what looks at the data: SynFlow's ``R`` is defined in eval mode.
     """
-    default = PAPER_MODE.get(pruner, "eval")
-    return default if pruner == "synflow" or default is None else requested or default
+    known = about(name)
+    return requested or known.mode if known.mode and known.data == "labels" else known.mode
 
 
 def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> Scores:
@@ -83,31 +143,51 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
         RequestError: unknown pruner, non-finite weights or scores (the layer is named), a forward
             that fails or whose output is not a tensor.
     """
-    if pruner not in SCORES:
-        raise unknown("pruner", pruner, SCORES)
-    if inputs.iteration == 1:  # the weights are the same in every other one
-        check_finite(model)
+    known = about(pruner)
+    check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
     with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():
-        scores = _call_pruner(pruner, model, masks, inputs)
-    if not scores.finite:
-        check_scores(scores, pruner)
-        scores.finite = True
+        if known.stateless:
+            scores = SCORES[pruner](model, masks, inputs)
+        else:
+            scores = _by_user(pruner, model, masks, inputs)
+    _check_shapes(scores, pruner, masks)
+    scores = scores if isinstance(scores, Scores) else Scores({n: scores[n] for n in masks})
+    check_scores(scores, pruner)
     return scores
 
 
-def _call_pruner(pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
-    """A user's own function may raise anything, and return a plain dict or nonsense."""
+def _by_user(
+    pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInputs
+) -> Mapping[str, Tensor]:
+    """A user's own function gets a model of its own, and may raise anything."""
     try:
-        scores = SCORES[pruner](model, masks, inputs)
+        return SCORES[pruner](_pruned_copy(model, masks), masks, inputs)
     except (RequestError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a user's pruner may raise anything
-        if SCORES[pruner].__module__.startswith("collapse.scores."):
-            raise
         raise RequestError(
             f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}"
         ) from error
+
+
+def _pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of the model whose pruned weights are zero."""
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # a user's module may hold anything
+        raise RequestError(
+            "a pruner of your own is given a copy of the model, and this one cannot be copied: "
+            f"{first_line(error)}"
+        ) from error
+    parameters = dict(twin.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)
+    return twin
+
+
+def _check_shapes(scores: object, pruner: str, masks: Masks) -> None:
     if not isinstance(scores, Mapping):
         raise RequestError(
             f"pruner '{pruner}' returned {type(scores).__name__}: expected a dict of tensors by "
@@ -121,4 +201,3 @@ def _call_pruner(pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInput
                 f"pruner '{pruner}', layer '{name}': expected scores of shape "
                 f"{tuple(mask.shape)}, got {got}"
             )
-    return scores if isinstance(scores, Scores) else Scores({n: scores[n] for n in masks})

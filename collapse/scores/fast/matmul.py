@@ -1,7 +1,7 @@
 """Linear maps of one sample as matrix products, for scores of the form ``θ ⊙ ∂R/∂θ``.
 
-A map's weight gets no gradient from these. What it would be made of, the gradient of each output
-and the inputs that it saw, goes to a *sink*, which turns it into scores in a buffer of its own.
+The backward pass does not form ``∂R/∂W``. It hands ``(∂R/∂y, x)`` to a callback, the *sink*, which
+writes scores into a buffer of its own.
 """
 
 from __future__ import annotations

@@ -22,8 +22,10 @@ AT_ONCE = 64
 _FEW = 5
 
 
-def microbatches(model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype) -> list[Batch]:
-    """The batches of ``inputs``, in parts of at most ``AT_ONCE`` samples where they may be parted.
+def microbatches(
+    model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype, at_once: int = AT_ONCE
+) -> list[Batch]:
+    """The batches of ``inputs``, in parts of at most ``at_once`` samples where they may be parted.
 
     They may not where samples meet: in train mode (BatchNorm's statistics are the batch's), in a
     loss of the user's own, or in the model's forward. They need not on an accelerator.
@@ -32,7 +34,7 @@ def microbatches(model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype) -> l
         dtype: in which the model is run.
     """
     whole = list(inputs.batches)
-    if all(len(y) <= AT_ONCE or x.device.type != "cpu" for x, y in whole):
+    if all(len(y) <= at_once or x.device.type != "cpu" for x, y in whole):
         return whole
     if inputs.mode == "train" or inputs.loss is not F.cross_entropy:
         return whole
@@ -42,9 +44,9 @@ def microbatches(model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype) -> l
     if not _independent(model, largest, inputs, dtype):
         return whole
     return [
-        (x[start : start + AT_ONCE], y[start : start + AT_ONCE])
+        (x[start : start + at_once], y[start : start + at_once])
         for x, y in whole
-        for start in range(0, len(y), AT_ONCE)
+        for start in range(0, len(y), at_once)
     ]
 
 
@@ -54,9 +56,9 @@ def _independent(
 ) -> bool:
     """Whether a few samples have the same outputs in company as each beside itself, bit by bit.
 
-    Five, an odd number: halves and shifts of such a batch are no symmetries; and two of them, for
-    what depends on how many there are. False where the samples are alike, which cannot tell, and
-    where the model does not take such batches.
+    Five samples, an odd number, so that no split or roll maps the batch to itself; and a batch of
+    two, to catch what depends on the batch size. False where the samples are alike, which cannot
+    tell, and where the model does not take such batches.
     """
     few = x[:_FEW].to(dtype) if x.is_floating_point() else x[:_FEW]
     if not all(bool((few[i] != few[i - 1]).any()) for i in range(len(few))):
@@ -64,7 +66,7 @@ def _independent(
     tensors = stand_ins(model, dtype=dtype)
 
     def run(batch: torch.Tensor) -> torch.Tensor:
-        with streams_at(model, 0):  # a forward that draws draws the same
+        with streams_at(model, 0):  # a forward that draws random numbers draws the same ones
             return call(model, tensors, batch, inputs.output)
 
     try:

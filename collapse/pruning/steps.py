@@ -1,0 +1,84 @@
+"""The definition of pruning: score, select, mask, once a goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from collapse.errors import RequestError
+from collapse.masks import kept_by_layer, select_with_mass, total
+from collapse.models import Masks
+from collapse.options import Pruning
+from collapse.pruning.result import Pruned, Step
+from collapse.scores import ScoreInputs, Scores, score
+
+# How many parameters an iteration is to keep: a number, or one that its scores decide.
+Goal = int | Callable[[Scores, Masks], int]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a pruning begins, and by what.
+
+    Attributes:
+        masks: the survivors.
+        inputs: of the scores, but for the iteration.
+        first: the scores of the first iteration, which do not depend on how many are to be kept:
+            looked up here, or added. Share it among prunings that differ in that number only.
+    """
+
+    model: nn.Module
+    options: Pruning
+    masks: Masks
+    inputs: ScoreInputs
+    first: dict[tuple[int, torch.dtype | None], Scores] = field(default_factory=dict)
+
+
+class Plain:
+    """Score, select, mask. Every other engine promises the same steps and masks, sooner."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.masks = self.ranked = start.masks
+        self.scores = Scores({})
+
+    def steps(self, goals: Iterable[tuple[int, Goal]]) -> Iterator[Step]:
+        """One step for each iteration that has a goal."""
+        scope, size = self.start.options.scope, total(self.masks)
+        for iteration, goal in goals:
+            self.scores, self.ranked = self.score(iteration), self.masks
+            keep = goal if isinstance(goal, int) else goal(self.scores, self.masks)
+            self.masks, mass = select_with_mass(self.scores, keep, self.masks, scope)
+            yield Step.by(self.scores, iteration, kept_by_layer(self.masks), size, mass)
+
+    def score(self, iteration: int) -> Scores:
+        """The scores of the survivors; of the first iteration, those that are known already."""
+        inputs = replace(self.start.inputs, iteration=iteration)
+        if self.masks is not self.start.masks:
+            return self.compute(inputs)
+        known, key = self.start.first, (iteration, inputs.dtype)
+        if key not in known:
+            known[key] = _some(self.compute(inputs), self.start.options.pruner)
+        return known[key]
+
+    def compute(self, inputs: ScoreInputs) -> Scores:
+        """The scores of the survivors, computed."""
+        return score(self.start.model, self.start.options.pruner, self.masks, inputs)
+
+    def pruned(self, steps: list[Step]) -> Pruned:
+        """Where the steps so far have led."""
+        return Pruned(self.masks, steps, self.scores, self.ranked)
+
+
+def _some(scores: Scores, pruner: str) -> Scores:
+    """The scores, unless there is nothing to rank."""
+    if any(bool(tensor.any()) for tensor in scores.values()):
+        return scores
+    raise RequestError(
+        f"every {pruner} score is zero, so there is nothing to rank: expected an output that "
+        "depends on the weights (is the last layer zero, or the forward under no_grad, or the "
+        "data of one class?)"
+    )

@@ -1,0 +1,50 @@
+"""Faster ways to the same scores, behind one door and one switch.
+
+``with fast.off():`` computes everything as it is defined; the tests compare the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from collapse.scores.fast.double_backward import CheapTwice
+from collapse.scores.fast.microbatches import AT_ONCE, microbatches
+from collapse.scores.inputs import Batch, ScoreInputs
+
+_on: ContextVar[bool] = ContextVar("fast", default=True)
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Inside the block nothing takes a faster way."""
+    token = _on.set(False)
+    try:
+        yield
+    finally:
+        _on.reset(token)
+
+
+def is_on() -> bool:
+    """Whether faster ways may be taken."""
+    return _on.get()
+
+
+@contextlib.contextmanager
+def twice(device: torch.device) -> Iterator[None]:
+    """A forward in the block can be differentiated twice; on a CPU at little more than once."""
+    cheap = CheapTwice() if is_on() and device.type == "cpu" else contextlib.nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), cheap:  # fused attention has no second derivative
+        yield
+
+
+def parts(
+    model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype, at_once: int = AT_ONCE
+) -> list[Batch]:
+    """The batches of ``inputs``, in parts of at most ``at_once`` samples where nothing changes."""
+    return microbatches(model, inputs, dtype, at_once) if is_on() else list(inputs.batches)

@@ -1,0 +1,87 @@
+"""Scores of positive networks in the first precision that holds their ``R``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from collapse.errors import RequestError
+from collapse.models import Masks, all_finite, compute_dtype
+from collapse.scores.inputs import ScoreInputs, Scores, check_scores, dtype_name
+from collapse.scores.rescaling import rescaled
+
+# (model, masks, inputs, network): ``network`` is what to run on the model's tensors, the model or
+# a rescaled copy of it, and ``inputs.dtype`` is the precision to compute in.
+Formula = Callable[[nn.Module, Masks, ScoreInputs, nn.Module], Scores]
+
+
+def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scores]:
+    """Compute in float32, in float64 where ``R`` leaves its range, and past that rescaled.
+
+    The formula's ``Scores.total`` is ``R``; precision and exponent are filled in here.
+
+    Raises:
+        RequestError: ``R`` is in no precision finite (and the model cannot be traced to rescale).
+    """
+
+    @functools.wraps(formula)
+    def score(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
+        device = inputs.ones().device
+        scores, problem = Scores({}), ""
+        for dtype, rescale in precisions(model, device, inputs.dtype):
+            exponents: list[int] = []
+            try:
+                network = rescaled(model, exponents) if rescale else model
+            except RequestError as error:
+                problem = f" ({error})"
+                break
+            try:
+                scores = formula(model, masks, replace(inputs, dtype=dtype), network)
+            except RequestError:
+                if inputs.dtype is None or precisions(model, device, None)[0][0] == dtype:
+                    raise
+                # A forward that insists on float32 (`x.float()`).
+                return score(model, masks, replace(inputs, dtype=None))
+            scores.precision = dtype_name(dtype) + " rescaled" * rescale
+            scores.exponent = sum(exponents)
+            if rescale or in_range(scores, dtype):
+                return scores
+        check_scores(scores, "synflow", problem)
+        return scores
+
+    return score
+
+
+def precisions(
+    model: nn.Module, device: torch.device, wanted: torch.dtype | None
+) -> list[tuple[torch.dtype, bool]]:
+    """(dtype, whether to rescale) in the order in which they are tried. MPS has no float64.
+
+    Args:
+        wanted: ``torch.float64`` leaves out float32.
+    """
+    if device.type == "mps":
+        return [(torch.float32, False), (torch.float32, True)]
+    double = [(torch.float64, False), (torch.float64, True)]
+    if torch.float64 in (wanted, compute_dtype(model)):
+        return double
+    return [(torch.float32, False), *double]
+
+
+def in_range(scores: Scores, dtype: torch.dtype) -> bool:
+    """Whether R is far enough from both ends of the range for its parts to be exact as well."""
+    assert scores.total is not None
+    return holds(scores.total, dtype) and all(all_finite(tensor) for tensor in scores.values())
+
+
+def holds(R: float, dtype: torch.dtype) -> bool:
+    """An ``R`` near underflow has parts that are zero by rounding, which would look dead.
+
+    An ``R`` of zero is checked again in the next precision for the same reason.
+    """
+    low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
+    return low < R < high

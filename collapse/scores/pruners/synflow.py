@@ -1,0 +1,42 @@
+"""SynFlow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from collapse.models import Masks, call, stand_ins
+from collapse.scores.gradients import gradients, times
+from collapse.scores.inputs import ScoreInputs, Scores
+from collapse.scores.precision import widening
+from collapse.scores.registry import pruner
+
+
+@pruner(iterations=100, data="shape", stateless=True)
+@widening
+def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Module) -> Scores:
+    """SynFlow, ``θ ⊙ ∂R/∂θ`` with ``R = 1ᵀ f(1; |θ|)`` (Tanaka et al. 2020, equation 2).
+
+    ``f`` runs on an input of ones, on the absolute values of the parameters only. Biases that are
+    not scored themselves and running means are out of ``R``: only then is it multilinear in the
+    layers, so that scores are conserved and Theorem 3 holds.
+    """
+    state = positive(model, masks, inputs.dtype)
+    theta = {name: state[name].requires_grad_() for name in masks}
+    R = call(network, state, inputs.ones(), inputs.output).sum()
+    return times(theta, gradients(R, theta), total=float(R.detach()))
+
+
+def positive(model: nn.Module, masks: Masks, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """SynFlow's state: |θ| with masks applied; unscored biases and all running means at zero."""
+
+    def parameter(name: str, value: Tensor) -> Tensor:
+        if name in masks:
+            return value.abs().mul_(masks[name])
+        return torch.zeros_like(value) if name.rpartition(".")[2] == "bias" else value.abs()
+
+    tensors = stand_ins(model, dtype=dtype, parameter=parameter)
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == "running_mean":
+            tensors[name] = torch.zeros_like(buffer, dtype=dtype)
+    return tensors
