@@ -79,7 +79,9 @@ def selection(repeats: int) -> None:
             assert int(chosen.count_nonzero()) == size - drop
             assert bool((values[chosen] >= threshold).all())
             works = {
-                "ours": partial(masking.select_weighing, scores, size - drop, masks),
+                "ours": partial(masking.select_with_mass, scores, size - drop, masks)
+                if share > 0.2
+                else partial(masking.drop_lowest, scores, masks, size, drop),
                 "np.partition": partial(np.partition, values.numpy(), drop),
                 "kthvalue": partial(torch.kthvalue, values, drop + 1),
                 "topk": partial(torch.topk, values, drop, largest=False, sorted=False),

@@ -17,7 +17,7 @@ from collapse.flow import Trace, linear_closures, record
 from collapse.models import build, stand_ins, untouched
 from collapse.scores import SCORES, ScoreInputs, score
 from collapse.testing import assert_conserved
-from tests.scores.test_scores import _assert_same, _decorate, _snapshot
+from tests.snapshot import assert_same, decorate, snapshot
 from tests.zoo import ZOO, Case, _randomise
 
 LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -148,11 +148,11 @@ def test_small_networks_balance(name: str, mode: str) -> None:
 
 
 def test_recording_leaves_the_model_untouched(case: Case) -> None:
-    _decorate(case.model)
-    before = _snapshot(case.model)
+    decorate(case.model)
+    before = snapshot(case.model)
     for pruner in SCORES:
         audit(case.model, case.batches[0], pruner=pruner)
-    _assert_same(before, _snapshot(case.model))
+    assert_same(before, snapshot(case.model))
     assert not torch.nn.modules.module._global_forward_pre_hooks
     assert not torch.nn.modules.module._global_forward_hooks
 

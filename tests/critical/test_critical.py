@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from collapse import critical, pruning
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import critical_compression
+from collapse.critical import critical_compression, search
 from collapse.critical.search import _fewest
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.plots import critical_bars, save
-from collapse.pruning import prune
-from collapse.scores import SCORES, score
+from collapse.pruning import fastest, prune
+from collapse.scores import SCORES
 from tests import reference
 from tests.masks.test_masks import scored
 from tests.zoo import Case
@@ -263,18 +262,18 @@ def test_the_dense_network_is_scored_once_in_a_search(
     batches = [(torch.randn(6, 3, 8, 8), torch.arange(6) % 3)]
     options = Pruning(pruner=pruner, iterations=3, schedule=schedule)
     iterations: list[int] = []
+    formula = SCORES[pruner]
 
     def counting(*given):
         iterations.append(given[-1].iteration)
-        return score(*given)
+        return formula(*given)
 
-    monkeypatch.setattr(pruning, "score", counting)
-    monkeypatch.setattr(critical, "score", counting)
+    monkeypatch.setitem(SCORES, pruner, counting)
     found = critical_compression(model, batches, options)
     assert found.evaluations > 1 or schedule == "certified"
     # Compressions above 1000 ask for float64, and so for first scores of their own.
     assert iterations.count(1) <= (2 if schedule == "exponential" else 1)
-    monkeypatch.setattr(pruning, "_score_once", lambda *given: counting(*given[:-1]))
+    monkeypatch.setattr(search._Family, "engine", staticmethod(fastest))
     before = len(iterations)
     assert critical_compression(model, batches, options) == found
     assert len(iterations) - before > before

@@ -14,30 +14,6 @@ from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import PathsExhaustedError, prune
-from collapse.scores import SCORES
-from tests import reference
-from tests.zoo import Case
-
-
-@pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("schedule", ["linear", "exponential"])
-@pytest.mark.parametrize("pruner", SCORES)
-def test_exact_and_monotone_in_every_iteration(
-    pruner: str, schedule: str, scope: str, case: Case
-) -> None:
-    total = masking.total(masking.dense(case.model))
-    keep = max(len(masking.dense(case.model)), total // 7)
-    options = Pruning(pruner=pruner, iterations=4, schedule=schedule, scope=scope, mode="eval")
-    result = prune(case.model, case.batches, options, keep=keep)
-    assert masking.kept(result.masks) == keep
-    before = None
-    for step in result.steps:
-        assert sum(step.kept_by_layer.values()) == step.kept
-        assert step.density == step.kept / total
-        if before is not None:  # pruned stays pruned: no layer ever grows
-            assert all(step.kept_by_layer[n] <= before[n] for n in before)
-        before = step.kept_by_layer
-    assert all(bool((result.masks[n] <= result.ranked[n]).all()) for n in result.masks)
 
 
 @pytest.mark.parametrize("pruner", ["random", "magnitude", "synflow"])
@@ -64,22 +40,6 @@ def test_exact_count_among_millions_of_zero_scores(iterations: int) -> None:
     assert zeros > 5_000_000
     assert masking.total(result.masks) - zeros < keep
     assert masking.kept(result.masks) == keep
-
-
-@pytest.mark.parametrize("pruner", reference.SCORES)
-def test_whole_pruning_equals_the_naive_loop(pruner: str, mlp: nn.Module) -> None:
-    """Score, sort, keep, again: the twin knows neither schedules nor partitions."""
-    model = mlp.double()
-    batches = [(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)]
-    masks = masking.dense(model)
-    total = masking.total(masks)
-    for i in range(1, 6):
-        scores = reference.SCORES[pruner](model, masks, batches, "eval")
-        keep = 12 if i == 5 else math.ceil(total * (12 / total) ** (i / 5))
-        masks = reference.select(scores, keep, masks)
-    options = Pruning(pruner=pruner, iterations=5, mode="eval")
-    result = prune(model, batches, options, keep=12)
-    assert all(torch.equal(result.masks[name], masks[name]) for name in masks)
 
 
 def test_start_from_masks_and_compression(mlp: nn.Module) -> None:

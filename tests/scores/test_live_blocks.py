@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,22 +12,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse import masks as masking
-from collapse import pruning
 from collapse.models import build
 from collapse.options import Pruning
-from collapse.pruning import Pruned, prune
-from collapse.scores import ScoreInputs, score
-from collapse.scores.fast import live_blocks
-from collapse.scores.fast.live_blocks import Block, Workspace, expand
+from collapse.problem import Problem
+from collapse.pruning import Plain, Pruned, Start, begin, fastest, prune
+from collapse.pruning.engines import Engine
+from collapse.pruning.live_blocks import LiveBlocks
+from collapse.scores import fast
+from collapse.scores.fast.blocks import Block, expand
+from collapse.scores.fast.capture import Leaf
 from tests import reference
 from tests.zoo import Case, _batches, _randomise
 
-
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small networks too, and cut down whatever can be."""
-    monkeypatch.setattr(live_blocks, "SMALL", 0)
-    monkeypatch.setattr(live_blocks, "SHRINK_BELOW", 1.0)
+# Small networks too, and cut down whatever can be.
+always = partial(LiveBlocks, shrink_below=1.0)
 
 
 class _Signs(torch.autograd.Function):
@@ -101,62 +100,30 @@ def _by_twin(case: Case, keep: int, iterations: int) -> dict[str, Tensor]:
     return masks
 
 
-def _pruned(case: Case, keep: int, scope: str = "global") -> Pruned:
-    return prune(case.model, case.batches, Pruning(iterations=8, scope=scope), keep=keep)
-
-
-def _assert_equal(ours: Pruned, whole: Pruned) -> None:
-    assert list(ours.masks) == list(whole.masks)
-    assert [s.kept_by_layer for s in ours.steps] == [s.kept_by_layer for s in whole.steps]
-    for name, mask in whole.masks.items():
-        assert torch.equal(ours.masks[name], mask)
-        assert torch.equal(ours.ranked[name], whole.ranked[name])
-        assert torch.equal(ours.scores[name] == 0, whole.scores[name] == 0)  # dead is exactly so
-        torch.testing.assert_close(ours.scores[name], whole.scores[name], rtol=1e-11, atol=0)
-    for one, other in zip(ours.steps, whole.steps, strict=True):
-        assert one.pruned_mass == pytest.approx(other.pruned_mass, rel=1e-11)
-        assert one.cut == pytest.approx(other.cut, rel=1e-11)
-
-
-@pytest.mark.parametrize("scope", ["global", "layer"])
-def test_equals_the_whole_network_and_the_naive_twin(
-    scope: str, case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case.model.double()
-    keep = masking.total(masking.dense(case.model)) // 9
-    whole = _pruned(case, keep, scope)
-    monkeypatch.setattr(live_blocks, "SMALL", 0)
-    monkeypatch.setattr(live_blocks, "SHRINK_BELOW", 1.0)
-    ours = _pruned(case, keep, scope)
-    _assert_equal(ours, whole)
-    if scope == "global":
-        expected = _by_twin(case, keep, 8)
-        assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
+def _pruned(case: Case, keep: int, engine: str | Engine = always) -> Pruned:
+    return prune(case.model, case.batches, Pruning(iterations=8), keep=keep, engine=engine)
 
 
 @pytest.mark.parametrize("keep", [8, 30, 120])
-def test_weights_used_in_other_ways_stay_whole(keep: int, always: None) -> None:
+def test_weights_used_in_other_ways_stay_whole(keep: int) -> None:
     case = _strange()
     case.model.double()
-    workspaces = []
-    shrink = Workspace.shrink
+    engines: list[LiveBlocks] = []
 
-    def watched(self: Workspace, masks: dict[str, Tensor], kept: int) -> dict[str, Tensor]:
-        workspaces.append(self)
-        return shrink(self, masks, kept)
+    def watched(start: Start) -> LiveBlocks:
+        engines.append(always(start))
+        return engines[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workspace, "shrink", watched)
-        ours = _pruned(case, keep)
+    ours = _pruned(case, keep, watched)
     expected = _by_twin(case, keep, 8)
     assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
-    cut = set(workspaces[-1].blocks)
+    cut = set(engines[-1].blocks)
     assert cut <= {"conv.weight", "twice.weight", "single.weight", "head.weight"}
     if keep < 100:
         assert "twice.weight" in cut
 
 
-def test_a_weight_that_is_used_otherwise_later_is_still_right(always: None) -> None:
+def test_a_weight_that_is_used_otherwise_later_is_still_right() -> None:
     torch.manual_seed(0)
     case = Case(_randomise(_Fickle()).double(), _batches((6,), dtype=torch.float64))
     ours = _pruned(case, 12)
@@ -229,22 +196,15 @@ class _Viewed(nn.Module):
         return self.head(x.view(len(x), -1))
 
 
-@pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
 @pytest.mark.parametrize("model", [_Sum(), _Inner(False), _Inner(True), _AsInput(), _Viewed()])
-def test_strange_forwards_score_as_the_naive_twin(
-    model: nn.Module, pruner: str, always: None
-) -> None:
+def test_strange_forwards_score_as_the_naive_twin(model: nn.Module) -> None:
     case = Case(_randomise(model).double(), _batches((2, 8, 8) if "V" in repr(model) else (6,)))
     batches = [(x.double(), y) for x, y in case.batches]
-    masks = masking.dense(case.model)
-    for keep in (None, masking.total(masks) // 3):
-        if keep is not None:
-            options = Pruning(pruner=pruner, iterations=4, mode="eval")
-            masks = prune(case.model, batches, options, keep=keep).masks
-        ours = score(case.model, pruner, masks, ScoreInputs(batches, mode="eval"))
-        expected = reference.SCORES[pruner](case.model, masks, batches, "eval")
-        for name in masks:
-            torch.testing.assert_close(ours[name], expected[name], rtol=1e-9, atol=1e-12)
+    keep = masking.total(masking.dense(case.model)) // 3
+    ours = prune(case.model, batches, Pruning(iterations=4), keep=keep, engine=always)
+    expected = reference.synflow(case.model, ours.ranked, batches, "eval")
+    for name in ours.ranked:
+        torch.testing.assert_close(ours.scores[name], expected[name], rtol=1e-9, atol=1e-12)
 
 
 class _Nothing(nn.Module):
@@ -258,18 +218,18 @@ class _Nothing(nn.Module):
         return self.head(x) + self.tokens(x[:, None][:, :0]).sum(1)
 
 
-def test_maps_of_nothing(always: None) -> None:
-    masks = prune(_Nothing(), _batches((6,)), Pruning(iterations=3), keep=5).masks
+def test_maps_of_nothing() -> None:
+    options = Pruning(iterations=3)
+    masks = prune(_Nothing(), _batches((6,)), options, keep=5, engine=always).masks
     assert masking.kept_by_layer(masks) == {"tokens.weight": 0, "head.weight": 5}
 
 
-@pytest.mark.parametrize("small", [0, 1 << 20])
-def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_blocks, "SMALL", small)
+@pytest.mark.parametrize("engine", ["plain", "live-blocks"])
+def test_places_are_counted_in_one_layout(engine: str) -> None:
     torch.manual_seed(0)
     case = Case(_randomise(_ChannelsLast()).double(), _batches((3, 16, 16), dtype=torch.float64))
     keep = masking.total(masking.dense(case.model)) // 2
-    ours = _pruned(case, keep)
+    ours = _pruned(case, keep, engine)
     expected = _by_twin(case, keep, 8)
     assert all(torch.equal(ours.masks[name], mask) for name, mask in expected.items())
 
@@ -277,7 +237,7 @@ def test_places_are_counted_in_one_layout(small: int, monkeypatch: pytest.Monkey
 def test_a_stand_in_that_escapes_is_not_taken_for_a_weight() -> None:
     """It has the weight's shape and takes no memory, and every number in it is NaN."""
     block = Block(torch.Size((4, 5)), torch.tensor([1]), torch.tensor([0, 3]))
-    leaf = live_blocks.Leaf(torch.ones(1, 2), block, lambda: torch.zeros(1, 2))
+    leaf = Leaf(torch.ones(1, 2), block, lambda: torch.zeros(1, 2))
     assert leaf.stand_in.shape == (4, 5)
     assert leaf.stand_in.untyped_storage().nbytes() == 4
     assert bool(leaf.stand_in.isnan().all())
@@ -295,13 +255,14 @@ def test_blocks_keep_the_order_of_places(shape: tuple[int, ...]) -> None:
     assert int((expand({"a": part}, {"a": block})["a"] != 0).sum()) == int((part != 0).sum())
 
 
-def test_only_large_networks_are_caught(mlp: nn.Module) -> None:
-    workspace = Workspace()
-    inputs = ScoreInputs([(torch.zeros(1, 6), None)], workspace=workspace)
-    masks = masking.dense(mlp)
-    score(mlp, "synflow", masks, inputs)
-    masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
-    assert workspace.shrink(masks, 0) is masks
+def test_only_large_networks_are_worth_it(mlp: nn.Module) -> None:
+    for model, pays in ((mlp, False), (build("vgg11"), True)):
+        start = begin(Problem(model), Pruning(), masking.dense(model))
+        assert LiveBlocks.can(start)
+        assert LiveBlocks.pays(start) == pays
+        assert isinstance(fastest(start), LiveBlocks) == pays
+        with fast.off():
+            assert type(fastest(start)) is Plain
 
 
 def test_later_iterations_cost_less() -> None:
@@ -319,65 +280,3 @@ def test_later_iterations_cost_less() -> None:
     first, last = spent[0], spent[-1] - spent[-2]
     assert first > 1.8e9  # three times one image forward
     assert last < 0.4 * first  # what is left is the maps of 32×32 and 16×16
-
-
-# --- Far compressions in float64 ----------------------------------------------------------------
-
-
-def _near_tie() -> Case:
-    """Two weights whose scores are one number in float32, and not in float64."""
-    model = nn.Sequential(nn.Linear(2000, 1, bias=False), nn.Linear(1, 1, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(1.0)
-        model[0].weight[0, 5], model[0].weight[0, 9] = 2 - 3 * 2**-23, 2 - 2 * 2**-23
-        model[1].weight.fill_(1.5)
-    return Case(model, _batches((2000,)))
-
-
-@pytest.mark.parametrize("small", [0, 1 << 20])
-def test_far_compressions_are_in_float64(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_blocks, "SMALL", small)
-    case = _near_tie()
-    far = _pruned(case, 2)  # of 2001
-    assert {step.precision for step in far.steps} == {"float64"}
-    assert far.masks["0.weight"].nonzero().tolist() == [[0, 9]]
-    assert {step.precision for step in _pruned(case, 3).steps} == {"float32"}
-    monkeypatch.setattr(pruning, "WIDE_ABOVE", math.inf)
-    narrow = _pruned(case, 2)
-    assert {step.precision for step in narrow.steps} == {"float32"}
-    assert narrow.masks["0.weight"].nonzero().tolist() == [[0, 5]]  # the first of a tie
-
-
-def test_far_masks_are_those_of_the_model_in_float64(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the weights themselves, not from products that float32 has rounded."""
-    monkeypatch.setattr(pruning, "WIDE_ABOVE", 1)
-    keep = masking.total(masking.dense(case.model)) // 9
-    far = _pruned(case, keep)
-    double = prune(
-        case.model.double(),
-        [(x.double(), y) for x, y in case.batches],
-        Pruning(iterations=8),
-        keep=keep,
-    )
-    assert [step.precision for step in far.steps] == [step.precision for step in double.steps]
-    for name, mask in double.masks.items():
-        assert torch.equal(far.masks[name], mask)
-        assert torch.equal(far.scores[name], double.scores[name])
-
-
-def test_vgg16_reaches_the_maximum_as_in_float64() -> None:
-    """A layer of it collapses where the first iterations are in float32."""
-    model = build("vgg16")
-    batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
-    result = prune(model, batch, keep=14)
-    assert {step.precision for step in result.steps} == {"float64"}
-    assert set(masking.kept_by_layer(result.masks).values()) == {1}
-
-
-def test_the_certified_schedule_goes_on_as_it_is() -> None:
-    """A target only shortens its last step, so the precision cannot depend on it."""
-    case = _near_tie()
-    result = prune(case.model, case.batches, Pruning(schedule="certified"), keep=2)
-    assert {step.precision for step in result.steps} == {"float32"}

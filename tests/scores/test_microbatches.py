@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.scores import ScoreInputs, score
-from collapse.scores.fast import microbatches
+from collapse.scores import ScoreInputs, fast, score
 from collapse.scores.fast.microbatches import microbatches as split
 from tests import reference
 from tests.zoo import Case
@@ -36,10 +35,10 @@ def test_parts_are_the_batches_in_order(mlp: nn.Module) -> None:
 
 @pytest.mark.parametrize("pruner", ["snip", "grasp"])
 def test_agrees_with_naive_twin(pruner: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kind of network, two samples at a time."""
-    monkeypatch.setattr(microbatches, "AT_ONCE", 2)
+    """Every kind of network, in more parts than one, and the same under the switch."""
     case.model.double()
-    batches = [(x.double(), y) for x, y in case.batches]
+    batches = [(x.double().repeat(13, *[1] * (x.ndim - 1)), y.repeat(13)) for x, y in case.batches]
+    batches = [(x + 0.1 * torch.randn_like(x), y) for x, y in batches]
     masks = masking.dense(case.model)
     seen: list[int] = []
     forward = type(case.model).forward
@@ -50,11 +49,18 @@ def test_agrees_with_naive_twin(pruner: str, case: Case, monkeypatch: pytest.Mon
         return forward(self, x)
 
     monkeypatch.setattr(type(case.model), "forward", watched)
-    ours = score(case.model, pruner, masks, ScoreInputs(batches, mode="eval"))
-    assert max(seen) == 2
+    inputs = ScoreInputs(batches, mode="eval")
+    ours = score(case.model, pruner, masks, inputs)
+    passes = 1 if pruner == "snip" else 2
+    assert seen == [64, 14, 52] * passes
+    seen.clear()
+    with fast.off():
+        whole = score(case.model, pruner, masks, inputs)
+    assert seen == [78, 52] * passes
     naive = reference.SCORES[pruner](case.model, masks, batches, "eval")
     for name in masks:
         torch.testing.assert_close(ours[name], naive[name], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(whole[name], naive[name], rtol=1e-9, atol=1e-12)
     keep = masking.kept(masks) // 2
     chosen, expected = masking.select(ours, keep), reference.select(naive, keep)
     assert all(torch.equal(chosen[name], expected[name]) for name in masks)

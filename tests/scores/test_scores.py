@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import random
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,10 @@ from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.scores import SCORES, ScoreInputs, Scores, score
+from collapse.scores.pruners.synflow import synflow
+from collapse.scores.rescaling import rescaled
 from tests import reference
+from tests.snapshot import assert_same, decorate, snapshot
 from tests.zoo import Case
 
 MODES = ("eval", "train")
@@ -30,58 +31,15 @@ def _thinned(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _snapshot(model: nn.Module) -> dict[str, object]:
-    """Everything of the user's that scoring must not touch."""
-    return {
-        "state": copy.deepcopy(model.state_dict()),
-        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "flags": [module.training for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "identity": [id(p) for p in model.parameters()],
-        "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for m in model.modules()
-        ],
-        "torch": torch.random.get_rng_state(),
-        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002  # the legacy stream is the user's
-        "python": random.getstate(),
-    }
-
-
-def _assert_same(before: object, after: object) -> None:
-    if isinstance(before, dict):
-        assert before.keys() == after.keys()
-        for key in before:
-            _assert_same(before[key], after[key])
-    elif isinstance(before, Tensor):
-        assert torch.equal(before, after)
-    elif isinstance(before, np.ndarray):
-        assert np.array_equal(before, after)
-    elif isinstance(before, list):
-        assert len(before) == len(after)
-        for one, other in zip(before, after, strict=True):
-            _assert_same(one, other)
-    else:
-        assert before == after
-
-
-def _decorate(model: nn.Module) -> None:
-    """Mixed training flags, a gradient and a hook: what a user may have left on a model."""
-    model.train()
-    next(model.children()).eval()
-    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
-    next(model.children()).register_forward_hook(lambda *_: None)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pruner", SCORES)
 def test_contract(pruner: str, mode: str, case: Case) -> None:
-    _decorate(case.model)
+    decorate(case.model)
     masks = _thinned(case.model)
     inputs = ScoreInputs(case.batches, mode=mode, seed=3)
-    before = _snapshot(case.model)
+    before = snapshot(case.model)
     scores = score(case.model, pruner, masks, inputs)
-    _assert_same(before, _snapshot(case.model))
+    assert_same(before, snapshot(case.model))
 
     assert list(scores) == list(masks)
     for name, tensor in scores.items():
@@ -97,7 +55,7 @@ def test_contract(pruner: str, mode: str, case: Case) -> None:
 @pytest.mark.parametrize("pruner", [name for name in SCORES if name not in ("random", "magnitude")])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_model_is_untouched_after_an_exception(pruner: str, where: str, case: Case) -> None:
-    _decorate(case.model)
+    decorate(case.model)
     masks = masking.dense(case.model)
 
     class Fault(torch.autograd.Function):
@@ -114,10 +72,10 @@ def test_model_is_untouched_after_an_exception(pruner: str, where: str, case: Ca
     # On the last module: by then BatchNorm has updated its statistics and dropout has drawn.
     last = list(case.model.children())[-1]
     last.register_forward_hook(lambda module, args, output: Fault.apply(output))
-    before = _snapshot(case.model)
+    before = snapshot(case.model)
     with pytest.raises(RuntimeError if where == "backward" else RequestError, match="planted"):
         score(case.model, pruner, masks, ScoreInputs(case.batches, mode="train"))
-    _assert_same(before, _snapshot(case.model))
+    assert_same(before, snapshot(case.model))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -200,15 +158,18 @@ def test_resnet1202_is_rescaled_to_finite_conserved_scores() -> None:
         assert float(scores[name].sum()) == pytest.approx(scores.total, rel=1e-9)
 
 
-def test_rescaled_scores_equal_float64_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("resnet56")
+def test_rescaled_scores_equal_float64_bit_for_bit() -> None:
+    model = build("resnet56").eval()
     masks = masking.dense(model)
     plain = score(model, "synflow", masks, _shape_only())
-    monkeypatch.setattr("collapse.scores.synflow._precisions", lambda *_: [(torch.float64, True)])
-    rescaled = score(model, "synflow", masks, _shape_only())
-    assert (plain.precision, rescaled.precision) == ("float64", "float64 rescaled")
+    exponents: list[int] = []
+    formula = synflow.__wrapped__  # without its precision, which is the question here
+    inputs = replace(_shape_only(), dtype=torch.float64)
+    rescaled_scores = formula(model, masks, inputs, rescaled(model, exponents))
+    assert plain.precision == "float64"
+    assert sum(exponents) > 0
     for name in masks:
-        assert torch.equal(rescaled[name] * 2.0**rescaled.exponent, plain[name])
+        assert torch.equal(rescaled_scores[name] * 2.0 ** sum(exponents), plain[name])
 
 
 def test_rescaling_copes_with_layers_that_are_never_used() -> None:
@@ -340,7 +301,7 @@ class _Bounded(nn.Module):
 @pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
 def test_parameters_that_a_forward_writes_into_are_left_alone(pruner: str) -> None:
     model = _Bounded()
-    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 1]))], wide=True)
+    inputs = ScoreInputs([(torch.randn(2, 6), torch.tensor([0, 1]))], dtype=torch.float64)
     scores = score(model, pruner, masking.dense(model), inputs)
     assert model.scale.item() == 3.0
     assert scores.precision == "float32"  # the forward takes no other

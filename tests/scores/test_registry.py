@@ -1,0 +1,136 @@
+"""Pruners of one's own: registered by a decorator, scored on a model of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse.errors import RequestError
+from collapse.models import build
+from collapse.options import Pruning
+from collapse.pruning import iterations_of, prune
+from collapse.scores import SCORES, ScoreInputs, Scores, about, mode_of, needs_labels, pruner, score
+from tests import reference
+from tests.snapshot import assert_same, snapshot
+from tests.zoo import Case
+
+Model = nn.Module
+
+
+def by_hand(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> dict[str, Tensor]:
+    """SNIP as a newcomer writes it: run the model, call backward, look at ``.grad``."""
+    (x, y), *rest = inputs.batches
+    assert not rest
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    weights = dict(model.named_parameters())
+    return {name: (weights[name] * weights[name].grad).abs().detach() for name in masks}
+
+
+def test_a_gradient_pruner_sees_pruned_weights_at_zero_in_every_iteration(mlp: Model) -> None:
+    SCORES["by_hand"] = by_hand
+    mlp.double()
+    batches = [(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)]
+    before = snapshot(mlp)
+    ours = prune(mlp, batches, Pruning("by_hand", iterations=5), keep=20).masks
+    expected = prune(mlp, batches, Pruning("snip", iterations=5, mode="eval"), keep=20).masks
+    once = prune(mlp, batches, Pruning("snip", iterations=1, mode="eval"), keep=20).masks
+    assert all(torch.equal(ours[name], mask) for name, mask in expected.items())
+    assert not all(torch.equal(once[name], mask) for name, mask in expected.items())
+    assert_same(before, snapshot(mlp))
+
+
+def _vandal(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> dict[str, Tensor]:
+    model.train()
+    model(inputs.batches[0][0])
+    model.register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.fill_(7)
+    torch.manual_seed(5)
+    return {name: torch.rand(mask.shape) for name, mask in masks.items()}
+
+
+def test_a_pruner_that_writes_in_place_leaves_the_users_model_as_it_was(case: Case) -> None:
+    SCORES["vandal"] = _vandal
+    before = snapshot(case.model)
+    prune(case.model, case.batches, Pruning("vandal", iterations=3), compression=2)
+    assert_same(before, snapshot(case.model))
+
+
+def test_what_cannot_be_copied_is_one_line(mlp: Model) -> None:
+    SCORES["by_hand"] = by_hand
+    mlp.generator = (x for x in ())
+    with pytest.raises(RequestError, match="given a copy of the model, and this one cannot be"):
+        score(mlp, "by_hand", masking.dense(mlp), ScoreInputs())
+
+
+def test_the_decorator_says_all_there_is_to_know() -> None:
+    @pruner(iterations=7, mode=None, data="none")
+    def late(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> dict[str, Tensor]:
+        return {name: torch.ones(mask.shape) for name, mask in masks.items()}
+
+    assert about("late").iterations == iterations_of(Pruning("late")) == 7
+    assert mode_of("late", "train") is None
+    assert not needs_labels("late")
+    assert late(nn.Module(), {}, ScoreInputs()) == {}
+    result = prune(build("fc", input_shape=(1, 4, 4)), [], Pruning("late"), compression=3)
+    assert len(result.steps) == 7
+
+
+def test_a_plain_function_takes_one_iteration_in_eval_mode() -> None:
+    SCORES["by_hand"] = by_hand
+    assert (about("by_hand").iterations, mode_of("by_hand", None)) == (1, "eval")
+    assert mode_of("by_hand", "train") == "train"
+    assert needs_labels("by_hand")
+
+
+def test_the_papers_settings() -> None:
+    assert {name: iterations_of(Pruning(name)) for name in list(SCORES)[:5]} == {
+        "random": 1,
+        "magnitude": 1,
+        "snip": 1,
+        "grasp": 1,
+        "synflow": 100,
+    }
+    assert [mode_of(name, None) for name in list(SCORES)[:5]] == [
+        *(None, None, "train", "train", "eval")
+    ]
+    assert mode_of("synflow", "train") == "eval"
+    assert mode_of("snip", "eval") == "eval"
+
+
+def test_a_name_can_be_taken_once() -> None:
+    with pytest.raises(RequestError, match="pruner 'snip' is registered already"):
+
+        @pruner()
+        def snip(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> Scores:
+            return Scores({})
+
+    assert set(SCORES) == {"random", *reference.SCORES}
+
+
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        (None, "returned NoneType: expected a dict of tensors"),
+        ({}, "layer '0.weight': expected scores of shape .8, 6., got nothing"),
+        ({"0.weight": torch.ones(3)}, r"expected scores of shape \(8, 6\), got shape \(3,\)"),
+    ],
+)
+def test_nonsense_is_one_line(result: object, complaint: str, mlp: Model) -> None:
+    SCORES["odd"] = lambda model, masks, inputs: result
+    with pytest.raises(RequestError, match=complaint):
+        score(mlp, "odd", masking.dense(mlp), ScoreInputs())
+
+
+def test_a_pruner_that_raises_is_one_line(mlp: Model) -> None:
+    def broken(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> dict[str, Tensor]:
+        raise KeyError("oops")
+
+    SCORES["broken"] = broken
+    with pytest.raises(RequestError, match="pruner 'broken' failed: KeyError: 'oops'"):
+        score(mlp, "broken", masking.dense(mlp), ScoreInputs())
