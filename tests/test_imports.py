@@ -126,6 +126,6 @@ def test_a_planted_import_is_found(tmp_path: Path, file: str, line: str, complai
             copy.write_text(path.read_text())
     with (tmp_path / file).open("a") as planted:
         planted.write(f"\n\n{line}\n")
-    found = complaints(tmp_path)
-    assert len(found) == 1
-    assert complaint in found[0]
+    found = complaints(tmp_path)  # an import to the right may close a circle as well
+    assert any(complaint in line for line in found)
+    assert len(found) <= 2
