@@ -110,11 +110,11 @@ def test_every_import_points_to_the_left() -> None:
         ("collapse/errors.py", "from collapse import tables", "to its right"),
         ("collapse/masks/counts.py", "from collapse.masks import select", "circle"),
         ("collapse/train/recipes.py", "from collapse.train.loop import Trainer", "circle"),
-        ("collapse/runs/folder.py", "from collapse.commands.imp import run", "to its right"),
+        ("collapse/runs/folder.py", "from collapse.commands.imp import run", "a command"),
         ("collapse/runs/folder.py", "import collapse.imp.__main__", "the door"),
         ("collapse/imp/rounds.py", "import analysis.resumable", "to its right"),
         ("analysis/resumable.py", "from analysis.experiments import find", "to its right"),
-        ("analysis/resumable.py", "from figures import commands", "to its right"),
+        ("analysis/resumable.py", "from figures import cuts", "to its right"),
         ("figures/cuts.py", "from collapse.commands import critical", "a command"),
     ],
 )
