@@ -41,7 +41,7 @@ def kept_by_layer(masks: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def count(mask: Tensor) -> int:
-    """NumPy counts five times faster."""
+    """The number of True entries."""
     on_cpu = mask.device.type == "cpu"
     return int(np.count_nonzero(mask.numpy()) if on_cpu else mask.count_nonzero())
 

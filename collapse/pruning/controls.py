@@ -18,8 +18,8 @@ from collapse.errors import RequestError, unknown
 from collapse.models import Masks, Selector, build
 from collapse.options import Control, Pruning, Setup
 from collapse.problem import Problem
-from collapse.pruning.loop import iterations_of, prune
-from collapse.scores import SCORES, Batch, ScoreInputs, Scores, load_pruner, mode_of
+from collapse.pruning.loop import prune
+from collapse.scores import SCORES, Batch, ScoreInputs, Scores, about, load_pruner, registered
 from collapse.seeding import derive, generator
 
 CONTROLS: tuple[Control, ...] = ("shuffled", "reinitialised", "inverted")
@@ -72,22 +72,14 @@ def shuffled(masks: Masks, seed: int) -> Masks:
 @contextmanager
 def _lowest_first(pruning: Pruning) -> Iterator[Pruning]:
     """A pruner that keeps the lowest scores of another, inside the block."""
-    score, name = SCORES[load_pruner(pruning.pruner)], f"inverted {pruning.pruner}"
+    score = SCORES[load_pruner(pruning.pruner)]
 
     def inverted(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
         scores = score(model, masks, inputs)
         return Scores({layer: -scores[layer] for layer in masks})
 
-    SCORES[name] = inverted
-    try:
-        yield replace(
-            pruning,
-            pruner=name,
-            iterations=iterations_of(pruning),
-            mode=mode_of(pruning.pruner, pruning.mode),
-        )
-    finally:
-        del SCORES[name]
+    with registered(f"inverted {pruning.pruner}", inverted, about(pruning.pruner)) as name:
+        yield replace(pruning, pruner=name)
 
 
 def reinitialise(

@@ -17,6 +17,7 @@ from collapse.options import Control, Pruning, Rewinding, Setup, Training
 from collapse.problem import check_setup, prepare, settings_row
 from collapse.pruning import controls, iterations_of
 from collapse.runs.folder import Run
+from collapse.runs.source import source_hash
 from collapse.scores import load_pruner, mode_of, needs_labels
 from collapse.train import recipes
 
@@ -158,7 +159,14 @@ def _network_of(setup: Setup, train: Dataset) -> dict[str, Any]:
         "weights": _weights_of(setup.weights),
         "output": setup.output,
         "dataset": setup.dataset,
+        **_code_of(setup.model, "model"),
     }
+
+
+def _code_of(name: str, kind: str) -> dict[str, str]:
+    """The user's own code is named by its content: an edited network is another one."""
+    code = source_hash(name, kind)
+    return {} if code is None else {f"{kind}_code": code}
 
 
 def _pruning_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
@@ -168,6 +176,7 @@ def _pruning_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
         "schedule": pruning.schedule,
         "scope": pruning.scope,
         "mode": mode_of(pruning.pruner, pruning.mode),
+        **_code_of(pruning.pruner, "pruner"),
     }
     if needs_labels(pruning.pruner):
         number = "samples" if setup.samples is not None else "samples_per_class"

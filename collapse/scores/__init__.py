@@ -17,6 +17,7 @@ from collapse.scores.registry import (
     mode_of,
     needs_labels,
     pruner,
+    registered,
     score,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "needs_labels",
     "positive",
     "pruner",
+    "registered",
     "score",
     "scoring_seed",
     "widening",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,16 @@ def pruner(
         return function
 
     return register
+
+
+@contextlib.contextmanager
+def registered(name: str, function: ScoreFunction, known: About) -> Iterator[str]:
+    """A pruner inside the block, with what is known of it."""
+    SCORES[name], _ABOUT[function] = function, known
+    try:
+        yield name
+    finally:
+        del SCORES[name], _ABOUT[function]
 
 
 def _origin(function: ScoreFunction) -> tuple[str, str]:
