@@ -37,8 +37,6 @@ from collapse.schedules import CERTIFIED_MARGIN
 from collapse.scores import Batch, Scores
 
 Watch = Callable[[str], None]
-
-
 # The scan keeps this factor more parameters from one compression to the next.
 SCAN_FACTOR = 2**0.5
 

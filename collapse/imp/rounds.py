@@ -32,8 +32,6 @@ from collapse.train import Trainer, recipes
 
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
 TABLES: tuple[str, ...] = ("training", "score_dynamics", "layers", "levels", "conserved_quantity")
-
-
 _ROWS = tuple(name for name in TABLES if name != "conserved_quantity")
 
 

@@ -45,11 +45,7 @@ from collapse.masks import save_masks
 from collapse.tables import SCHEMA_VERSION, provenance
 
 _TENSOR_FILES = ("masks.safetensors", "weights.safetensors")
-
-
 _RESULTS = {*(f"{name}.parquet" for name in (*TABLES, "timing")), *_TENSOR_FILES}
-
-
 _KEY = ["level", "epoch", "split"]
 
 

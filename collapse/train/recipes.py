@@ -51,8 +51,6 @@ class Recipe:
 
 
 _CIFAR = ("cifar10", "cifar100")
-
-
 _SGD = Settings(
     epochs=160,
     train_batch_size=128,
@@ -64,11 +62,7 @@ _SGD = Settings(
     weight_decay=1e-4,
     augmentation="crop-flip",
 )
-
-
 _TINY = replace(_SGD, epochs=100, lr=0.01, lr_drops=(30, 60, 80))
-
-
 # The first that fits is taken.
 RECIPES: tuple[Recipe, ...] = (
     # Figure 5b and 5a.

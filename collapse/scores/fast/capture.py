@@ -21,11 +21,7 @@ from collapse.scores.fast.blocks import Block
 _CHUNK = 1 << 19
 
 _LINEAR = ("input", "weight", "bias")
-
-
 _CONVOLUTION = (*_LINEAR, "stride", "padding", "dilation", "groups")
-
-
 _MAPS: dict[Callable[..., Any], tuple[str, ...]] = {
     F.linear: _LINEAR,
     F.conv1d: _CONVOLUTION,

@@ -17,14 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _DIMENSIONS: dict[Callable[..., Any], int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-
-
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
-
-
 # Stride, padding, dilation, whether transposed, output padding, groups.
 _Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 

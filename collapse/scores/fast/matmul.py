@@ -15,8 +15,6 @@ from torch import Tensor
 
 # Takes ``∂R/∂y`` of shape ``[positions, out]`` and the inputs ``[positions, in]`` of a product.
 Sink = Callable[[Tensor, Tensor], None]
-
-
 # Up to so many output positions a convolution is faster as a matrix product.
 _POSITIONS = 64
 

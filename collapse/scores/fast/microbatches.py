@@ -16,8 +16,6 @@ from collapse.scores.inputs import Batch, ScoreInputs
 
 # Samples at a time. At 32×32 the activations of a layer are then a few megabytes.
 AT_ONCE = 64
-
-
 # Samples that are looked at to know whether samples meet.
 _FEW = 5
 
