@@ -4,6 +4,7 @@ from collapse.models.by_name import build
 from collapse.models.layers import check_finite, prunable
 from collapse.models.paper import ARCHITECTURES, initialise
 from collapse.models.stateless import (
+    ContiguousGradients,
     Masks,
     Selector,
     all_finite,
@@ -15,11 +16,13 @@ from collapse.models.stateless import (
     stand_ins,
     streams_at,
     untouched,
+    with_contiguous_gradient,
 )
 from collapse.models.user import import_user
 
 __all__ = [
     "ARCHITECTURES",
+    "ContiguousGradients",
     "Masks",
     "Selector",
     "all_finite",
@@ -36,4 +39,5 @@ __all__ = [
     "stand_ins",
     "streams_at",
     "untouched",
+    "with_contiguous_gradient",
 ]

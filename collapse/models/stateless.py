@@ -8,14 +8,16 @@ the model raises.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from collapse.errors import RequestError, first_line
 from collapse.options import Mode
@@ -118,6 +120,33 @@ def call(
     with forward_errors(inputs):
         result = functional_call(model, tensors, (inputs,), strict=False)
     return select_output(result, output)
+
+
+class ContiguousGradients(TorchFunctionMode):
+    """A forward in the block has right gradients in every memory layout.
+
+    On a CPU, torch's backward of an eval-mode BatchNorm is wrong for a batch of one whose gradient
+    arrives in a layout like channels-last, e.g. from ``flatten(2).transpose(1, 2)`` (torch 2.15.0).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.compiler.is_compiling():  # what is traced goes on without us
+            return result
+        return with_contiguous_gradient(func, result)
+
+
+def with_contiguous_gradient(func: Callable[..., Any], result: Any) -> Any:
+    """The result of a call, whose gradient is made contiguous if the call is a BatchNorm."""
+    if func in (F.batch_norm, torch.batch_norm) and result.requires_grad:
+        result.register_hook(Tensor.contiguous)
+    return result
 
 
 @contextmanager

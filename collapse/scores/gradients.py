@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
-from collapse.models import Masks, call, compute_dtype, kept_parameters, stand_ins
+from collapse.models import (
+    ContiguousGradients,
+    Masks,
+    call,
+    compute_dtype,
+    kept_parameters,
+    stand_ins,
+)
 from collapse.scores import fast
 from collapse.scores.inputs import ScoreInputs, Scores, dtype_name, scoring_seed
 
@@ -77,7 +84,8 @@ def _loss(
     inputs: ScoreInputs,
     temperature: float = 1.0,
 ) -> Tensor:
-    output = call(model, tensors, x, inputs.output) / temperature
+    with ContiguousGradients() if len(x) == 1 else contextlib.nullcontext():
+        output = call(model, tensors, x, inputs.output) / temperature
     classes = y[y != _IGNORED] if inputs.loss is F.cross_entropy else y[:0]
     if len(classes) and (
         output.ndim != 2 or int(classes.max()) >= output.shape[1] or int(classes.min()) < 0

@@ -1,4 +1,4 @@
-"""Scores of positive networks in the first precision that holds their ``R``."""
+"""Scores by ``R`` in the first precision that holds it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ Formula = Callable[[nn.Module, Masks, ScoreInputs, nn.Module], Scores]
 def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scores]:
     """Compute in float32, in float64 where ``R`` leaves its range, and past that rescaled.
 
-    The formula's ``Scores.total`` is ``R``; precision and exponent are filled in here.
+    The formula's ``Scores.total`` is ``R``; precision and exponent are filled in here. Only a
+    homogeneous network is ever rescaled: a copy of another one would be another function, so that
+    one is scored as it is defined for as long as the numbers are finite.
 
     Raises:
-        RequestError: ``R`` is in no precision finite (and the model cannot be traced to rescale).
+        RequestError: ``R`` is in no precision finite, and the model cannot be rescaled (why is
+            said).
     """
 
     @functools.wraps(formula)
@@ -35,7 +38,7 @@ def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scor
         for dtype, rescale in precisions(model, device, inputs.dtype):
             exponents: list[int] = []
             try:
-                network = rescaled(model, exponents) if rescale else model
+                network = rescaled(model, masks, exponents) if rescale else model
             except RequestError as error:
                 problem = f" ({error})"
                 break
@@ -81,7 +84,8 @@ def in_range(scores: Scores, dtype: torch.dtype) -> bool:
 def holds(R: float, dtype: torch.dtype) -> bool:
     """An ``R`` near underflow has parts that are zero by rounding, which would look dead.
 
-    An ``R`` of zero is checked again in the next precision for the same reason.
+    An ``R`` of zero is checked again in the next precision for the same reason. A negative one is
+    no fault: normalisations that subtract a mean make it so.
     """
     low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
-    return low < R < high
+    return low < abs(R) < high

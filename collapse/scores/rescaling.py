@@ -4,8 +4,8 @@
 all scores alike. A tensor that every input→output path passes, a *bottleneck*, is such a cut by
 itself. A traced copy of the network divides each bottleneck by a power of two, which rounds
 nothing and changes no rank. By conservation the flow through every bottleneck is ``R``, so
-normalising activations forward normalises gradients backward too. (All of this holds for networks
-of degree-one homogeneous functions; those with normalising or saturating ones stay in range.)
+normalising activations forward normalises gradients backward too. All of this holds for networks
+of degree-one homogeneous functions alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from collapse.errors import RequestError, first_line
+from collapse.models import Masks
 
 
 def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
@@ -45,14 +46,73 @@ def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
     return found
 
 
-def rescaled(model: nn.Module, exponents: list[int]) -> fx.GraphModule:
-    """A traced copy of ``model`` that divides every bottleneck by a power of two.
+# Modules and functions that are linear or degree-one homogeneous on SynFlow's tensors (biases and
+# running means at zero), and those that only look at or move numbers.
+_MODULES = (
+    *(nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm),
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten),
+    *(nn.Unflatten, nn.Upsample, nn.PixelShuffle, nn.ChannelShuffle, nn.ZeroPad2d),
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
+    *(nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
+)
+_NAMES = frozenset({
+    *("add", "add_", "iadd", "cat", "concat", "concatenate", "stack", "sum", "mean", "amax", "mul"),
+    *("truediv", "div", "relu", "relu_", "leaky_relu", "dropout", "linear", "pad", "interpolate"),
+    *(f"{name}{d}d" for d in (1, 2, 3) for name in (
+        *("conv", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"),
+    )),
+    *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous"),
+    *("chunk", "split", "narrow", "expand", "size", "dim", "numel", "getattr", "getitem"),
+    *("floordiv", "to", "clone"),
+})  # fmt: skip
+
+
+def _check_homogeneous(traced: fx.GraphModule, masks: Masks) -> None:
+    """Raise RequestError that names an operation which is not known to be homogeneous."""
+    found = next((name for name in masks if name.rpartition(".")[2] == "bias"), None)
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            module = traced.get_submodule(str(node.target))
+            known = isinstance(module, _MODULES) and getattr(module, "running_mean", 0) is not None
+            name = type(module).__name__
+        elif node.op in ("call_function", "call_method"):
+            name = getattr(node.target, "__name__", str(node.target))
+            known = name in _NAMES and _keeps_the_degree(node)
+        else:
+            name, known = str(node.target), node.op != "get_attr"
+        if not known:
+            found = found or f"'{name}' in {node.name}"
+    if found is not None:
+        raise RequestError(
+            f"its range needs rescaling, which is exact for homogeneous networks only: {found} is "
+            "not known to be"
+        )
+
+
+def _keeps_the_degree(node: fx.Node) -> bool:
+    """Sums take tensors of the network alone, products one and a number; padding is with zeros."""
+    name = getattr(node.target, "__name__", str(node.target)).strip("_")
+    terms = sum(isinstance(term, fx.Node) for term in node.args[:2])
+    if name in ("add", "iadd"):
+        return terms == 2
+    if name in ("mul", "truediv", "div"):
+        return terms == 1 and isinstance(node.args[0], fx.Node)
+    if name == "pad":
+        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
+        return value in (None, 0) and node.kwargs.get("mode") in (None, "constant")
+    return True
+
+
+def rescaled(model: nn.Module, masks: Masks, exponents: list[int]) -> fx.GraphModule:
+    """A traced copy of a homogeneous ``model`` that divides every bottleneck by a power of two.
 
     Args:
+        masks: what is scored; biases among it are in ``R``, which is then not homogeneous.
         exponents: receives, in each call, the power of two taken out at each bottleneck.
 
     Raises:
-        RequestError: torch.fx cannot trace the model.
+        RequestError: torch.fx cannot trace the model, or it has an operation that is not known to
+            be homogeneous (it is named).
     """
 
     def normalise(x: Any) -> Any:
@@ -70,6 +130,7 @@ def rescaled(model: nn.Module, exponents: list[int]) -> fx.GraphModule:
             f"its range needs rescaling, which needs a model that torch.fx can trace: "
             f"{first_line(error)}"
         ) from error
+    _check_homogeneous(traced, masks)
     for node in bottlenecks(traced.graph):
         with traced.graph.inserting_after(node):
             scaled = traced.graph.call_function(normalise, (node,))

@@ -165,7 +165,7 @@ def test_rescaled_scores_equal_float64_bit_for_bit() -> None:
     exponents: list[int] = []
     formula = synflow.__wrapped__  # without its precision, which is the question here
     inputs = replace(_shape_only(), dtype=torch.float64)
-    rescaled_scores = formula(model, masks, inputs, rescaled(model, exponents))
+    rescaled_scores = formula(model, masks, inputs, rescaled(model, masks, exponents))
     assert plain.precision == "float64"
     assert sum(exponents) > 0
     for name in masks:

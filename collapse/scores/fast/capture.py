@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from collapse.models import with_contiguous_gradient
 from collapse.scores.fast import matmul
 from collapse.scores.fast.blocks import Block
 
@@ -129,7 +130,7 @@ class LinearMaps(TorchFunctionMode):
             leaf.other = True
         if any(leaf.block is not None for leaf in used):
             args, kwargs = self._whole(args), self._whole(kwargs)
-        return func(*args, **kwargs)
+        return with_contiguous_gradient(func, func(*args, **kwargs))
 
     def _whole(self, x: Any) -> Any:
         """Arguments with the whole weight in place of each stand-in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from collapse.models import Masks, call, stand_ins
+from collapse.models import ContiguousGradients, Masks, call, stand_ins
 from collapse.scores.gradients import gradients, times
 from collapse.scores.inputs import ScoreInputs, Scores
 from collapse.scores.precision import widening
@@ -23,7 +23,8 @@ def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Mod
     """
     state = positive(model, masks, inputs.dtype)
     theta = {name: state[name].requires_grad_() for name in masks}
-    R = call(network, state, inputs.ones(), inputs.output).sum()
+    with ContiguousGradients():
+        R = call(network, state, inputs.ones(), inputs.output).sum()
     return times(theta, gradients(R, theta), total=float(R.detach()))
 
 
