@@ -1,14 +1,16 @@
 """Dead weights: kept weights on no input→output path of kept weights.
 
 The network runs once forward and backward on an input of ones with its masks as weights and every
-operation replaced by one that only says *connected or not*: biases are out, normalisations and
-activations pass, a maximum becomes a mean. A weight is alive when the gradient that reaches it is
-not zero. This needs no tracing, so it works on any model whose forward runs.
+operation replaced by one that only says *connected or not*: normalisations and activations pass, a
+maximum becomes a mean, and what does not come from the input (biases, class tokens, positions)
+adds nothing. A weight is alive when the gradient that reaches it is not zero, and the network is
+connected when the gradient that reaches the input is not. This needs no tracing, so it works on any
+model whose forward runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from collapse.errors import RequestError
 from collapse.models import Masks, Selector, call, stand_ins, untouched
 
 
@@ -58,8 +61,10 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     return _connected((1 + query @ key.transpose(-1, -2)) @ value)
 
 
-def _mean_pool(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _mean_pool(dimensions: int) -> Callable[..., Tensor]:
     """A maximum lets the gradient through at one position only; a mean through all that can."""
+    pool = getattr(F, f"avg_pool{dimensions}d")
+    convolution = getattr(F, f"conv{dimensions}d")
 
     def replacement(
         x: Tensor,
@@ -71,13 +76,50 @@ def _mean_pool(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
         *_: Any,
         **__: Any,
     ) -> Tensor:
-        return pool(x, kernel_size, stride or None, padding, ceil_mode)
+        sizes, dilations = _each(kernel_size, dimensions), _each(dilation, dimensions)
+        if set(dilations) == {1}:
+            mean: Tensor = pool(x, kernel_size, stride or None, padding, ceil_mode)
+            return mean
+        steps, pads = _each(stride or kernel_size, dimensions), _each(padding, dimensions)
+        if ceil_mode:  # a last window may reach over the edge: what is there counts for nothing
+            x = F.pad(x, [n for step in reversed(steps) for n in (0, step - 1)])
+        channels = x.shape[-dimensions - 1]
+        ones = x.new_ones((channels, 1, *sizes))
+        summed: Tensor = convolution(x, ones, None, steps, pads, dilations, channels)
+        return summed
 
     return replacement
 
 
+def _each(value: Any, dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
+
+
 def _adaptive_mean_pool(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, output_size, *_, **__: pool(x, output_size)
+
+
+def _reduced(func: Callable[..., Any]) -> Callable[..., Any]:
+    """``max``, ``topk``, ``sort`` and the like: every value comes from all that compete."""
+
+    def replacement(x: Tensor, *args: Any, **options: Any) -> Any:
+        if args and isinstance(args[0], Tensor):
+            return x + args[0]
+        found = func(x, *args, **options)
+        values = found if isinstance(found, Tensor) else found[0]
+        given = args[1:] if func in _COUNTED else args
+        dims = options.get("dim", given[0] if given else None)
+        if dims is None:
+            dims = tuple(range(x.ndim)) if isinstance(found, Tensor) else -1
+        mean = x.mean(dims, keepdim=True)
+        mean = (mean if values.ndim == x.ndim else mean.squeeze(dims)).expand(values.shape)
+        return mean if isinstance(found, Tensor) else type(found)((mean, *found[1:]))
+
+    return replacement
+
+
+# Their first argument is a number.
+_COUNTED = (torch.topk, Tensor.topk, torch.kthvalue, Tensor.kthvalue)
 
 
 def _linear_maps() -> list[Callable[..., Any]]:
@@ -91,36 +133,69 @@ _PASS = (
     *("hardswish", "hardtanh", "softplus", "softsign", "tanhshrink", "tanh", "logsigmoid"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "threshold"),
     *("feature_alpha_dropout", "batch_norm", "layer_norm", "group_norm", "instance_norm"),
-    *("rms_norm", "local_response_norm", "normalize"),
+    *("rms_norm", "local_response_norm", "normalize", "clamp", "clamp_min", "clamp_max", "clip"),
+    *("abs", "sqrt", "rsqrt", "exp", "log", "log1p", "square", "sign", "round", "masked_fill"),
 )
 _GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
+_COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__")
+_SUMS = ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__")
+_JOINS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
+_CREATIONS = (
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"),
+)
+_MAXIMA = ("max", "min", "amax", "amin", "topk", "sort", "kthvalue", "median", "aminmax")
 
 
-def _replacements() -> dict[Any, Callable[..., Tensor]]:
-    table: dict[Any, Callable[..., Tensor]] = {}
-    for namespace in (F, torch, Tensor):
-        for names, replacement in ((_PASS, _first), (_GATES, _gate)):
-            for name in (n for base in names for n in (base, f"{base}_")):
-                if hasattr(namespace, name):
-                    table[getattr(namespace, name)] = replacement
+def _functions(*names: str) -> list[Callable[..., Any]]:
+    """The functions of these names and their in-place forms, wherever torch has them."""
+    return [
+        getattr(namespace, name)
+        for namespace in (F, torch, Tensor)
+        for base in names
+        for name in (base, f"{base}_")
+        if hasattr(namespace, name)
+    ]
+
+
+def _replacements() -> dict[Any, Callable[..., Any]]:
+    table: dict[Any, Callable[..., Any]] = {
+        **dict.fromkeys(_functions(*_PASS), _first),
+        **dict.fromkeys(_functions(*_GATES), _gate),
+        **dict.fromkeys(_functions(*_COMPARISONS), lambda x, *_, **__: torch.ones_like(x).bool()),
+        **{function: _reduced(function) for function in _functions(*_MAXIMA)},
+        F.scaled_dot_product_attention: _attention,
+    }
     for d in (1, 2, 3):
-        mean = _mean_pool(getattr(F, f"avg_pool{d}d"))
-        adaptive = _adaptive_mean_pool(getattr(F, f"adaptive_avg_pool{d}d"))
         for name in (f"max_pool{d}d", f"_max_pool{d}d", f"max_pool{d}d_with_indices"):
-            for namespace in (F, torch):
-                if hasattr(namespace, name):
-                    table[getattr(namespace, name)] = mean
+            table |= dict.fromkeys(_functions(name), _mean_pool(d))
+        adaptive = _adaptive_mean_pool(getattr(F, f"adaptive_avg_pool{d}d"))
         table[getattr(F, f"adaptive_max_pool{d}d")] = adaptive
-    table[F.scaled_dot_product_attention] = _attention
-    table[torch.maximum] = torch.add
-    return table
+    return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
 class _ConnectionMode(TorchFunctionMode):
-    """Runs each operation as its replacement, and every linear map through ``_Connected``."""
+    """Runs each operation as its replacement, and every linear map through ``_Connected``.
+
+    Args:
+        entry: the input.
+        scored: the parameters that are masked; all others are constants.
+    """
 
     replacements = _replacements()
     linear_maps = frozenset(_linear_maps())
+    sums = frozenset(_functions(*_SUMS))
+    joins = frozenset(_functions(*_JOINS))
+    products = linear_maps | frozenset(_functions("matmul", "mm", "bmm", "mv", "__matmul__"))
+    creations = frozenset(_functions(*_CREATIONS))
+    choices = frozenset(_functions("where"))
+
+    def __init__(self, entry: Tensor, scored: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._from_input = {id(entry): entry}  # held, so that ids stay
+        self._scored = {id(tensor): tensor for tensor in scored}
+        self._integers = not entry.is_floating_point()
+        self.inputs = [] if self._integers else [entry]
 
     def __torch_function__(
         self,
@@ -130,10 +205,70 @@ class _ConnectionMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        if func in self.replacements:
-            return self.replacements[func](*args, **options)
-        result = func(*args, **options)
-        return _connected(result) if func in self.linear_maps else result
+        given = list(_tensors((args, options)))
+        if func in self.creations or not any(id(x) in self._from_input for x in given):
+            return self._of_parameters(func, func(*args, **options), given)
+        if func is F.embedding and self._integers:
+            return self._embedded(*args, **options)
+        if func in self.choices:  # where: both may come through
+            return self._mark(sum(self._from(x) for x in args[1:]))
+        if func in self.sums:
+            args = tuple(self._from(x) for x in args)
+        elif func in self.joins:
+            args = (type(args[0])(self._from(x) for x in args[0]), *args[1:])
+        elif func in self.linear_maps:
+            args, options = self._without_bias(func, args, options)
+        result = self.replacements.get(func, func)(*args, **options)
+        return self._mark(_connected(result) if func in self.linear_maps else result)
+
+    def _of_parameters(self, func: Callable[..., Any], result: Any, given: list[Tensor]) -> Any:
+        """A part of a scored weight, or a product of several, is scored; one with constants not."""
+        scored = [id(x) in self._scored for x in given]
+        if any(scored) and (all(scored[:2]) or func not in self.products):
+            self._scored.update({id(tensor): tensor for tensor in _tensors(result)})
+        return result
+
+    def _embedded(self, ids: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Integer inputs enter here: ones, or the kept entries of a table that is scored."""
+        if id(weight) in self._scored:
+            rows = F.embedding(ids, weight)
+        else:
+            rows = torch.ones((*ids.shape, weight.shape[1]), device=weight.device)
+        self.inputs.append(torch.ones_like(rows).requires_grad_())
+        entered: Tensor = self._mark(rows * self.inputs[-1])
+        return entered
+
+    def _mark(self, result: Any) -> Any:
+        for tensor in _tensors(result):
+            self._from_input[id(tensor)] = tensor
+        return result
+
+    def _from(self, x: Any) -> Any:
+        """A term of a sum, or zeros in its place if it does not come from the input."""
+        if isinstance(x, Tensor):
+            known = id(x) in self._from_input or id(x) in self._scored
+            return x if known else torch.zeros_like(x)
+        return 0 if isinstance(x, int | float) else x
+
+    def _without_bias(
+        self, func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        at = 3 if func is F.bilinear else 2
+        args = (*args[:at], *(self._from(bias) for bias in args[at : at + 1]), *args[at + 1 :])
+        if "bias" in options:
+            options = {**options, "bias": self._from(options["bias"])}
+        return args, options
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for part in x:
+            yield from _tensors(part)
+    elif isinstance(x, Mapping):
+        yield from _tensors(list(x.values()))
 
 
 def living(
@@ -147,30 +282,71 @@ def living(
 
     Args:
         masks: boolean, by parameter name.
-        example: an input batch ``[n, …]``; only its shape is used. A path is a path at this
-            input size: kernel entries that only ever see padding are dead.
+        example: an input batch ``[n, …]``; of floats only the shape is used. A path is a path at
+            this input size: kernel entries that only ever see padding are dead.
         output: selects a tensor from a forward that returns several.
 
     Returns:
         Masks that are a subset of ``masks``. Effective density is their density.
+
+    Example:
+        >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> kept = {"0.weight": torch.eye(2).bool(), "1.weight": torch.tensor([[True, False]])}
+        >>> living(chain, kept, torch.zeros(1, 2))["0.weight"]
+        tensor([[ True, False],
+                [False, False]])
     """
+    return paths(model, masks, example, output=output)[0]
+
+
+def connected(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    output: Selector = None,
+) -> bool:
+    """Whether a path of kept weights leads from the input to the output; see ``living``."""
+    return paths(model, masks, example, output=output)[1]
+
+
+def paths(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    output: Selector = None,
+) -> tuple[Masks, bool]:
+    """``living`` and ``connected`` in one pass."""
 
     def parameter(name: str, value: Tensor) -> Tensor:
-        if name in masks:
-            return masks[name].to(torch.float32)
-        bias = name.rpartition(".")[2] == "bias"
-        return torch.zeros_like(value) if bias else torch.ones_like(value)
+        if name in masks:  # small, so that nothing saturates in a cell that is one operation
+            return masks[name].to(torch.float32) / max(1, value[0].numel() if value.ndim else 1)
+        constant = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
+        return torch.zeros_like(value) if constant else torch.ones_like(value)
 
     with untouched(model, "eval"), torch.enable_grad():
         tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
         leaves = [tensors[name].requires_grad_() for name in masks]
-        ones = torch.ones((1, *example.shape[1:]), device=example.device)
-        with _ConnectionMode():
-            reached = call(model, tensors, ones, output)
+        integers = not example.is_floating_point()
+        entry = example[:1]
+        if not integers:
+            entry = torch.ones(entry.shape, device=entry.device, requires_grad=True)
+        mode = _ConnectionMode(entry, leaves)
+        with mode:
+            reached = call(model, tensors, entry, output)
         if not reached.requires_grad:
-            return {name: torch.zeros_like(mask) for name, mask in masks.items()}
-        gradients = torch.autograd.grad(reached.sum(), leaves, allow_unused=True)
-    return {
+            return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
+        if not mode.inputs:
+            raise RequestError(
+                "integer inputs never reach an embedding: expected floating-point inputs, or a "
+                "forward that looks them up in a table"
+            )
+        wanted = [*leaves, *mode.inputs]
+        gradients = torch.autograd.grad(reached.sum(), wanted, allow_unused=True)
+    arrived = any(g is not None and bool((g != 0).any()) for g in gradients[len(leaves) :])
+    alive = {
         name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
-        for (name, mask), gradient in zip(masks.items(), gradients, strict=True)
+        for (name, mask), gradient in zip(masks.items(), gradients, strict=False)
     }
+    return alive, arrived

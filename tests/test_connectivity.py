@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.connectivity import living
+from collapse.connectivity import connected, living
+from collapse.errors import RequestError
 from collapse.models import build
 from tests import reference
 from tests.zoo import Case, _Residual
@@ -97,3 +98,163 @@ def test_deep_networks_neither_overflow_nor_vanish() -> None:
     resnet = build("resnet110")
     alive = living(resnet, masking.dense(resnet), torch.zeros(1, 3, 32, 32))
     assert masking.density(alive) == 1
+
+
+# --- Every kind of maximum, and what does not come from the input --------------------------------
+
+
+class _Between(nn.Module):
+    """Two layers with a function in between; of three feature maps the first is pruned away."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.first, self.between = nn.Conv2d(2, 3, 3, padding=1), between
+        self.second, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.between(self.first(x)))
+        return self.head(x.flatten(2).sum(2))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x.amax((2, 3), keepdim=True),
+        lambda x: x.amax((2, 3))[..., None, None],
+        lambda x: x.max(-1).values[..., None],
+        lambda x: x.max(dim=-1, keepdim=True)[0],
+        lambda x: x.min(-1, keepdim=True).values,
+        lambda x: torch.max(x, 0.5 * x),
+        lambda x: x.maximum(x.flip(3)),
+        lambda x: torch.minimum(x, x.flip(3)),
+        lambda x: x.topk(2, dim=3).values,
+        lambda x: torch.topk(x, 3).values,
+        lambda x: x.sort(-1).values,
+        lambda x: x.sort(2, descending=True)[0],
+        lambda x: x.kthvalue(2, dim=-1, keepdim=True).values,
+        lambda x: x.median(-1, keepdim=True).values,
+        lambda x: x.clamp(0, 0.2),
+        lambda x: x.clamp(max=0.1),
+        lambda x: torch.where(x > 1, x, 0.1 * x),
+        lambda x: torch.where(x > 1, 0.0, x),
+        lambda x: x * (x > 1),
+        lambda x: x.masked_fill(x < 1, 0.0),
+        lambda x: x.sqrt().exp().square(),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(3, stride=2, padding=1, dilation=2, ceil_mode=True),
+        nn.AdaptiveMaxPool2d(1),
+    ],
+)
+def test_every_kind_of_maximum_lets_all_that_compete_through(between) -> None:
+    model = _Between(between)
+    masks = masking.dense(model)
+    masks["second.weight"][:, 0] = False
+    alive = living(model, masks, torch.zeros(1, 2, 8, 8))
+    expected = {name: mask.clone() for name, mask in masks.items()}
+    expected["first.weight"][0] = False
+    assert all(torch.equal(alive[name], mask) for name, mask in expected.items())
+    with torch.no_grad():  # the replacement has the shape of what it replaces
+        x = torch.rand(1, 3, 8, 8)
+        assert between(x).ndim == 4
+
+
+class _Constants(nn.Module):
+    """Everything that is added and does not come from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+        self.b_in = nn.Parameter(torch.ones(4))
+        self.token, self.position = (
+            nn.Parameter(torch.ones(1, 1, 4)),
+            nn.Parameter(torch.ones(6, 4)),
+        )
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.register_buffer("grid", torch.linspace(0, 1, 6)[None, :, None])
+        self.on_grid, self.head = nn.Linear(1, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x) + self.b_in], dim=1)
+        x = x + self.position + self.on_grid(self.grid) + 1.0
+        x = x + self.attention(x, x, x)[0]
+        return self.head(torch.stack([x, torch.ones_like(x)]).mean((0, 2)))
+
+
+def test_what_does_not_come_from_the_input_keeps_nothing_alive() -> None:
+    model = _Constants()
+    masks = masking.dense(model)
+    example = torch.zeros(1, 5, 3)
+    alive = living(model, masks, example)
+    assert not bool(alive.pop("on_grid.weight").any())  # it sees a constant alone
+    assert all(bool(mask.all()) for mask in alive.values())
+    masks["embed.weight"][:] = False
+    assert not connected(model, masks, example)
+    assert masking.kept(living(model, masks, example)) == 0
+
+
+class _Words(nn.Module):
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(11, 4), nn.Embedding(6, 4)
+        self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 11, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        return self.head(self.first(x).relu()).mean(1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_integer_inputs_enter_where_they_are_looked_up(tied: bool) -> None:
+    model, ids = _Words(tied), torch.tensor([[1, 2, 1, 4]])
+    masks = masking.dense(model)
+    assert connected(model, masks, ids)
+    assert all(bool(mask.all()) for mask in living(model, masks, ids).values())
+    masks["first.weight"][2] = False
+    alive = living(model, masks, ids)
+    table = "words.weight" if tied else "head.weight"
+    assert not bool(alive[table][0, 2])  # of a word that is not there, only the head's use counts
+    masks["first.weight"][:] = False
+    assert not connected(model, masks, ids)
+
+
+def test_integer_inputs_that_are_never_looked_up() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.float())
+
+    with pytest.raises(RequestError, match="integer inputs never reach an embedding"):
+        living(Cast(), masking.dense(Cast()), torch.ones(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_cells_that_are_one_operation_do_not_saturate(kind: type[nn.Module]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = kind(64, 64, num_layers=2, batch_first=True), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(x)[0][:, -1])
+
+    model = Net()
+    masks = {n: torch.ones_like(p).bool() for n, p in model.named_parameters() if p.ndim > 1}
+    alive = living(model, masks, torch.zeros(1, 7, 64))
+    assert masking.density(alive) == 1
+
+
+def test_connected_is_a_path_and_not_a_living_layer() -> None:
+    """A branch goes, the network lives; a cut layer goes, and it is cut."""
+    case = _Residual()
+    masks = masking.dense(case)
+    example = torch.zeros(1, 2, 5, 5)
+    assert connected(case, masks, example)
+    masks["branch.0.weight"][:] = False
+    assert connected(case, masks, example)
+    masks["stem.weight"][:] = False
+    assert not connected(case, masks, example)
