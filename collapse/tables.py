@@ -34,8 +34,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "critical": (
         *SETTINGS,
         *("parameters", "layers", "maximal_compression", "critical_compression", "critical_kept"),
-        *("collapse_compression", "monotone", "first_collapsed_layer"),
-        *("effective_critical_compression", "certified", "evaluations", "seconds"),
+        *("collapse_compression", "monotone", "first_collapsed_layer", "connected_until"),
+        *("collapsed_is_cut", "effective_critical_compression", "certified", "evaluations"),
+        "seconds",
     ),
     "layers": (
         *SETTINGS,

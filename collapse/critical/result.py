@@ -16,13 +16,16 @@ class Point:
         kept: parameters kept in each layer.
         alive: those of them on an input→output path; None where that was not asked for.
         scores: the scores that selected the mask: (sum, sum of absolute values) of each layer.
-        fallen: the first layer to have collapsed on the way, None if none did.
+        collapsed: the first layer to have collapsed on the way, None if none did.
+        connected: whether a path of kept weights leads from the input to the output; None where
+            that was not asked for.
     """
 
     kept: dict[str, int]
     alive: dict[str, int] | None
     scores: dict[str, tuple[float, float]]
-    fallen: str | None
+    collapsed: str | None
+    connected: bool | None
 
     @property
     def total(self) -> int:
@@ -47,6 +50,10 @@ class Critical:
         collapse_kept: the most parameters that were seen to leave a layer collapsed; None if
             nothing collapsed.
         first_collapsed_layer: the first layer to go, at ``collapse_kept``.
+        collapsed_is_cut: whether every input→output path crosses that layer, so that the network
+            is cut without it; it lies in a branch otherwise. None if nothing collapsed.
+        connected_kept: the fewest parameters, at least one a layer, that were seen to leave an
+            input→output path; None if there is no such mask (or none was asked for).
         effective_kept: the fewest living parameters with every layer alive; None if there is no
             such mask (or none was asked for).
         evidence: ``search`` found the critical compression by tests, all others prove it:
@@ -62,6 +69,8 @@ class Critical:
     critical_kept: int
     collapse_kept: int | None
     first_collapsed_layer: str | None
+    collapsed_is_cut: bool | None
+    connected_kept: int | None
     effective_kept: int | None
     evidence: Evidence
     evaluations: int
@@ -99,6 +108,11 @@ class Critical:
     def monotone(self) -> bool | None:
         """Whether collapse was only seen above the critical compression; None if never seen."""
         return None if self.collapse_kept is None else self.collapse_kept < self.critical_kept
+
+    @property
+    def connected_until(self) -> float | None:
+        """The largest compression that was seen to leave an input→output path of kept weights."""
+        return self.parameters / self.connected_kept if self.connected_kept else None
 
     @property
     def effective_critical_compression(self) -> float | None:

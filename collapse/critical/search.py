@@ -13,16 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from collapse import masks as masking
-from collapse.connectivity import living
+from collapse.connectivity import paths
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
 from collapse.pruning import (
+    Engine,
     PathsExhaustedError,
     Plain,
     Pruned,
@@ -60,7 +62,8 @@ def critical_compression(
         scan: for iterative pruners, how many further compressions are tested for a collapse.
         tolerance: for iterative pruners, end the search where the boundary is known to within
             this share of the compression (0.01: one per cent); 0 finds the exact number.
-        effective: also find the effective critical compression.
+        effective: also find the effective critical compression, and how far the network stays
+            connected.
         watch: called with a word on what is being tested, for progress displays.
 
     Raises:
@@ -89,30 +92,48 @@ class _Family:
     effective: bool
     watch: Watch
     first: dict[Any, Scores] = field(default_factory=dict)
+    cuts: dict[str, bool] = field(default_factory=dict)
 
     def engine(self, start: Start) -> Plain:
         """The fastest, with first scores that all prunings of the family share."""
         return fastest(replace(start, first=self.first))
 
-    def prune(self, keep: int, on_step: Callable[[Step], bool] | None = None) -> Pruned:
+    def prune(self, keep: int, on_step: Callable[[Step], bool], engine: Engine) -> Pruned:
         self.watch(f"keeping {keep:,}")
-        return prune(
-            self.problem, options=self.options, keep=keep, on_step=on_step, engine=self.engine
-        )
+        return prune(self.problem, options=self.options, keep=keep, on_step=on_step, engine=engine)
 
     def score(self) -> Scores:
         """Of the dense network."""
         dense = masking.dense(self.problem.model)
         return self.engine(begin(self.problem, self.options, dense)).score(1)
 
-    def alive(self, masks: Masks) -> dict[str, int]:
+    def paths(self, masks: Masks) -> tuple[dict[str, int], bool]:
+        """Living weights by layer, and whether the network is connected."""
         problem = self.problem
-        alive = living(problem.model, masks, problem.example, output=problem.output)
-        return masking.kept_by_layer(alive)
+        alive, arrives = paths(problem.model, masks, problem.example, output=problem.output)
+        return masking.kept_by_layer(alive), arrives
+
+    def is_cut(self, layer: str) -> bool:
+        """Whether every input→output path crosses a layer."""
+        if layer not in self.cuts:
+            masks = masking.dense(self.problem.model)
+            masks[layer] = torch.zeros_like(masks[layer])
+            self.cuts[layer] = not self.paths(masks)[1]
+        return self.cuts[layer]
 
     def point(self, masks: Masks, scores: Scores, collapsed: str | None = None) -> Point:
-        alive = self.alive(masks) if self.effective else None
-        return Point(masking.kept_by_layer(masks), alive, masking.sums(scores), collapsed)
+        alive, arrives = self.paths(masks) if self.effective else (None, None)
+        kept, sums = masking.kept_by_layer(masks), masking.sums(scores)
+        return Point(kept, alive, sums, collapsed, arrives)
+
+    def fewest_connected(
+        self, arrives: Callable[[int], bool], total: int, tolerance: float = 0.0
+    ) -> int | None:
+        """The fewest parameters, one a layer or more, that leave a path: by bisection."""
+        dense = masking.dense(self.problem.model)
+        if not self.effective or not self.paths(dense)[1]:
+            return None
+        return _fewest(arrives, len(dense), total, tolerance)
 
 
 # --- One-shot pruners: a closed form ----------------------------------------------------------
@@ -140,15 +161,18 @@ def _one_shot(family: _Family) -> Critical:
 
     looked_at = {min(2 * rank, total), rank, *([collapse] if collapse else []), -(-rank // 2)}
     effective_kept = None
-    if family.effective and min(family.alive(dense).values()) > 0:
+    if family.effective and min(family.paths(dense)[0].values()) > 0:
 
         def all_alive(keep: int) -> bool:
             family.watch(f"living weights among {keep:,}")
-            return min(family.alive(at(keep)).values()) > 0
+            return min(family.paths(at(keep))[0].values()) > 0
 
         fewest = _fewest(all_alive, rank, total)
-        effective_kept = sum(family.alive(at(fewest)).values())
+        effective_kept = sum(family.paths(at(fewest))[0].values())
         looked_at.add(fewest)
+    connected_kept = family.fewest_connected(lambda keep: family.paths(at(keep))[1], total)
+    if connected_kept is not None:
+        looked_at.add(connected_kept)
     points = []
     for keep in sorted(looked_at, reverse=True):
         masks = at(keep)
@@ -158,6 +182,8 @@ def _one_shot(family: _Family) -> Critical:
         critical_kept=rank,
         collapse_kept=collapse,
         first_collapsed_layer=layer if collapse is not None else None,
+        collapsed_is_cut=family.is_cut(layer) if collapse is not None else None,
+        connected_kept=connected_kept,
         effective_kept=effective_kept,
         evidence="closed form",
         evaluations=1,
@@ -202,7 +228,7 @@ def _certified(family: _Family) -> Critical:
         return min(step.kept_by_layer.values()) == 0
 
     try:
-        result = family.prune(len(dense), on_step)
+        result = family.prune(len(dense), on_step, family.engine)
     except PathsExhaustedError as end:
         result = end.pruned
     masks, points = result.masks, []
@@ -210,8 +236,8 @@ def _certified(family: _Family) -> Critical:
     if masking.collapsed(masks):
         layer, rank = masking.first_to_collapse(result.scores, result.ranked)
         collapse = rank - 1
-        fallen = masking.select(result.scores, collapse, masks=result.ranked)
-        points = [family.point(fallen, result.scores, layer)]
+        after = masking.select(result.scores, collapse, masks=result.ranked)
+        points = [family.point(after, result.scores, layer)]
         masks = masking.select(result.scores, rank, masks=result.ranked)
     points = [family.point(masks, result.scores), *points]
     return Critical(
@@ -219,6 +245,8 @@ def _certified(family: _Family) -> Critical:
         critical_kept=masking.kept(masks),
         collapse_kept=collapse,
         first_collapsed_layer=layer,
+        collapsed_is_cut=None if layer is None else family.is_cut(layer),
+        connected_kept=_certified_path(family, result),
         effective_kept=_fewest_alive(points),
         evidence="certified schedule" if every_layer_is_a_cut else "one run",
         evaluations=1,
@@ -243,27 +271,35 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
         if keep >= total:
             return True
         if keep not in tested:
-            result, fallen = _until_collapse(family, keep)
+            result, layer = _until_cut(family, keep)
             longest = max(longest, result.steps[-1].iteration)
-            tested[keep] = family.point(result.masks, result.scores, fallen)
-        return tested[keep].fallen is None
+            tested[keep] = family.point(result.masks, result.scores, layer)
+        return tested[keep].collapsed is None
+
+    def arrives(keep: int) -> bool:
+        survives(keep)
+        return keep >= total or tested[keep].connected is True
 
     _fewest(survives, layers, total, tolerance)
-    critical = min((k for k, point in tested.items() if point.fallen is None), default=total)
+    critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
     for keep in [*below, *above]:
         if layers < keep < total:
             survives(keep)
 
-    critical = min((k for k, point in tested.items() if point.fallen is None), default=total)
-    collapse = max((k for k, point in tested.items() if point.fallen is not None), default=None)
+    connected_kept = family.fewest_connected(arrives, total, tolerance)
+    critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
+    collapse = max((k for k, point in tested.items() if point.collapsed is not None), default=None)
+    layer = None if collapse is None else tested[collapse].collapsed
     points = [tested[keep] for keep in sorted(tested, reverse=True)]
     return Critical(
         sizes=masking.sizes(dense),
         critical_kept=critical,
         collapse_kept=collapse,
-        first_collapsed_layer=None if collapse is None else tested[collapse].fallen,
+        first_collapsed_layer=layer,
+        collapsed_is_cut=None if layer is None else family.is_cut(layer),
+        connected_kept=connected_kept,
         effective_kept=_fewest_alive(points),
         evidence="maximum reached" if critical == layers else "search",
         evaluations=len(tested),
@@ -272,18 +308,58 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     )
 
 
-def _until_collapse(family: _Family, keep: int) -> tuple[Pruned, str | None]:
-    """Prune, ending at the first collapse: pruned stays pruned, so the verdict is known there.
+def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
+    """Prune, ending where a cut layer is empty: pruned stays pruned, so the verdict is known there.
 
     The masks are then completed to the number to keep with the last scores, because a point of a
     table is a compression that was asked for.
+
+    Returns:
+        What was reached, and the first layer to have collapsed.
     """
-    result = family.prune(keep, lambda step: min(step.kept_by_layer.values()) == 0)
-    if not masking.collapsed(result.masks):
-        return result, None
-    layer, _ = masking.first_to_collapse(result.scores, result.ranked)
-    masks = masking.select(result.scores, keep, masks=result.masks)
-    return replace(result, masks=masks), layer
+    engines: list[Plain] = []
+    first: str | None = None
+
+    def watched(start: Start) -> Plain:
+        engines.append(family.engine(start))
+        return engines[0]
+
+    def cut(step: Step) -> bool:
+        nonlocal first
+        empty = [layer for layer, kept in step.kept_by_layer.items() if kept == 0]
+        if empty and first is None:
+            first, _ = masking.first_to_collapse(engines[0].scores, engines[0].ranked)
+        return (not family.effective and bool(empty)) or any(map(family.is_cut, empty))
+
+    result = family.prune(keep, cut, watched)
+    if masking.kept(result.masks) > keep:
+        masks = masking.select(result.scores, keep, masks=result.masks)
+        result = replace(result, masks=masks)
+    return result, first
+
+
+def _certified_path(family: _Family, reached: Pruned) -> int | None:
+    """How few the certified schedule comes to with a path left: it goes on where a branch fell."""
+    if not family.effective:
+        return None
+    if masking.collapsed(reached.masks):
+        reached = _to_the_end(family, len(reached.masks), reached.masks)
+    if family.paths(reached.masks)[1]:
+        return masking.kept(reached.masks)
+
+    def arrives(keep: int) -> bool:  # Theorem 3 does not hold here: look where the path went
+        masks = _to_the_end(family, keep).masks
+        return masking.kept(masks) == keep and family.paths(masks)[1]
+
+    return family.fewest_connected(arrives, masking.total(reached.masks))
+
+
+def _to_the_end(family: _Family, keep: int, masks: Masks | None = None) -> Pruned:
+    """The certified schedule, as far as it comes."""
+    try:
+        return prune(family.problem, options=family.options, keep=keep, masks=masks)
+    except PathsExhaustedError as end:
+        return end.pruned
 
 
 def _fewest_alive(points: Sequence[Point]) -> int | None:

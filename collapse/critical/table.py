@@ -50,6 +50,8 @@ def measure(
         "collapse_compression": result.collapse_compression,
         "monotone": result.monotone,
         "first_collapsed_layer": result.first_collapsed_layer,
+        "connected_until": result.connected_until,
+        "collapsed_is_cut": result.collapsed_is_cut,
         "effective_critical_compression": result.effective_critical_compression,
         "certified": result.certified,
         "evidence": result.evidence,
@@ -75,6 +77,8 @@ def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         "mode": "object",
         "first_collapsed_layer": "object",
         "collapse_compression": "float64",
+        "connected_until": "float64",
+        "collapsed_is_cut": "boolean",
         "effective_critical_compression": "float64",
     }
     return pd.DataFrame(rows).astype(types)

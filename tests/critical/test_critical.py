@@ -138,7 +138,7 @@ def test_search_tests_the_maximum_first_and_reports_what_it_saw() -> None:
     assert result.evaluations == 5
     for point in result.points:
         masks = prune(model, batches, options, keep=point.total).masks
-        assert (point.fallen is not None) == bool(masking.collapsed(masks))
+        assert (point.collapsed is not None) == bool(masking.collapsed(masks))
         assert masking.kept(masks) == point.total
 
 
@@ -151,7 +151,7 @@ def test_search_brackets_what_it_cannot_prove() -> None:
     assert result.evidence == "search"
     assert not result.certified
     assert result.bracket == (result.critical_compression, result.maximal_compression)
-    seen = {point.total: point.fallen is None for point in result.points}
+    seen = {point.total: point.collapsed is None for point in result.points}
     assert result.critical_kept == min(k for k, survived in seen.items() if survived)
     assert result.collapse_kept == max(k for k, survived in seen.items() if not survived)
     assert result.monotone == (result.collapse_kept < result.critical_kept)
