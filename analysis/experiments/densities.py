@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import tyro
 
-from analysis.experiments.shared import VGG19, Scored, given, key_of, powers, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, given, measured, powers
+from analysis.resumable import Measured, runner
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
@@ -59,32 +59,23 @@ def points(config: Config) -> list[Measured]:
     found = []
     for pruner in dict.fromkeys(config.pruners):
         options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
-        row = row_of(config.setup, options)
-        key = key_of(config.setup, options)
         once = iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
-            found.append(
-                Measured(
-                    TABLE,
-                    {**key, "compressions": part, **({"living": True} if config.living else {})},
-                    {**row, "compression": part[0]},
-                    f"{pruner} to {part[-1]:,.6g}",
-                    partial(_measure, config, options, part, row),
-                )
-            )
+            about = f"{pruner} to {part[-1]:,.6g}"
+            measure = partial(_measure, config, options, part)
+            key = {"compressions": part, **({"living": True} if config.living else {})}
+            row = {"compression": part[0]}
+            found.append(measured(TABLE, config.setup, options, about, measure, key=key, row=row))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``layers`` table; ``effective_kept`` is null unless living weights are counted."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
 def _measure(
     config: Config,
     options: Pruning,
     compressions: Sequence[float],
-    row: dict[str, Any],
 ) -> pd.DataFrame:
     prepared = config.prepared()
     dense = masking.dense(prepared.model)
@@ -108,7 +99,7 @@ def _measure(
         sums = masking.sums(scores) if keep < total else {}
         alive = _living(config, prepared, masks) if config.living else None
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
-            rows.append({**row, **layer, "compression": compression})
+            rows.append({**layer, "compression": compression})
     return pd.DataFrame(rows)
 
 
