@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import update_wrapper
+from dataclasses import dataclass
+from functools import partial, update_wrapper
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,7 @@ PUBLISHED: dict[str, Any] = {
 _AT_LEAST_ONE = ("compression", "parameters", "iterations")
 
 
+@dataclass
 class View:
     """One panel: ``view(rows, *, ax=None) -> Axes``.
 
@@ -36,17 +38,14 @@ class View:
     paper's figures also takes ``published``, the paper's numbers, which are drawn as crosses.
     """
 
-    def __init__(
-        self,
-        draw: Callable[..., None],
-        table: str,
-        one: Sequence[str],
-        numbers: Sequence[str],
-        points: Sequence[str],
-    ) -> None:
-        self.draw, self.table = draw, table
-        self.one, self.numbers, self.points = one, numbers, points
-        update_wrapper(self, draw)
+    draw: Callable[..., None]
+    table: str
+    one: Sequence[str]
+    numbers: Sequence[str]
+    points: Sequence[str]
+
+    def __post_init__(self) -> None:
+        update_wrapper(self, self.draw)
 
     @style.on_own_figure()
     def __call__(
@@ -154,69 +153,59 @@ def panels(
         RequestError: as from ``plot``.
     """
     figure.plot.check(table)
-    if hasattr(figure, "VIEWS"):
-        return _views(figure.VIEWS, table, size or "page")
-    divided: tuple[str, ...] = getattr(figure, "PANELS", ())
+    views, divided = getattr(figure, "VIEWS", ()), list(getattr(figure, "PANELS", ()))
     for column in divided:
         if table[column].isna().any():
             raise RequestError(f"table '{figure.TABLE}': the column '{column}' has empty cells")
-    groups = list(table.groupby(list(divided), sort=False)) if divided else [((), table)]
-    # A column for one panel, a page for several.
-    size = size or ("page" if len(groups) > 1 else "column")
+    cells: list[Callable[..., object]] = [partial(view, table) for view in views]
+    if not views:
+        groups = table.groupby(divided, sort=False) if divided else [((), table)]
+        for values, rows in groups:
+            theirs = _of_panel(published, dict(zip(divided, values, strict=True)))
+            cells.append(partial(_panel, figure.plot, values, rows, theirs))
+    size = size or ("page" if len(cells) > 1 else "column")
+    across = min(len(cells), 1 if size == "column" else 2 if views else 3)
+    if len(divided) == 2:
+        across = table[divided[1]].nunique()
+    down = math.ceil(len(cells) / across)
     with style.styled(size):
-        if len(divided) == 2:
-            across = table[divided[1]].nunique()
-        else:
-            most = 1 if size == "column" else 3
-            across = min(len(groups), most)
-        down = math.ceil(len(groups) / across)
-        drawn = style.new_figure(size, down, across)
-        axes = drawn.subplots(down, across, squeeze=False).ravel()
-        for ax, (values, rows) in zip(axes, groups, strict=False):
-            if not finished(rows).any():
-                ax.set_title(", ".join(map(str, values)))
-                ax.set_title(figure.plot.note(rows), loc="right", color="firebrick")
-                continue
-            figure.plot(rows, ax=ax, **_of_panel(published, divided, values))
-        for ax in axes[len(groups) :]:
-            ax.set_axis_off()
-        _shared_labels(axes.tolist(), len(groups), across)
-        style.add_legend(axes[: len(groups)].tolist())
-    return drawn
-
-
-def _views(views: Sequence[Callable[..., Axes]], table: pd.DataFrame, size: style.Size) -> Figure:
-    """A panel a view, side by side where the width allows."""
-    with style.styled(size):
-        across = 1 if size == "column" else min(len(views), 2)
-        down = math.ceil(len(views) / across)
         drawn = style.new_figure(size, down, across)
         axes = drawn.subplots(down, across, squeeze=False).ravel().tolist()
-        for ax, view in zip(axes, views, strict=False):
-            view(table, ax=ax)
-        for ax in axes[len(views) :]:
+        for ax, cell in zip(axes, cells, strict=False):
+            cell(ax=ax)
+        for ax in axes[len(cells) :]:
             ax.set_axis_off()
-        style.add_legend(axes[: len(views)])
+        if not views:
+            _share_labels(axes[: len(cells)], across)
+        style.add_legend(axes[: len(cells)])
     return drawn
 
 
-def _of_panel(
-    published: pd.DataFrame | None, divided: Sequence[str], values: Any
-) -> dict[str, pd.DataFrame]:
+def _panel(
+    plot: View, values: Sequence[object], rows: pd.DataFrame, theirs: dict[str, Any], *, ax: Axes
+) -> None:
+    if finished(rows).any():
+        plot(rows, ax=ax, **theirs)
+    else:
+        ax.set_title(", ".join(map(str, values)))
+        ax.set_title(plot.note(rows), loc="right", color="firebrick")
+
+
+def _of_panel(published: pd.DataFrame | None, values: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """The published numbers of a panel, for a view that takes them; nothing if there are none."""
     if published is None:
         return {}
-    for column, value in zip(divided, values, strict=True):
+    for column, value in values.items():
         if column in published.columns:
             published = published[published[column] == value]
     return {"published": published} if len(published) else {}
 
 
-def _shared_labels(axes: list[Axes], count: int, across: int) -> None:
+def _share_labels(axes: list[Axes], across: int) -> None:
     """Each label once: at the left and at the foot of its column of panels."""
-    labels = {ax.get_ylabel() for ax in axes[:count]}
-    for place, ax in enumerate(axes[:count]):
+    labels = {ax.get_ylabel() for ax in axes}
+    for place, ax in enumerate(axes):
         if place % across and len(labels) == 1:
             ax.set_ylabel("")
-        if place + across < count:
+        if place + across < len(axes):
             ax.set_xlabel("")

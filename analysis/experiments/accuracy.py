@@ -108,8 +108,8 @@ def critical_points(config: Config) -> list[Measured]:
             options = Pruning(pruner=pruner, mode=config.mode, seed=seed)
             about = f"critical compression of {pruner}, seed {seed}"
             measure = partial(_critical, config.setup, options, labelled)
-            key = {"effective": False}
-            found.append(measured("critical", config.setup, options, about, measure, key=key))
+            point = measured("critical", config.setup, options, about, measure, {}, effective=False)
+            found.append(point)
     return found
 
 

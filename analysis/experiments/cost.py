@@ -88,7 +88,7 @@ def points(config: Config) -> list[Measured]:
             key = {**row, "timed_images": config.timed_images}
             request = (setup, options, config.compression, config.timed_images)
             work, about = partial(_in_a_process, *request), f"{model} {pruner}"
-            found.append(measured(TABLE, setup, options, about, work, key=key, row=row))
+            found.append(measured(TABLE, setup, options, about, work, row, **key))
     return found
 
 

@@ -57,15 +57,12 @@ def points(config: Config) -> list[Measured]:
             if schedule == "certified" and iterations != max(config.iterations):
                 continue  # once: it has no number of iterations
             for compression in given(config.compressions):
-                options = Pruning(
-                    iterations=None if schedule == "certified" else iterations,
-                    schedule=schedule,
-                    seed=config.seed,
-                )
+                count = None if schedule == "certified" else iterations
+                options = Pruning(iterations=count, schedule=schedule, seed=config.seed)
                 about = f"{schedule}, {iterations} iterations, to {compression:g}"
                 measure = partial(_measure, config, options, compression)
-                to = {"compression": compression}
-                found.append(measured(TABLE, config.setup, options, about, measure, key=to, row=to))
+                row = {"compression": compression}
+                found.append(measured(TABLE, config.setup, options, about, measure, row, **row))
     return found
 
 
@@ -73,13 +70,9 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning, compression: float) -> pd.DataFrame:
-    prepared = network(config.setup, config.seed, labelled=False)
+    prepared, output = network(config.setup, config.seed, labelled=False), config.setup.output
     result = prune(
-        prepared.model,
-        prepared.batches,
-        options,
-        compression=compression,
-        output=config.setup.output,
+        prepared.model, prepared.batches, options, compression=compression, output=output
     )
     # Nothing was pruned from a cut of zero: that step's mass is zero as well.
     ratios = [step.pruned_mass / step.cut for step in result.steps if step.cut]

@@ -16,7 +16,6 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
 from collapse.options import Pruning, Scope, Setup
-from collapse.problem import Prepared
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -65,20 +64,16 @@ def points(config: Config) -> list[Measured]:
             measure = partial(_measure, config, options, part)
             key = {"compressions": part, **({"living": True} if config.living else {})}
             row = {"compression": part[0]}
-            found.append(measured(TABLE, config.setup, options, about, measure, key=key, row=row))
+            found.append(measured(TABLE, config.setup, options, about, measure, row, **key))
     return found
 
 
 run = runner(points, TABLE)
 
 
-def _measure(
-    config: Config,
-    options: Pruning,
-    compressions: Sequence[float],
-) -> pd.DataFrame:
-    prepared = config.prepared()
-    dense = masking.dense(prepared.model)
+def _measure(config: Config, options: Pruning, compressions: Sequence[float]) -> pd.DataFrame:
+    prepared, output = config.prepared(), config.setup.output
+    model, batches, dense = prepared.model, prepared.batches, masking.dense(prepared.model)
     total, scores = masking.total(dense), Scores({})
     rows = []
     for compression in sorted(compressions, reverse=True):
@@ -87,23 +82,13 @@ def _measure(
         if keep < total and scores and iterations_of(options) == 1:
             masks = masking.select(scores, keep, scope=options.scope)  # one ranking for all
         elif keep < total:
-            result = prune(
-                prepared.model,
-                prepared.batches,
-                options,
-                compression=compression,
-                output=config.setup.output,
-            )
+            result = prune(model, batches, options, compression=compression, output=output)
             masks, scores = result.masks, result.scores
-        kept = masking.kept_by_layer(masks)
+        kept, alive = masking.kept_by_layer(masks), None
         sums = masking.sums(scores) if keep < total else {}
-        alive = _living(config, prepared, masks) if config.living else None
+        if config.living:
+            living = connectivity.living(model, masks, batches[0][0][:1], output=output)
+            alive = masking.kept_by_layer(living)
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
             rows.append({**layer, "compression": compression})
     return pd.DataFrame(rows)
-
-
-def _living(config: Config, prepared: Prepared, masks: Masks) -> dict[str, int]:
-    example, output = prepared.batches[0][0][:1], config.setup.output
-    alive = connectivity.living(prepared.model, masks, example, output=output)
-    return masking.kept_by_layer(alive)

@@ -73,13 +73,10 @@ def points(config: Config) -> list[Measured]:
             for pruner in dict.fromkeys(config.pruners):
                 options = Pruning(pruner, iterations, config.schedule, mode=config.mode, seed=seed)
                 about = f"{pruner} in {iterations} iterations, seed {seed}"
-                measure, row = (
-                    partial(_measure, config, options),
-                    {"compression": config.compression},
-                )
+                measure = partial(_measure, config, options)
+                row = {"compression": config.compression}
                 key = {**row, "scan": [config.scan, config.tolerance]}
-                point = measured(TABLE, config.setup, options, about, measure, key=key, row=row)
-                found.append(point)
+                found.append(measured(TABLE, config.setup, options, about, measure, row, **key))
     return found
 
 
@@ -90,21 +87,13 @@ def _measure(config: Config, options: Pruning) -> pd.DataFrame:
     prepared = network(config.setup, options.seed, needs_labels(config.pruners))
     model, batches, output = prepared.model, prepared.batches, config.setup.output
     found = critical_compression(
-        model,
-        batches,
-        options,
-        scan=config.scan,
-        tolerance=config.tolerance,
-        effective=False,
-        output=output,
-    )
+        model, batches, options,
+        scan=config.scan, tolerance=config.tolerance, effective=False, output=output,
+    )  # fmt: skip
     masks = prune(model, batches, options, compression=config.compression, output=output).masks
     layers = tables.layer_rows(found.sizes, masking.kept_by_layer(masks), None, {})
-    return pd.DataFrame(layers)[["layer", "layer_index", "parameters", "kept", "density"]].assign(
-        maximal_compression=found.maximal_compression,
-        critical_compression=found.critical_compression,
-        collapse_compression=found.collapse_compression,
-        monotone=found.monotone,
-        first_collapsed_layer=found.first_collapsed_layer,
-        evidence=found.evidence,
-    )
+    columns = ["layer", "layer_index", "parameters", "kept", "density"]
+    search = ("maximal_compression", "critical_compression", "collapse_compression", "monotone",
+              "first_collapsed_layer", "evidence")  # fmt: skip
+    known = {name: getattr(found, name) for name in search}
+    return pd.DataFrame(layers)[columns].assign(**known)

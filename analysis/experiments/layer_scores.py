@@ -35,10 +35,9 @@ def points(config: Config) -> list[Measured]:
     needs_labels(config.pruners)
     found = []
     for pruner in dict.fromkeys(config.pruners):
-        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
-        key, row = {"scored": "dense"}, {"compression": 1.0}
+        options, row = config.once(pruner), {"compression": 1.0}
         measure = partial(_measure, config, options)
-        found.append(measured(TABLE, config.setup, options, pruner, measure, key=key, row=row))
+        found.append(measured(TABLE, config.setup, options, pruner, measure, row, scored="dense"))
     return found
 
 

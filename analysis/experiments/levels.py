@@ -50,22 +50,14 @@ def points(config: Config) -> list[Trained]:
     """One of each seed, compression and number of levels."""
     if min(config.levels, default=0) < 1:
         raise RequestError(f"--levels: expected numbers of at least 1, got {config.levels}")
-    return [
-        trained(
-            TABLE,
-            Experiment(
-                config.setup,
-                Pruning(pruner=config.pruner, seed=seed),
-                config.training,
-                Rewinding(levels=levels),
-                compression,
-            ),
-            rows,
-        )
-        for seed in dict.fromkeys(config.seeds)
-        for compression in given(config.compressions)
-        for levels in dict.fromkeys(config.levels)
-    ]
+    found = []
+    for seed in dict.fromkeys(config.seeds):
+        options = Pruning(pruner=config.pruner, seed=seed)
+        for compression in given(config.compressions):
+            for levels in map(Rewinding, dict.fromkeys(config.levels)):
+                run = Experiment(config.setup, options, config.training, levels, compression)
+                found.append(trained(TABLE, run, rows))
+    return found
 
 
 run = runner(points, TABLE)

@@ -49,12 +49,9 @@ def points(config: Config) -> list[Measured]:
         quantities.insert(quantities.index("snip"), SIGNED)
     found = []
     for quantity in quantities:
-        pruner = "snip" if quantity == SIGNED else quantity
-        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
-        known = {"quantity": quantity}
-        measure = partial(_measure, config, options, quantity)
-        point = measured(TABLE, config.setup, options, quantity, measure, key=known, row=known)
-        found.append(point)
+        options = config.once("snip" if quantity == SIGNED else quantity)
+        measure, row = partial(_measure, config, options, quantity), {"quantity": quantity}
+        found.append(measured(TABLE, config.setup, options, quantity, measure, row, **row))
     return found
 
 

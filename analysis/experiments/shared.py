@@ -20,12 +20,8 @@ from collapse.runs import Experiment, Run
 from collapse.scores import DATA_FREE, SCORES, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
-
-
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
 MODE: Mode = "eval"
-
-
 VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
 
 
@@ -47,6 +43,10 @@ class Scored:
     def prepared(self) -> Prepared:
         """The network with its scoring batches."""
         return network(self.setup, self.seed, needs_labels(self.pruners))
+
+    def once(self, pruner: str) -> Pruning:
+        """A pruner's scores in the dense network."""
+        return Pruning(pruner=pruner, iterations=1, mode=self.mode, seed=self.seed)
 
 
 @lru_cache(maxsize=1)
@@ -74,19 +74,18 @@ def measured(
     pruning: Pruning,
     about: str,
     measure: Callable[[], pd.DataFrame],
-    *,
-    key: Mapping[str, Any],
-    row: Mapping[str, Any] | None = None,
+    row: Mapping[str, Any],
+    **key: Any,
 ) -> Measured:
     """A point at initialisation.
 
     Args:
         measure: its rows; the settings and ``row`` are put beside what it gives.
-        key: what they depend on beyond what scores and masks do.
         row: columns that are known before it is measured.
+        key: what the rows depend on beyond what scores and masks do.
     """
     experiment = Experiment(setup, pruning)
-    known = {**experiment.row(), **(row or {})}
+    known = {**experiment.row(), **row}
 
     def rows() -> pd.DataFrame:
         found = measure()

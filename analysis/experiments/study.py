@@ -28,29 +28,14 @@ from collapse.runs import Experiment, Run
 # Kaiming as in the paper: torchvision's own VGG has a head of tiny weights, which magnitude prunes
 # first, at a compression of two.
 SMALL = Setup("minivgg", dataset="cifar10", init="kaiming")
-
-
 SHORT = Training(
-    epochs=6,
-    lr=0.05,
-    lr_schedule="cosine",
-    train_batch_size=64,
-    augmentation="none",
-    train_samples=2000,
-    test_samples=2000,
-)
-
-
+    epochs=6, lr=0.05, lr_schedule="cosine", train_batch_size=64, augmentation="none",
+    train_samples=2000, test_samples=2000,
+)  # fmt: skip
 SEEDS = (0, 1, 2, 3, 4)
-
-
 PAPER = Setup("vgg16_bn", dataset="cifar100", init="kaiming")
-
-
 # To try it: a second in all.
 TINY = Setup("fc", init="xavier")
-
-
 HASTY = Training(epochs=1, lr=0.01, train_batch_size=32, train_samples=100, test_samples=100)
 
 
@@ -137,8 +122,7 @@ def untrained(
 
     def point(setup: Setup) -> Measured:
         measure = partial(_untrained, setup, options, compression)
-        key = {"compression": compression}
-        return measured(TABLE, setup, options, about, measure, key=key, row=row)
+        return measured(TABLE, setup, options, about, measure, row, compression=compression)
 
     if after is None:
         return point(setup)

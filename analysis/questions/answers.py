@@ -136,16 +136,34 @@ def from_dense(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def differences(
-    pairs: pd.DataFrame, quantity: str, by: str, reference: object, unit: str = ""
+    table: pd.DataFrame, column: str, quantity: str, by: str, reference: object, unit: str = ""
 ) -> Rows:
-    """The mean over seeds of ``paired``, with intervals that hold together."""
+    """The mean over seeds of ``paired``, with intervals that hold together.
+
+    Args:
+        reference: as for ``paired``; "dense" for ``from_dense``.
+    """
+    if reference == "dense":
+        pairs = from_dense(table, column)
+    else:
+        pairs = paired(table, column, by, reference)
     found: Rows = []
     for rows in groups(pairs):
         estimate = mean(rows["difference"], together(int(rows["comparisons"].iloc[0])))
         if estimate.seeds:
-            against = str(reference or "as it is")
-            found.append(row(rows, quantity, estimate, unit, against, by))
+            against, of = str(reference or "as it is"), f"difference in {quantity}"
+            found.append(row(rows, of, estimate, unit, against, by))
     return found
+
+
+def accuracy(table: pd.DataFrame) -> Rows:
+    """The mean over seeds of the best accuracy over epochs."""
+    return means(table, "best_top1", "top-1 accuracy", "%")
+
+
+def accuracy_differences(table: pd.DataFrame, by: str, reference: object) -> Rows:
+    """``differences`` of it."""
+    return differences(table, "best_top1", "top-1 accuracy", by, reference, "points")
 
 
 def distances(table: pd.DataFrame, by: str, values: Sequence[str]) -> Rows:

@@ -18,11 +18,10 @@ TABLE = tables.declare(
 def answer(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the kept weights of the first layer that are on dead inputs, and accuracy."""
     done = table[finished(table)].assign(mode=None)
-    kept, accuracy = done["kept"].astype(float), "top-1 accuracy"
+    kept = done["kept"].astype(float)
     done = done.assign(share=100 * done["dead_kept"].astype(float) / kept.where(kept > 0))
-    pairs = answers.paired(done, "best_top1", "pruner", "synflow")
     return answers.collect(
         answers.means(done, "share", "first-layer weights kept on dead inputs", "%"),
-        answers.means(done, "best_top1", accuracy, "%"),
-        answers.differences(pairs, f"difference in {accuracy}", "pruner", "synflow", "points"),
+        answers.accuracy(done),
+        answers.accuracy_differences(done, "pruner", "synflow"),
     )

@@ -17,7 +17,7 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
     pruned = every[every["compression"] > 1]
     return answers.collect(
         answers.means(pruned, "effective_share", "effective / nominal compression"),
-        answers.means(pruned, "best_top1", "top-1 accuracy", "%"),
+        answers.accuracy(pruned),
     )
 
 

@@ -12,12 +12,9 @@ __all__ = ["TABLE", "answer"]
 
 def answer(table: pd.DataFrame) -> pd.DataFrame:
     """Differences in accuracy from SynFlow and from the dense network, paired by seed."""
-    every, accuracy = runs(table).assign(mode=None), "top-1 accuracy"
-    pairs = answers.paired(every[every["compression"] > 1], "best_top1", "pruner", "synflow")
-    dense = answers.from_dense(every, "best_top1")
-    difference = f"difference in {accuracy}"
+    every = runs(table).assign(mode=None)
     return answers.collect(
-        answers.means(every, "best_top1", accuracy, "%"),
-        answers.differences(pairs, difference, "pruner", "synflow", "points"),
-        answers.differences(dense, difference, "pruner", "dense", "points"),
+        answers.accuracy(every),
+        answers.accuracy_differences(every[every["compression"] > 1], "pruner", "synflow"),
+        answers.accuracy_differences(every, "pruner", "dense"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.questions import answers, finished
-from analysis.questions.outcomes import TABLE, runs
+from analysis.questions.outcomes import TABLE, compared, runs
 
 __all__ = ["MODES", "TABLE", "answer", "densities"]
 
@@ -17,19 +17,7 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
     every = runs(table)
     # A ranking has one critical compression, whatever it is pruned to.
     once = every.drop_duplicates(["model", "dataset", "pruner", "mode", "seed"])
-    once = once.drop(columns="compression").assign(epochs=0)
-    once = once.assign(critical=answers.log10(once["critical_compression"]))
-    critical, trained = "log10 critical compression", every[every["best_top1"].notna()]
-    accuracy, reference = "top-1 accuracy", ("mode", "eval")
-    critical_pairs = answers.paired(once, "critical", *reference)
-    pairs = answers.paired(trained, "best_top1", *reference)
-    return answers.collect(
-        answers.means(once, "critical", critical),
-        answers.differences(critical_pairs, f"difference in {critical}", *reference),
-        answers.means(trained, "best_top1", accuracy, "%"),
-        answers.differences(pairs, f"difference in {accuracy}", *reference, "points"),
-        answers.distances(table, "mode", MODES),
-    )
+    return compared(once, every, table, "mode", MODES, "eval")
 
 
 def densities(table: pd.DataFrame) -> pd.DataFrame:

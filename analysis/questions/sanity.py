@@ -12,9 +12,6 @@ __all__ = ["TABLE", "answer"]
 
 def answer(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each mask, and what each control changes in it, paired by seed."""
-    every, accuracy = runs(table), "top-1 accuracy"
-    pairs = answers.paired(every, "best_top1", "control", None)
-    return answers.collect(
-        answers.means(every, "best_top1", accuracy, "%"),
-        answers.differences(pairs, f"difference in {accuracy}", "control", None, "points"),
-    )
+    every = runs(table)
+    changes = answers.accuracy_differences(every, "control", None)
+    return answers.collect(answers.accuracy(every), changes)

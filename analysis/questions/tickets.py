@@ -42,11 +42,10 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
     each = pd.concat([done, other]).dropna(subset=["best_top1"])
     each = each.drop_duplicates(["pruner", "seed", "compression"])
     beside = done[(done["other"] == IMP) & (done["pruner"] != IMP)]
-    pairs, accuracy = answers.paired(each, "best_top1", "pruner", IMP), "top-1 accuracy"
     overlap, distance = "overlap beyond chance", "share of kept weights in other layers"
     return answers.collect(
-        answers.means(each, "best_top1", accuracy, "%"),
-        answers.differences(pairs, f"difference in {accuracy}", "pruner", IMP, "points"),
+        answers.accuracy(each),
+        answers.accuracy_differences(each, "pruner", IMP),
         answers.means(beside, "beyond_chance", f"{overlap}, with IMP's ticket"),
         answers.means(beside, "density_distance", f"{distance}, than in IMP's ticket"),
         _pairs(across, "beyond_chance", f"{overlap}, between two seeds"),

@@ -111,9 +111,8 @@ def _critical(scored: Scored, resources: Resources, notes: list[str]) -> pd.Data
     for plan in plans:
         name = f"{plan.pruner}{', certified' * (plan.schedule == 'certified')}"
         about, row = f"critical compression of {name}", partial(_critical_row, scored, plan)
-        key = {"effective": True}
         try:
-            point = measured("critical", scored.setup, plan, about, row, key=key)
+            point = measured("critical", scored.setup, plan, about, row, {}, effective=True)
             frames.append(complete([point], "critical", resources))
         except RequestError as error:
             notes.append(f"{name}: {error}")
