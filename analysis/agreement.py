@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
+from collapse import tables
 
+tables.declare("agreement", "figure", "ours", "published", "deviation", "within")
 # Layers of fewer weights move by chance: one weight is a large step of their density.
 FEWEST_KEPT = 500
 LOG10_DENSITY = 0.1

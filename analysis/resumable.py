@@ -29,8 +29,8 @@ from collapse.tables import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
-class Work:
-    """How to work on an experiment's points.
+class Resources:
+    """What an experiment's points are done with.
 
     Attributes:
         execution: folder of runs, progress, and how to train.
@@ -58,16 +58,16 @@ class Point(Protocol):
     def about(self) -> str:
         """A word for the progress bar."""
 
-    def stored(self, work: Work) -> pd.DataFrame | None:
+    def stored(self, resources: Resources) -> pd.DataFrame | None:
         """Its rows, if it is done."""
 
-    def busy(self, work: Work) -> bool:
+    def busy(self, resources: Resources) -> bool:
         """Whether another process is at it."""
 
     def check(self) -> None:
         """Raise RequestError where it cannot be done whatever happens."""
 
-    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
         """Do it, keep it, return its rows; None if it failed (which was said)."""
 
 
@@ -88,31 +88,31 @@ class Measured:
     about: str
     measure: Callable[[], pd.DataFrame]
 
-    def _path(self, work: Work) -> Path:
+    def _path(self, resources: Resources) -> Path:
         what = {"schema_version": SCHEMA_VERSION, "table": self.table, **self.key}
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-        return work.execution.runs / "points" / f"{name}.parquet"
+        return resources.execution.runs / "points" / f"{name}.parquet"
 
-    def stored(self, work: Work) -> pd.DataFrame | None:
+    def stored(self, resources: Resources) -> pd.DataFrame | None:
         """Its rows; a file that cannot be read is a point to do again."""
-        if not self._path(work).exists():
+        if not self._path(resources).exists():
             return None
         with suppress(RequestError):
-            return tables.read(self._path(work), self.table)[0]
+            return tables.read(self._path(resources), self.table)[0]
         return None
 
-    def busy(self, work: Work) -> bool:
+    def busy(self, resources: Resources) -> bool:
         """Nobody claims a measurement: at worst it is done twice, with the same result."""
         return False
 
     def check(self) -> None:
         """Measuring raises by itself."""
 
-    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame:
+    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame:
         """Measure and keep."""
         update(self.about)
         frame = self.measure().assign(finished=True)
-        tables.write(frame, self._path(work), self.table, work.device)
+        tables.write(frame, self._path(resources), self.table, resources.device)
         return frame
 
 
@@ -129,38 +129,38 @@ class Trained:
     about: str
     rows: Callable[[Any], pd.DataFrame]
 
-    def stored(self, work: Work) -> pd.DataFrame | None:
+    def stored(self, resources: Resources) -> pd.DataFrame | None:
         """The rows of its run, if that has finished."""
-        run = self.experiment.run(work.execution.runs)
+        run = self.experiment.run(resources.execution.runs)
         if not (run.folder / "done.json").exists():
             return None
         with suppress(RequestError):  # a damaged result: doing it moves it aside
             return self.rows(run).assign(finished=True)
         return None
 
-    def busy(self, work: Work) -> bool:
+    def busy(self, resources: Resources) -> bool:
         """Whether another process holds its run."""
-        return self.experiment.run(work.execution.runs).busy()
+        return self.experiment.run(resources.execution.runs).busy()
 
     def check(self) -> None:
         """A request that is wrong is no run that failed."""
         self.experiment.check()
 
-    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
         """Do the run, from its last epoch if it was begun."""
 
         def boundary(state: State) -> None:
             update(f"{self.about}, level {state.level}, epoch {state.epoch}")
 
-        limit = None if work.time_limit is None else work.time_limit()
+        limit = None if resources.time_limit is None else resources.time_limit()
         update(self.about)
         outcome = sweeping.work(
-            self.experiment, work.execution, wait=True, time_limit=limit, on_boundary=boundary
+            self.experiment, resources.execution, wait=True, time_limit=limit, on_boundary=boundary
         )
         if outcome.state != "done":
-            work.say(f"{self.about}: {outcome.message}")
+            resources.say(f"{self.about}: {outcome.message}")
             return None
-        return self.stored(work)
+        return self.stored(resources)
 
 
 @dataclass(frozen=True)
@@ -176,28 +176,40 @@ class After:
     about: str
     point: Callable[[Run], Measured]
 
-    def stored(self, work: Work) -> pd.DataFrame | None:
+    def stored(self, resources: Resources) -> pd.DataFrame | None:
         """Its rows, if the training and it are done."""
-        if self.training.stored(work) is None:
+        if self.training.stored(resources) is None:
             return None
-        return self._measured(work).stored(work)
+        return self._measured(resources).stored(resources)
 
-    def busy(self, work: Work) -> bool:
+    def busy(self, resources: Resources) -> bool:
         """As its training."""
-        return self.training.busy(work)
+        return self.training.busy(resources)
 
     def check(self) -> None:
         """As its training."""
         self.training.check()
 
-    def compute(self, work: Work, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
         """Train first, if that is not done."""
-        if self.training.stored(work) is None and self.training.compute(work, update) is None:
+        if (
+            self.training.stored(resources) is None
+            and self.training.compute(resources, update) is None
+        ):
             return None
-        return self._measured(work).compute(work, update)
+        return self._measured(resources).compute(resources, update)
 
-    def _measured(self, work: Work) -> Measured:
-        return self.point(self.training.experiment.run(work.execution.runs))
+    def _measured(self, resources: Resources) -> Measured:
+        return self.point(self.training.experiment.run(resources.execution.runs))
+
+
+def runner(points: Callable[[Any], Sequence[Point]], table: str) -> Callable[..., pd.DataFrame]:
+    """An experiment's ``run(config, resources=None)`` that completes its points, and no more."""
+
+    def run(config: Any, resources: Resources | None = None) -> pd.DataFrame:
+        return complete(points(config), table, resources)
+
+    return run
 
 
 def at(update: Callable[[str, int], None], number: int, text: str) -> None:
@@ -205,7 +217,9 @@ def at(update: Callable[[str, int], None], number: int, text: str) -> None:
     update(text, number)
 
 
-def complete(points: Sequence[Point], table: str, work: Work | None = None) -> pd.DataFrame:
+def complete(
+    points: Sequence[Point], table: str, resources: Resources | None = None
+) -> pd.DataFrame:
     """Do every point that is not done, and put their rows together.
 
     Points without a result (failed, or not done because only what is there was asked for) give one
@@ -214,25 +228,25 @@ def complete(points: Sequence[Point], table: str, work: Work | None = None) -> p
     Raises:
         RequestError: there is no point, or anything that a point's measuring raises.
     """
-    work = work or Work()
+    resources = resources or Resources()
     if not points:
         raise RequestError("nothing to do: expected at least one point in this experiment")
-    if not work.so_far:  # say now what cannot be written, not after the first hour
-        check_writable(work.execution.runs / "points" / "any.parquet", (".parquet",))
-        work.execution.check()
+    if not resources.so_far:  # say now what cannot be written, not after the first hour
+        check_writable(resources.execution.runs / "points" / "any.parquet", (".parquet",))
+        resources.execution.check()
         for point in points:
             point.check()
     frames: dict[int, pd.DataFrame] = {}
-    with cli.progress(len(points), work.execution.quiet) as update:
+    with cli.progress(len(points), resources.execution.quiet) as update:
         for wait in (False, True):  # what another process is at comes last
             for number, point in enumerate(points):
                 if number in frames:
                     continue
-                frame = point.stored(work)
-                if frame is None and not work.so_far:
-                    if point.busy(work) and not wait:
+                frame = point.stored(resources)
+                if frame is None and not resources.so_far:
+                    if point.busy(resources) and not wait:
                         continue
-                    frame = point.compute(work, partial(at, update, number))
+                    frame = point.compute(resources, partial(at, update, number))
                 if frame is None:
                     frame = pd.DataFrame([{**point.row, "finished": False}])
                 frames[number] = frame

@@ -30,6 +30,7 @@ SETTINGS = (
     *("model", "dataset", "input_shape", "pruner", "iterations", "schedule", "scope", "mode"),
     "seed",
 )
+# The tables that the engine itself writes; who makes others declares them.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "critical": (
         *SETTINGS,
@@ -65,61 +66,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("level", "compression", "kept", "collapsed_layers", "first_collapsed_layer"),
         *("critical_compression", "top1", "best_top1", "loss"),
     ),
-    "status": (
-        *SETTINGS,
-        *("compression", "levels", "epochs", "run", "state", "level", "epoch", "top1", "error"),
-    ),
-    "accuracy": (
-        *SETTINGS,
-        *("compression", "levels", "epochs", "train_images", "parameters", "layers"),
-        *("maximal_compression", "critical_compression", "collapsed_layers", "top1", "best_top1"),
-        *("run", "finished"),
-    ),
-    "neurons": (
-        *SETTINGS,
-        *("quantity", "place", "unit", "score_in", "score_out", "finished"),
-    ),
-    "cuts": (
-        *SETTINGS,
-        *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers"),
-        "finished",
-    ),
-    # What a pruning left in each layer and what the network then reached; a row a layer.
-    "outcomes": (
-        *SETTINGS,
-        *("weights", "control", "compression", "levels", "epochs", "train_images", "layer"),
-        *("layer_index", "parameters", "kept", "density", "effective_kept"),
-        *("critical_compression", "top1", "best_top1", "run", "finished"),
-    ),
-    "iterations": (
-        *SETTINGS,
-        *("maximal_compression", "critical_compression", "collapse_compression", "monotone"),
-        *("first_collapsed_layer", "evidence", "compression", "layer", "layer_index"),
-        *("parameters", "kept", "density", "finished"),
-    ),
-    "costs": (
-        *SETTINGS,
-        *("compression", "parameters", "samples", "seconds", "flops", "peak_bytes"),
-        *("epoch_images", "epoch_seconds", "epoch_flops", "finished"),
-    ),
-    # One ticket beside another: the same seed's of another pruner, or another seed's.
-    "tickets": (
-        *SETTINGS,
-        *("compression", "levels", "best_top1", "run", "other", "other_seed", "other_best_top1"),
-        "density_distance",
-        *("overlap", "chance_overlap", "chance_deviation", "most_overlap", "beyond_chance"),
-        "finished",
-    ),
-    "dead_inputs": (
-        *SETTINGS,
-        *("compression", "epochs", "train_images", "layer", "parameters", "kept"),
-        *("dead_parameters", "dead_kept", "kept_total", "best_top1", "run", "finished"),
-    ),
-    "answers": (
-        *("question", "quantity", "of", "against", "where", "estimate", "low", "high"),
-        *("level", "seeds", "unit"),
-    ),
-    "agreement": ("figure", "ours", "published", "deviation", "within"),
     "trace": (
         *SETTINGS,
         *("iteration", "kept_total", "density_total", "pruned_mass", "cut", "prune_to_cut_ratio"),
@@ -128,6 +74,23 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 _SUFFIXES = (".parquet", ".csv", ".json")
 _PACKAGES = ("layer-collapse", "torch", "torchvision", "numpy", "pandas", "pyarrow")
+
+
+def declare(table: str, *columns: str) -> str:
+    """Add a table of one's own to ``COLUMNS``, where it is made: ``TABLE = declare("cuts", ...)``.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ValueError: there is a table of this name with other columns.
+    """
+    if COLUMNS.setdefault(table, columns) != columns:
+        raise ValueError(
+            f"table '{table}': expected the columns {', '.join(COLUMNS[table])}, as it was "
+            f"declared before; got {', '.join(columns)}"
+        )
+    return table
 
 
 def provenance(table: str, device: str) -> dict[str, Any]:
@@ -237,6 +200,8 @@ def layer_rows(
 def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """Read a table and its provenance.
 
+    Columns are checked of tables that this process knows; a figure checks those that it draws.
+
     Raises:
         RequestError: missing, truncated or foreign file, another table or schema version, a
             missing column.
@@ -267,7 +232,7 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
             f"'{path}': expected table '{table}' of schema version {SCHEMA_VERSION}, "
             f"got '{found[0]}' of {found[1]}"
         )
-    for column in COLUMNS[table]:
+    for column in COLUMNS.get(table, ()):
         if column not in frame.columns:
             raise RequestError(f"'{path}': table '{table}' lacks the column '{column}'")
     if len(frame) != metadata.get("rows", len(frame)):

@@ -5,56 +5,43 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures.estimates import beside, by_pruner
+from analysis.questions.cost import TABLE, answer
+from figures.intervals import beside, chosen
 from figures.plotting import plots
 
-TABLE = "costs"
-PANELS: tuple[str, ...] = ()
+view = plots(
+    TABLE,
+    one=("dataset",),
+    numbers=("compression", "seconds", "flops", "epoch_seconds", "epoch_flops"),
+)
 
 
-def _draw(rows: pd.DataFrame, ax: Axes, value: pd.Series[float], label: str) -> None:
-    shown = rows.assign(value=value.astype(float))
-    beside(shown, ax, x="model", by="pruner", value="value", looks=by_pruner, geometric=True)
-    ax.set_ylabel(label)
+def _draw(rows: pd.DataFrame, ax: Axes, quantity: str, label: str, unit: float = 1.0) -> None:
+    found = chosen(answer(rows), quantity=quantity)
+    found = found[found["estimate"] > 0]  # what needs none is not drawn
+    beside(found.assign(estimate=found["estimate"] / unit), ax, x="model", by="pruner")
+    ax.set(ylabel=label, yscale="log")
     ax.set_title(f"{rows['dataset'].iloc[0]}, measured once")
 
 
-@plots(TABLE, one=("dataset",))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Time of pruning in epochs of training, by network.
-
-    Args:
-        rows: a ``costs`` table.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    _draw(rows, ax, rows["seconds"] / rows["epoch_seconds"], "time (epochs)")
+@view
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
+    """Time of pruning in epochs of training, by network."""
+    _draw(rows, ax, "time, share of an epoch", "time (epochs)")
     ax.axhline(1, color="black", linewidth=0.6)
 
 
-@plots(TABLE, one=("dataset",))
-def operations(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Operations of pruning in epochs of training; what needs none is not drawn.
-
-    Args:
-        rows: a ``costs`` table.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    _draw(rows, ax, rows["flops"] / rows["epoch_flops"], "operations (epochs)")
+@view
+def operations(rows: pd.DataFrame, ax: Axes) -> None:
+    """Operations of pruning in epochs of training; what needs none is not drawn."""
+    _draw(rows, ax, "operations, share of an epoch", "operations (epochs)")
     ax.axhline(1, color="black", linewidth=0.6)
 
 
-@plots(TABLE, one=("dataset",))
-def memory(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Peak memory above that of the network and its data.
-
-    Args:
-        rows: a ``costs`` table.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    _draw(rows, ax, rows["peak_bytes"] / 2**20, "peak memory (MiB)")
+@view
+def memory(rows: pd.DataFrame, ax: Axes) -> None:
+    """Peak memory above that of the network and its data."""
+    _draw(rows, ax, "peak memory", "peak memory (MiB)", 2**20)
 
 
 VIEWS = (plot, operations, memory)

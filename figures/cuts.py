@@ -6,32 +6,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from collapse.plots import style
+from figures.intervals import shades
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "cuts"
-PANELS: tuple[str, ...] = ()
+NUMBERS = ("compression", "iterations", "steps", "max_prune_to_cut_ratio")
 _STAR: dict[str, Any] = {"markersize": 8, "zorder": 3}
 LINES = {"linear": ("--", "s"), "exponential": ("-", "o")}
 
 
-@plots(TABLE, one=("model", "pruner"))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+@plots(TABLE, one=("model", "pruner"), numbers=NUMBERS)
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
     """Largest pruned score mass over the cut, by schedule and compression; safe below 1.
 
     The certified schedule takes as many iterations as it needs: a star at its number of steps.
-
-    Args:
-        rows: a ``cuts`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: the paper's numbers, as crosses.
     """
-    compressions = sorted(c for c in rows["compression"].unique() if c > 1)
-    shades = colormaps[style.SEQUENCE](np.linspace(0, 0.85, len(compressions)))
-    for compression, shade in zip(compressions, shades, strict=True):
+    for compression, shade in shades(c for c in rows["compression"].unique() if c > 1).items():
         part = rows[rows["compression"] == compression]
         for schedule, (line, mark) in LINES.items():
             curve = part[part["schedule"] == schedule].sort_values("iterations")

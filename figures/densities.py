@@ -11,18 +11,13 @@ from collapse.plots import style
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "layers"
-PANELS: tuple[str, ...] = ("pruner",)
+PANELS = ("pruner",)
+NUMBERS = ("compression", "layer_index", "parameters", "kept", "density")
 
 
-@plots(TABLE, one=("model", "pruner"))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """A curve a layer, from the input (dark) to the output (bright); ▽ where a layer is empty.
-
-    Args:
-        rows: a ``layers`` table of one network and pruner at several compressions.
-        ax: where to draw; a new figure without it.
-        published: the paper's numbers, as crosses on the curves.
-    """
+@plots(TABLE, one=("model", "pruner"), numbers=NUMBERS)
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
+    """A curve a layer, from the input (dark) to the output (bright); ▽ where a layer is empty."""
     layers = int(rows["layer_index"].max())
     shades = colormaps[style.SEQUENCE]
     if rows["compression"].nunique() < 2:

@@ -7,37 +7,32 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis.questions.accuracy import TABLE, answer
 from collapse.plots import style
 from figures import accuracy
 from figures.plotting import plots
 
-TABLE = "accuracy"
-PANELS: tuple[str, ...] = ("dataset", "model")
+PANELS = accuracy.PANELS
 LOW = 10.0
 
 
-@plots(TABLE, one=("model", "dataset"))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """One panel, with the compressions up to 10 enlarged in an inset.
-
-    Args:
-        rows: an ``accuracy`` table of one network and dataset.
-        ax: where to draw; a new figure without it.
-        published: the paper's numbers, as crosses.
-    """
-    accuracy.plot(rows, ax=ax, published=published)
+@plots(TABLE, one=("model", "dataset"), numbers=accuracy.NUMBERS)
+def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
+    """One panel of figure 1, with the compressions up to 10 enlarged in an inset."""
+    accuracy.plot.draw(rows, ax, published)
     ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")
-    low = rows[rows["compression"] <= LOW * (1 + 1e-9)]
+    found = answer(rows)
+    low = found[found["compression"] <= LOW * (1 + 1e-9)].sort_values("compression")
     if low["compression"].nunique() < 2:
         return
     inset: Any = ax.inset_axes((0.08, 0.1, 0.4, 0.42))
     for pruner, part in low.groupby("pruner", sort=False):
-        mean = part.groupby("compression")["best_top1"].mean()
-        inset.plot(mean.index, mean, color=style.colour(str(pruner)), linewidth=0.7)
-    middle = low.groupby(["pruner", "compression"])["best_top1"].mean()
+        colour = style.colour(str(pruner))
+        inset.plot(part["compression"], part["estimate"], color=colour, linewidth=0.7)
+    least, most = low["estimate"].min(), low["estimate"].max()
     inset.set_xscale("log")
     # What is far below the best at low compression would hide the differences among the others.
-    inset.set_ylim(max(middle.min(), middle.max() - 10) - 0.5, middle.max() + 0.5)
+    inset.set_ylim(max(least, most - 10) - 0.5, most + 0.5)
     inset.set_xticks([1, LOW], ["1", f"{LOW:g}"])
     inset.minorticks_off()
     inset.tick_params(labelsize="x-small", pad=1)

@@ -2,79 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis.questions import iterations
+from analysis.questions.iterations import TABLE, answer
 from collapse.plots import style
-from figures.estimates import estimate, title
+from figures.intervals import by_pruner, chosen, curves, powers, title
 from figures.plotting import plots
 
-TABLE = "iterations"
-PANELS: tuple[str, ...] = ()
+view = plots(
+    TABLE,
+    numbers=("seed", "iterations", "critical_compression", "compression", "density"),
+)
 
 
-@plots(TABLE)
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Critical compression against iterations (geometric means); ▽ a collapse seen below it.
-
-    Args:
-        rows: an ``iterations`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
+@view
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
+    """Critical compression against iterations (geometric means); ▽ a collapse seen below it."""
+    found = powers(chosen(answer(rows), quantity="log10 critical compression"))
+    curves(found, ax, x="iterations")
     runs = rows.drop_duplicates(["pruner", "iterations", "seed"])
     below = runs[runs["monotone"].astype(str).str.lower() == "false"]
-    for pruner, part in runs.groupby("pruner", sort=False):
-        colour = style.colour(str(pruner))
-        groups = list(part.groupby("iterations"))
-        points = [estimate(group, "critical_compression", geometric=True) for _, group in groups]
-        places = [int(str(iterations)) for iterations, _ in groups]
-        ax.plot(
-            places, [point.mean for point in points],
-            color=colour, marker=style.marker(str(pruner)), label=style.name(str(pruner)),
-        )  # fmt: skip
-        for place, point in zip(places, points, strict=True):
-            if point.known:
-                ax.plot([place, place], [point.low, point.high], color=colour)
-        low = below[below["pruner"] == pruner].astype({"collapse_compression": float})
-        ax.plot(
-            low["iterations"], low["collapse_compression"], "v",
-            color=colour, markerfacecolor="none",
-        )  # fmt: skip
+    hollow: dict[str, Any] = {"linestyle": "none", "marker": "v", "markerfacecolor": "none"}
+    for pruner, part in below.groupby("pruner"):
+        collapse, colour = part["collapse_compression"].astype(float), style.colour(str(pruner))
+        ax.plot(part["iterations"], collapse, color=colour, **hollow)
     if len(below):
-        ax.plot([], [], "v", color="black", markerfacecolor="none", label="collapse below it")
-    maximum = float(runs["maximal_compression"].iloc[0])
+        ax.plot([], [], color="black", label="collapse below it", **hollow)
+    maximum = float(rows["maximal_compression"].iloc[0])
     ax.axhline(maximum, color="black", linestyle="--", linewidth=0.8, label="maximal")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("iterations")
-    ax.set_ylabel("critical compression")
-    title(runs, ax, ["pruner", "iterations"])
+    ax.set(xlabel="iterations", ylabel="critical compression", xscale="log", yscale="log")
+    title(found, ax)
 
 
-@plots(TABLE)
-def densities(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Mean density of each layer with the most iterations (solid) and with one (dotted).
-
-    Args:
-        rows: an ``iterations`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    counts = rows["iterations"].astype(int)
-    for pruner, part in rows.groupby("pruner", sort=False):
-        for iterations, line in ((counts.min(), ":"), (counts.max(), "-")):
-            one = part[part["iterations"] == iterations]
-            middle = one.groupby("layer_index")["density"].mean()
-            label = style.name(str(pruner)) if line == "-" else None
-            ax.plot(
-                middle.index, middle.where(middle > 0, np.nan), line, label=label,
-                color=style.colour(str(pruner)), marker=style.marker(str(pruner)),
-            )  # fmt: skip
-    ax.set_yscale("log")
-    ax.set_xlabel("layer")
-    ax.set_ylabel("density of a layer")
+@view
+def densities(rows: pd.DataFrame, ax: Axes) -> None:
+    """Mean density of each layer with the most iterations (solid) and with one (dotted)."""
+    found, counts = iterations.densities(rows), rows["iterations"].astype(int)
+    found = found.assign(seen=found["estimate"].where(found["estimate"] > 0, np.nan))
+    for pruner, part in found.groupby("pruner", sort=False):
+        for number, line in ((counts.min(), ":"), (counts.max(), "-")):
+            one = part[part["iterations"] == number].sort_values("layer_index")
+            look = by_pruner(str(pruner)) | ({} if line == "-" else {"label": None})
+            ax.plot(one["layer_index"], one["seen"], line, **look)
+    ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
     at = f"compression {rows['compression'].iloc[0]:,g}"
     ax.set_title(f"{at}, {counts.min()} (dotted) and {counts.max()} iterations")
 

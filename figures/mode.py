@@ -2,82 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.questions import answers
+from analysis.questions import mode
+from analysis.questions.mode import MODES, TABLE, answer
 from collapse.plots import style
-from figures.estimates import beside, in_turn, title, zero_line
+from figures.intervals import beside, by_pruner, chosen, in_turn, powers, title
+from figures.outcomes import NUMBERS, POINTS, one_difference
 from figures.plotting import plots
 
-TABLE = "outcomes"
-PANELS: tuple[str, ...] = ()
-MODES = ("train", "eval")
+view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS)
 
 
-@plots(TABLE, one=())
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Critical compression of each pruner on each network, by mode (geometric means).
-
-    Args:
-        rows: an ``outcomes`` table in both modes.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    runs = answers.runs(rows)
-    once = runs.drop_duplicates(["model", "dataset", "pruner", "mode", "seed"])
-    once = once.assign(at=once["pruner"].map(style.name) + "\n" + once["model"])
-    value, looks = "critical_compression", in_turn(MODES)
-    beside(once, ax, x="at", by="mode", value=value, looks=looks, geometric=True)
-    ax.set_ylabel("critical compression")
+@view
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
+    """Critical compression of each pruner on each network, by mode (geometric means)."""
+    found = powers(chosen(answer(rows), quantity="log10 critical compression"))
+    found = found.assign(at=found["pruner"].map(style.name) + "\n" + found["model"])
+    beside(found, ax, x="at", by="mode", looks=in_turn(MODES))
+    ax.set(ylabel="critical compression", yscale="log")
 
 
-@plots(TABLE, one=())
-def accuracies(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Top-1 accuracy in train mode minus that in eval mode, by compression, of what was trained.
-
-    Args:
-        rows: an ``outcomes`` table in both modes.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    runs = answers.runs(rows).dropna(subset=["best_top1"])
-    found = answers.paired(runs, "best_top1", "mode", "eval")
-    found = found.assign(
-        at=found["pruner"].map(style.name) + "\n×" + found["compression"].map("{:,g}".format)
-    )
-    looks = in_turn(["_difference"])  # one kind needs no legend
-    beside(found.assign(what="_difference"), ax, x="at", by="what", value="difference", looks=looks)
-    zero_line(ax)
+@view
+def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
+    """Top-1 accuracy in train mode minus that in eval mode, by compression, of what was trained."""
+    one_difference(chosen(answer(rows), quantity="difference in top-1 accuracy"), ax)
     ax.set_ylabel("top-1 accuracy, train − eval (points)")
 
 
-@plots(TABLE, one=())
-def densities(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Mean density of each layer at the highest compression, of the network with most layers.
-
-    Args:
-        rows: an ``outcomes`` table in both modes.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
+@view
+def densities(rows: pd.DataFrame, ax: Axes) -> None:
+    """Mean density of each layer at the highest compression, of the network with most layers."""
     deep = rows[rows["layer_index"] == rows["layer_index"].max()]["model"].iloc[0]
-    part = rows[(rows["model"] == deep)]
+    part = rows[rows["model"] == deep]
     part = part[part["compression"] == part["compression"].max()]
-    for (pruner, mode), group in part.groupby(["pruner", "mode"], sort=False):
-        middle = group.groupby("layer_index")["density"].mean()
-        seen = middle[middle > 0]  # a logarithm has no zero
-        solid = mode == MODES[0]
-        label = f"{style.name(str(pruner))}, {mode}"
-        ax.plot(
-            seen.index, seen, "-" if solid else ":", color=style.colour(str(pruner)),
-            marker=style.marker(str(pruner)), label=label,
-            markerfacecolor=None if solid else "none",
-        )  # fmt: skip
-    ax.set_yscale("log")
-    ax.set_xlabel("layer")
-    ax.set_ylabel("density of a layer")
-    title(part, ax, ["pruner", "mode"])
+    found = mode.densities(part)
+    seen = found[found["estimate"] > 0]  # a logarithm has no zero
+    for (pruner, scored), group in seen.groupby(["pruner", "mode"], sort=False):
+        look: dict[str, Any] = by_pruner(str(pruner))
+        look["label"] += f", {scored}"
+        if scored != MODES[0]:
+            look |= {"linestyle": ":", "markerfacecolor": "none"}
+        ax.plot(group["layer_index"], group["estimate"], **look)
+    ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
+    title(found, ax)
     ax.set_title(f"compression {part['compression'].iloc[0]:,g}, {ax.get_title(loc='left')}")
 
 

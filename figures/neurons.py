@@ -11,20 +11,20 @@ from collapse.plots import style
 from figures.plotting import plots
 
 TABLE = "neurons"
-PANELS: tuple[str, ...] = ("quantity",)
+PANELS = ("quantity",)
 
 
-@plots(TABLE, one=("model", "quantity"))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+@plots(
+    TABLE,
+    one=("model", "quantity"),
+    numbers=("score_in", "score_out"),
+    points=("quantity",),
+)
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """A dot a hidden unit, from the input (dark) to the output (bright); conserved on the line.
 
     Signed quantities are drawn by their size, because the axes are logarithmic; units at exactly
     zero on a side are left out.
-
-    Args:
-        rows: a ``neurons`` table of one network and quantity.
-        ax: where to draw; a new figure without it.
-        published: nothing is published for this figure; ignored.
     """
     places = list(rows["place"].unique())
     shades = colormaps[style.SEQUENCE](np.linspace(0, 0.9, len(places)))

@@ -5,31 +5,30 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.questions import answers
+from analysis.questions.sanity import TABLE, answer
 from collapse.plots import style
-from figures.estimates import beside, in_turn, zero_line
+from figures.intervals import beside, chosen, in_turn, zero_line
+from figures.outcomes import NUMBERS, POINTS
 from figures.plotting import plots
 
-TABLE = "outcomes"
-PANELS: tuple[str, ...] = ("compression",)
+PANELS = ("compression",)
 CONTROLS = ("shuffled", "reinitialised", "inverted")
 
 
-@plots(TABLE, one=("model", "dataset", "compression"), numbers=("best_top1",))
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
+@plots(
+    TABLE,
+    one=("model", "dataset", "compression"),
+    numbers=(*NUMBERS, "best_top1"),
+    points=POINTS,
+)
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy of each control minus that of the mask itself, by pruner.
 
     Intervals of one pruner hold together (Bonferroni).
-
-    Args:
-        rows: an ``outcomes`` table of one network and compression, with its controls.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
     """
-    found = answers.paired(answers.runs(rows), "best_top1", "control", None)
+    found = chosen(answer(rows), against="as it is")
     found = found.assign(name=found["pruner"].map(style.name))
-    looks = in_turn(CONTROLS)
-    beside(found, ax, x="name", by="control", value="difference", looks=looks)
+    beside(found, ax, x="name", by="control", looks=in_turn(CONTROLS))
     zero_line(ax)
     ax.set_ylabel("top-1 accuracy − the mask's (points)")
     ax.set_title(f"compression {rows['compression'].iloc[0]:,g}, {ax.get_title(loc='left')}")

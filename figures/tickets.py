@@ -3,102 +3,71 @@
 from __future__ import annotations
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
-from figures.estimates import beside, by_pruner, zero_line
+from analysis.questions.tickets import TABLE, across_seeds, answer
+from figures.intervals import beside, by_pruner, chosen, zero_line
 from figures.plotting import plots
 
-TABLE = "tickets"
-PANELS: tuple[str, ...] = ()
-IMP = "imp"
+view = plots(
+    TABLE,
+    numbers=("seed", "other_seed", "compression", "overlap", "density_distance"),
+    points=("other_seed",),
+)
+_DISTANCE = "share of kept weights in other layers"
 
 
-def _labelled(rows: pd.DataFrame) -> pd.DataFrame:
-    """With each ticket's name, and its compression in words."""
-    rows = rows.sort_values("compression", kind="stable")
-    label = rows["pruner"].where(rows["levels"].astype(float) == 0, IMP)
-    return rows.assign(label=label, at="×" + rows["compression"].map("{:,g}".format))
+def _by_compression(rows: pd.DataFrame, ax: Axes, quantity: str, label: str) -> None:
+    found = chosen(answer(rows), quantity=quantity).sort_values("compression", kind="stable")
+    at = "×" + found["compression"].map("{:,g}".format)
+    beside(found.assign(at=at), ax, x="at", by="pruner")
+    ax.set(xlabel="compression", ylabel=label)
 
 
-def _beside_imp(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = _labelled(rows)
-    return rows[(rows["other"] == IMP) & (rows["label"] != IMP)]
+@view
+def plot(rows: pd.DataFrame, ax: Axes) -> None:
+    """Top-1 accuracy of each ticket, by compression."""
+    _by_compression(rows, ax, "top-1 accuracy", "top-1 accuracy (%)")
 
 
-@plots(TABLE)
-def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Top-1 accuracy of each ticket, by compression.
-
-    Args:
-        rows: a ``tickets`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    first = _labelled(rows)
-    other = first.assign(
-        label=first["other"], seed=first["other_seed"], best_top1=first["other_best_top1"]
-    )
-    each = pd.concat([first, other]).dropna(subset=["best_top1"])
-    each = each.drop_duplicates(["label", "seed", "compression"])
-    beside(each, ax, x="at", by="label", value="best_top1", looks=by_pruner)
-    ax.set_xlabel("compression")
-    ax.set_ylabel("top-1 accuracy (%)")
-
-
-@plots(TABLE)
-def overlaps(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Overlap with IMP's ticket of the same seed: 0 is chance, 1 the most that the layers allow.
-
-    Args:
-        rows: a ``tickets`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    part = _beside_imp(rows)
-    beside(part, ax, x="at", by="label", value="beyond_chance", looks=by_pruner)
+@view
+def overlaps(rows: pd.DataFrame, ax: Axes) -> None:
+    """Overlap with IMP's ticket of the same seed: 0 is chance, 1 the most that the layers allow."""
+    quantity = "overlap beyond chance, with IMP's ticket"
+    _by_compression(rows, ax, quantity, "overlap with IMP beyond chance")
     zero_line(ax)
-    ax.set_xlabel("compression")
-    ax.set_ylabel("overlap with IMP beyond chance")
 
 
-@plots(TABLE)
-def distances(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """Share of the kept weights that lie in other layers than IMP's.
-
-    Args:
-        rows: a ``tickets`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    part = _beside_imp(rows)
-    beside(part, ax, x="at", by="label", value="density_distance", looks=by_pruner)
+@view
+def distances(rows: pd.DataFrame, ax: Axes) -> None:
+    """Share of the kept weights that lie in other layers than IMP's."""
+    quantity, label = f"{_DISTANCE}, than in IMP's ticket", "kept in other layers than IMP (share)"
+    _by_compression(rows, ax, quantity, label)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("compression")
-    ax.set_ylabel("kept in other layers than IMP (share)")
 
 
-@plots(TABLE)
-def stability(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None) -> None:
-    """The same between two seeds of one pruner: every pair a dot, because pairs share seeds.
-
-    Args:
-        rows: a ``tickets`` table of one network.
-        ax: where to draw; a new figure without it.
-        published: nothing is published.
-    """
-    part = _labelled(rows)
-    part = part[part["other"] == part["label"]]
-    names = list(part["label"].unique())
-    high = part["compression"].max()
-    for place, name in enumerate(names):
-        group = part[(part["label"] == name) & (part["compression"] == high)]
-        look = {key: value for key, value in by_pruner(str(name)).items() if key != "label"}
-        ax.plot([place] * len(group), group["density_distance"], linestyle="none", **look)
-    ax.set_xticks(range(len(names)), [by_pruner(str(name))["label"] for name in names])
+@view
+def stability(rows: pd.DataFrame, ax: Axes) -> None:
+    """The same between two seeds of one pruner: every pair a dot, because pairs share seeds."""
+    pairs = across_seeds(rows)
+    high = pairs["compression"].max()
+    looks = {pruner: by_pruner(pruner) for pruner in pairs["pruner"].unique()}
+    sns.stripplot(
+        pairs[pairs["compression"] == high].assign(
+            name=lambda part: part["pruner"].map(lambda pruner: looks[pruner]["label"])
+        ),
+        x="name",
+        y="density_distance",
+        hue="name",
+        palette={look["label"]: look["color"] for look in looks.values()},
+        jitter=False,
+        ax=ax,
+    )
     ax.tick_params(axis="x", rotation=30)
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("kept in other layers (share)")
-    seeds = len({*part["seed"], *part["other_seed"]})
+    ax.set(xlabel="", ylabel="kept in other layers (share)")
+    seeds = len({*pairs["seed"], *pairs["other_seed"]})
     ax.set_title(f"between pairs of {seeds} seeds, ×{high:,g}")
 
 

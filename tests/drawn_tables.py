@@ -1,10 +1,19 @@
-"""Small tables made by hand, one for each figure."""
+"""Small tables made by hand, for each figure; of a figure without one, that of its smoke preset."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pandas as pd
 
+from analysis import experiments
+from analysis.resumable import Resources
 from collapse import tables
+from collapse.options import Execution
+
+for _name in (*experiments.EXPERIMENTS, *experiments.QUESTIONS):
+    experiments.find(_name)  # it declares its table
 
 SETTINGS = {
     "model": "net", "dataset": "digits", "input_shape": "3x32x32", "iterations": 1,
@@ -133,7 +142,7 @@ def outcomes_table(**by: object) -> pd.DataFrame:
 def trained_table() -> pd.DataFrame:
     """Prunings alone beside trainings."""
     table = outcomes_table(weights={"random": 0.0, "trained": -3.0}).query("compression > 1")
-    alone = table.assign(best_top1=None, run=None, epochs=0)
+    alone = table.query("compression == 100").assign(best_top1=None, run=None, epochs=0)
     return pd.concat([table, alone], ignore_index=True).infer_objects()
 
 
@@ -198,22 +207,33 @@ def dead_inputs_table() -> pd.DataFrame:
     )  # fmt: skip
 
 
-TABLES = {
-    "accuracy": accuracy_table(),
-    "densities": layers_table({"snip": {1.0: (100, 10_000), 4.0: (25, 2500)}}),
-    "neurons": neurons_table(),
-    "layer-scores": layers_table({"snip": {1.0: (100, 10_000)}}),
-    "levels": accuracy_table(levels=1).query("pruner == 'magnitude'"),
-    "dynamics": dynamics_table(),
-    "grid": accuracy_table(),
-    "cuts": cuts_table(),
-    "iterations": iterations_table(),
-    "mode": outcomes_table(mode={"train": 5.0, "eval": 0.0}),
-    "cost": costs_table(),
-    "tickets": tickets_table(),
-    "low-compression": outcomes_table(),
-    "trained": trained_table(),
-    "dead-inputs": dead_inputs_table(),
-    "sanity": outcomes_table(control={None: 0.0, "shuffled": 2.0, "inverted": 20.0}),
-    "effective": outcomes_table(),
-}
+class _Tables(dict[str, pd.DataFrame]):
+    def __missing__(self, name: str) -> pd.DataFrame:
+        module = experiments.find(name)
+        with tempfile.TemporaryDirectory() as runs:
+            resources = Resources(Execution(Path(runs), quiet=True))
+            self[name] = module.run(module.PRESETS["smoke"], resources)
+        return self[name]
+
+
+TABLES = _Tables(
+    {
+        "accuracy": accuracy_table(),
+        "densities": layers_table({"snip": {1.0: (100, 10_000), 4.0: (25, 2500)}}),
+        "neurons": neurons_table(),
+        "layer-scores": layers_table({"snip": {1.0: (100, 10_000)}}),
+        "levels": accuracy_table(levels=1).query("pruner == 'magnitude'"),
+        "dynamics": dynamics_table(),
+        "grid": accuracy_table(),
+        "cuts": cuts_table(),
+        "iterations": iterations_table(),
+        "mode": outcomes_table(mode={"train": 5.0, "eval": 0.0}),
+        "cost": costs_table(),
+        "tickets": tickets_table(),
+        "low-compression": outcomes_table(),
+        "trained": trained_table(),
+        "dead-inputs": dead_inputs_table(),
+        "sanity": outcomes_table(control={None: 0.0, "shuffled": 2.0, "inverted": 20.0}),
+        "effective": outcomes_table(),
+    }
+)

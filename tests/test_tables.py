@@ -107,13 +107,31 @@ def test_json_keeps_every_digit(tmp_path: Path) -> None:
 
 
 def test_a_table_that_was_cut_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "cuts.csv"
-    frame = pd.DataFrame([dict.fromkeys(tables.COLUMNS["cuts"], n) for n in range(9)])
-    tables.write(frame, path, "cuts")
+    path = tmp_path / "trace.csv"
+    frame = pd.DataFrame([dict.fromkeys(tables.COLUMNS["trace"], n) for n in range(9)])
+    tables.write(frame, path, "trace")
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:6]) + "\n")
     with pytest.raises(RequestError, match="expected 9 rows, got 4: was it cut?"):
-        tables.read(path, "cuts")
+        tables.read(path, "trace")
     path.write_text("# [1]\n" + "\n".join(lines[1:]))
     with pytest.raises(RequestError, match="got one without its description"):
-        tables.read(path, "cuts")
+        tables.read(path, "trace")
+
+
+def test_who_makes_a_table_declares_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "COLUMNS", dict(tables.COLUMNS))
+    assert tables.declare("mine", "model", "answer") == "mine"
+    assert tables.declare("mine", "model", "answer") == "mine"
+    with pytest.raises(ValueError, match="'mine': expected the columns model, answer"):
+        tables.declare("mine", "model")
+    with pytest.raises(ValueError, match="'layers': expected the columns model"):
+        tables.declare("layers", "layer")
+    path = tmp_path / "mine.csv"
+    with pytest.raises(RequestError, match="table 'mine' lacks the columns answer"):
+        tables.write(pd.DataFrame([{"model": "m"}]), path, "mine")
+    tables.write(pd.DataFrame([{"model": "m", "answer": 42}]), path, "mine")
+    del tables.COLUMNS["mine"]  # as in a process that has not imported who makes it
+    assert tables.read(path, "mine")[0]["answer"].tolist() == [42]
+    with pytest.raises(RequestError, match="expected table 'yours' .*got 'mine'"):
+        tables.read(path, "yours")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis import experiments
-from analysis.resumable import Work
+from analysis.resumable import Resources
 from collapse import cli, tables
 from collapse.errors import RequestError, unknown
 from collapse.options import Execution
@@ -60,8 +60,8 @@ def _main(name: str, arguments: list[str]) -> int:
     out: Path | None = request.output.out
     tables.check_path(out)
     device = str(choose_device(request.experiment.setup.device))
-    work = Work(request.execution, device=device, so_far=request.output.so_far)
-    frame = module.run(request.experiment, work)
+    resources = Resources(request.execution, device=device, so_far=request.output.so_far)
+    frame = module.run(request.experiment, resources)
     if out is None:
         print(frame.to_csv(index=False), end="")
     else:

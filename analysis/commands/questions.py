@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import pandas as pd
 import tyro
 
-from analysis import experiments
+from analysis import experiments, questions
 from analysis.experiments import QUESTIONS
 from collapse import cli, tables
 from collapse.errors import RequestError, unknown
@@ -112,7 +112,7 @@ def _write_answers(folder: Path) -> None:
     for name in QUESTIONS:
         path = folder / f"{name}.parquet"
         if path.exists():
-            module = experiments.find(name)
+            module = questions.find(name)
             table, _ = tables.read(path, module.TABLE)
             found.append(module.answer(table).assign(question=name))
     if not found:

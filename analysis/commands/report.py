@@ -11,7 +11,7 @@ import tyro
 
 from analysis.experiments.shared import PRUNERS
 from analysis.report.gather import gather
-from analysis.resumable import Work
+from analysis.resumable import Resources
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
@@ -52,8 +52,8 @@ def main(config: Config) -> int:
             "`pip install layer-collapse[report]`"
         ) from error
     device = str(choose_device(config.setup.device))
-    work = Work(Execution(config.runs, quiet=config.quiet), device=device)
-    report = gather(config.setup, pruners=config.pruners, seed=config.seed, work=work)
+    resources = Resources(Execution(config.runs, quiet=config.quiet), device=device)
+    report = gather(config.setup, pruners=config.pruners, seed=config.seed, resources=resources)
     page = render(report, device)
     with atomic(config.out) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -16,7 +16,7 @@ import tyro
 from analysis import experiments, published, results
 from analysis.agreement import compare
 from analysis.commands.agreement import show
-from analysis.resumable import Trained, Work, at, complete
+from analysis.resumable import Resources, Trained, at, complete
 from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable
@@ -67,23 +67,25 @@ def main(config: Config) -> None:
     for name in config.figures:  # say now what cannot be added to, not after the work
         results.load(name, config.results)
     points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
-    work = Work(config.execution, device=device, time_limit=lambda: end - time.monotonic())
+    resources = Resources(
+        config.execution, device=device, time_limit=lambda: end - time.monotonic()
+    )
     queue = list(_in_turn(points))
     done = 0
     with cli.progress(len(queue), config.execution.quiet) as update:
         for number, point in enumerate(queue):
-            if point.stored(work) is None:
+            if point.stored(resources) is None:
                 # A second is not enough to begin anything.
                 if end - time.monotonic() < 1:
                     break
-                done += point.compute(work, partial(at, update, number)) is not None
+                done += point.compute(resources, partial(at, update, number)) is not None
     tables = {}
     for name, part in points.items():
-        so_far = Work(Execution(config.execution.runs, quiet=True), device, so_far=True)
+        so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
         rows = complete(part, experiments.find(name).TABLE, so_far)
         if rows["finished"].astype(bool).any():
             tables[name] = results.append(name, rows, config.results, device)
-    there = sum(point.stored(work) is not None for point in queue)
+    there = sum(point.stored(resources) is not None for point in queue)
     print(f"{done} points done now, {there} of {len(queue)} in all: {config.results}")
     show({n: compare(n, t) for n, t in tables.items() if n in published.NETWORKS}, tables)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import tyro
@@ -14,19 +14,19 @@ from analysis.experiments.shared import (
     MODE,
     PRUNERS,
     given,
-    key_of,
+    measured,
     needs_labels,
     network,
     powers,
-    row_of,
+    trained,
 )
-from analysis.resumable import Measured, Trained, Work, complete
+from analysis.questions.accuracy import TABLE
+from analysis.resumable import Measured, Resources, Trained, complete
+from collapse import critical
 from collapse import masks as masking
-from collapse.critical import frame_of, measure
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment, Run
 
-TABLE = "accuracy"
 # Small enough to train a network in a second on one core, and it learns.
 QUICK = Training(epochs=6, lr=0.01, train_batch_size=32, train_samples=400)
 
@@ -79,29 +79,11 @@ def points(config: Config) -> list[Trained]:
                 experiment = Experiment(
                     config.setup, options, config.training, Rewinding(levels=0), compression
                 )
-                found.append(trained(experiment))
+                found.append(trained(TABLE, experiment, rows))
     return found
 
 
-def trained(experiment: Experiment) -> Trained:
-    """One run as a point of an ``accuracy`` table."""
-    setup, pruning = experiment.setup, experiment.pruning
-    levels = experiment.rewinding.levels
-    settings = experiment.settings()
-    row = {
-        **experiment.row(),
-        "compression": experiment.compression,
-        "levels": levels,
-        "epochs": settings.epochs,
-        "train_images": settings.train_samples or len(experiment.datasets()[0].labels),
-    }
-    about = f"{setup.model} {setup.dataset} {pruning.pruner} x{experiment.compression:,.4g}"
-    if levels:
-        about += f" in {levels} levels"
-    return Trained(experiment, row, f"{about} seed {pruning.seed}", partial(_rows, row))
-
-
-def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
+def rows(run: Run) -> pd.DataFrame:
     """The ticket's accuracy: the best over epochs, as in the published numbers, and the last.
 
     The critical compression is that of the last ranking before the ticket.
@@ -110,12 +92,10 @@ def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
     sizes = layers["parameters"][: layers["layer"].nunique()]
     numbers = ("kept", "collapsed_layers", "critical_compression", "top1", "best_top1", "loss")
     return pd.DataFrame([{
-        **row,
         "parameters": sizes.sum(),
         "layers": len(sizes),
         "maximal_compression": sizes.sum() / len(sizes),
         **{name: ticket[name] for name in numbers},
-        "run": run.name,
     }])  # fmt: skip
 
 
@@ -126,38 +106,33 @@ def critical_points(config: Config) -> list[Measured]:
     for seed in dict.fromkeys(config.seeds):
         for pruner in dict.fromkeys(config.pruners):
             options = Pruning(pruner=pruner, mode=config.mode, seed=seed)
-            found.append(
-                Measured(
-                    "critical",
-                    {**key_of(config.setup, options), "effective": False},
-                    row_of(config.setup, options),
-                    f"critical compression of {pruner}, seed {seed}",
-                    partial(_critical, config.setup, options, labelled),
-                )
-            )
+            about = f"critical compression of {pruner}, seed {seed}"
+            measure = partial(_critical, config.setup, options, labelled)
+            point = measured("critical", config.setup, options, about, measure, {}, effective=False)
+            found.append(point)
     return found
 
 
 def _critical(setup: Setup, options: Pruning, labelled: bool) -> pd.DataFrame:
     prepared = network(setup, options.seed, labelled)
-    row, _ = measure(setup, prepared, options, effective=False)
-    return frame_of([row])
+    row, _ = critical.measure(setup, prepared, options, effective=False)
+    return critical.frame_of([row])
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+def run(config: Config, resources: Resources | None = None) -> pd.DataFrame:
     """The ``accuracy`` table, with each pruner's critical compression beside its rows."""
-    critical = complete(critical_points(config), "critical", work)
-    return beside(critical, complete(points(config), TABLE, work))
+    known = complete(critical_points(config), "critical", resources)
+    return beside(known, complete(points(config), TABLE, resources))
 
 
 _NETWORK = ("model", "dataset", "pruner", "seed")
 _KNOWN = ("parameters", "layers", "maximal_compression", "critical_compression")
 
 
-def beside(critical: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def beside(known: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """An ``accuracy`` table with the columns that a ``critical`` one knows better."""
-    known = critical[[*_NETWORK, *_KNOWN]]
-    merged = table.drop(columns=list(_KNOWN)).merge(known, on=list(_NETWORK), how="left")
+    better = known[[*_NETWORK, *_KNOWN]]
+    merged = table.drop(columns=list(_KNOWN)).merge(better, on=list(_NETWORK), how="left")
     return merged[list(table.columns)]
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.experiments.shared import PRUNERS, key_of, needs_labels, row_of
-from analysis.questions import Estimate, answers
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import PRUNERS, measured, needs_labels
+from analysis.questions.cost import TABLE
+from analysis.resumable import Measured, runner
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training
@@ -26,7 +26,6 @@ from collapse.pruning import prune
 from collapse.runs import Experiment
 from collapse.train import Trainer, recipes
 
-TABLE = "costs"
 _MANY = Setup("", dataset="cifar10", init="kaiming")
 
 
@@ -84,28 +83,22 @@ def points(config: Config) -> list[Measured]:
         for pruner in dict.fromkeys(config.pruners):
             setup = replace(config.setup, model=model)
             options = Pruning(pruner=pruner, mode=config.mode, seed=config.seed)
-            row = {**row_of(setup, options), "compression": config.compression}
-            key = {
-                **key_of(setup, options),
-                "compression": config.compression,
-                "timed_images": config.timed_images,
-            }
+            row = {"compression": config.compression}
+            key = {**row, "timed_images": config.timed_images}
             request = (setup, options, config.compression, config.timed_images)
-            measure = partial(_in_a_process, row, *request)
-            found.append(Measured(TABLE, key, row, f"{model} {pruner}", measure))
+            work, about = partial(_in_a_process, *request), f"{model} {pruner}"
+            found.append(measured(TABLE, setup, options, about, work, row, **key))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``costs`` table: a row a model and pruner."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _in_a_process(row: dict[str, Any], *request: Any) -> pd.DataFrame:
+def _in_a_process(*request: Any) -> pd.DataFrame:
     """Peak memory is a process's: a fresh one has no other's."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pd.DataFrame([{**row, **pool.submit(measure, *request).result()}])
+        return pd.DataFrame([pool.submit(measure, *request).result()])
 
 
 def measure(
@@ -176,21 +169,3 @@ def _peak(device: torch.device, reset: bool = False) -> int:
         status = dict(line.split(":", 1) for line in lines)
         return int(status["VmHWM"].split()[0]) * 1024
     return 0
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Time, operations, samples and memory, measured once."""
-    done = table[table["finished"].astype(str).str.lower() == "true"]
-    found = []
-    for _, one in done.iterrows():
-        quantities = {
-            ("time, share of an epoch", ""): one["seconds"] / one["epoch_seconds"],
-            ("operations, share of an epoch", ""): one["flops"] / one["epoch_flops"],
-            ("samples, share of an epoch", ""): one["samples"] / one["epoch_images"],
-            ("peak memory", "bytes"): one["peak_bytes"],
-        }
-        for (quantity, unit), value in quantities.items():
-            estimate = Estimate(float(value), float("nan"), float("nan"), 1)
-            place = answers.where(one.to_frame().T)
-            found.append(answers.row(quantity, one["pruner"], place, estimate, unit))
-    return answers.collect(found)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.shared import given, key_of, network, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import given, measured, network
+from analysis.resumable import Measured, runner
 from collapse import masks as masking
+from collapse import tables
 from collapse.options import Pruning, ScheduleName, Setup
 from collapse.pruning import prune
 
-TABLE = "cuts"
+TABLE = tables.declare(
+    "cuts",
+    *tables.SETTINGS,
+    *("compression", "kept", "steps", "max_prune_to_cut_ratio", "collapsed_layers", "finished"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,38 +57,24 @@ def points(config: Config) -> list[Measured]:
             if schedule == "certified" and iterations != max(config.iterations):
                 continue  # once: it has no number of iterations
             for compression in given(config.compressions):
-                options = Pruning(
-                    iterations=None if schedule == "certified" else iterations,
-                    schedule=schedule,
-                    seed=config.seed,
-                )
-                row = {**row_of(config.setup, options), "compression": compression}
-                found.append(
-                    Measured(
-                        TABLE,
-                        {**key_of(config.setup, options), "compression": compression},
-                        row,
-                        f"{schedule}, {iterations} iterations, to {compression:g}",
-                        partial(_measure, config, options, compression, row),
-                    )
-                )
+                count = None if schedule == "certified" else iterations
+                options = Pruning(iterations=count, schedule=schedule, seed=config.seed)
+                about = f"{schedule}, {iterations} iterations, to {compression:g}"
+                measure = partial(_measure, config, options, compression)
+                row = {"compression": compression}
+                found.append(measured(TABLE, config.setup, options, about, measure, row, **row))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``cuts`` table: ``steps`` are the iterations that removed anything."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _measure(
-    config: Config, options: Pruning, compression: float, row: dict[str, Any]
-) -> pd.DataFrame:
+def _measure(config: Config, options: Pruning, compression: float) -> pd.DataFrame:
     prepared = network(config.setup, config.seed, labelled=False)
     result = prune(prepared, options=options, compression=compression)
     # Nothing was pruned from a cut of zero: that step's mass is zero as well.
     ratios = [step.pruned_mass / step.cut for step in result.steps if step.cut]
     return pd.DataFrame([{
-        **row,
         "kept": masking.kept(result.masks),
         "steps": len(result.steps),
         "max_prune_to_cut_ratio": max(ratios, default=0.0),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
+from analysis.experiments.shared import trained
 from analysis.experiments.study import Study
-from analysis.questions import answers
-from analysis.resumable import Trained, Work, complete
+from analysis.questions.dead_inputs import TABLE
+from analysis.resumable import Trained, runner
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError
@@ -20,7 +20,6 @@ from collapse.options import Pruning, Setup, Training
 from collapse.runs import Experiment, Run
 from collapse.scores import ScoreInputs, Scores, about, score
 
-TABLE = "dead_inputs"
 INFORMED = f"{__name__}:informed_synflow"
 _PERCEPTRON = Setup("fc", dataset="", init="kaiming")
 _SHORT = Training(
@@ -100,28 +99,15 @@ def points(config: Config) -> list[Trained]:
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``dead_inputs`` table: a row a run, about its first layer."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
 def _point(experiment: Experiment) -> Trained:
     train, _ = experiment.datasets()
-    pruning, setup = experiment.pruning, experiment.setup
-    settings = experiment.settings()
-    layer, shape = _first_layer(setup, train)
+    layer, (units, inputs) = _first_layer(experiment.setup, train)
     dead = ~_alive(train.inputs()).flatten()
-    row = {
-        **experiment.row(),
-        "compression": experiment.compression,
-        "epochs": settings.epochs,
-        "train_images": settings.train_samples or len(train.labels),
-        "layer": layer,
-        "parameters": shape[0] * shape[1],
-        "dead_parameters": shape[0] * int(dead.sum()),
-    }
-    about = f"{setup.dataset} {pruning.pruner} x{experiment.compression:,.4g} seed {pruning.seed}"
-    return Trained(experiment, row, about, partial(_rows, row, dead))
+    more = {"parameters": units * inputs, "dead_parameters": units * int(dead.sum())}
+    return trained(TABLE, experiment, partial(_rows, layer, dead), layer=layer, **more)
 
 
 def _first_layer(setup: Setup, train: Dataset) -> tuple[str, tuple[int, int]]:
@@ -137,28 +123,12 @@ def _first_layer(setup: Setup, train: Dataset) -> tuple[str, tuple[int, int]]:
     return name, (mask.shape[0], mask.shape[1])
 
 
-def _rows(row: dict[str, Any], dead: Tensor, run: Run) -> pd.DataFrame:
+def _rows(layer: str, dead: Tensor, run: Run) -> pd.DataFrame:
     ticket = run.table("levels").iloc[-1]
-    mask = masking.load_masks(run.folder / "masks.safetensors")[row["layer"]]
+    mask = masking.load_masks(run.folder / "masks.safetensors")[layer]
     return pd.DataFrame([{
-        **row,
         "kept": int(mask.sum()),
         "dead_kept": int(mask[:, dead].sum()),
         "kept_total": int(ticket["kept"]),
         "best_top1": ticket["best_top1"],
-        "run": run.name,
     }])  # fmt: skip
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of the kept weights of the first layer that are on dead inputs, and accuracy."""
-    done = table[table["finished"].astype(str).str.lower() == "true"].assign(mode=None)
-    kept = done["kept"].astype(float)
-    done = done.assign(share=100 * done["dead_kept"].astype(float) / kept.where(kept > 0))
-    return answers.collect(
-        answers.means(done, "share", "first-layer weights kept on dead inputs", "%"),
-        answers.means(done, "best_top1", "top-1 accuracy", "%"),
-        answers.differences(
-            done, "best_top1", "difference in top-1 accuracy", "pruner", "synflow", "points"
-        ),
-    )

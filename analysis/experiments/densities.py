@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import tyro
 
-from analysis.experiments.shared import VGG19, Scored, given, key_of, powers, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, given, measured, powers
+from analysis.resumable import Measured, runner
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
 from collapse.options import Pruning, Scope, Setup
-from collapse.problem import Problem
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -59,35 +58,22 @@ def points(config: Config) -> list[Measured]:
     found = []
     for pruner in dict.fromkeys(config.pruners):
         options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
-        row = row_of(config.setup, options)
-        key = key_of(config.setup, options)
         once = iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
-            found.append(
-                Measured(
-                    TABLE,
-                    {**key, "compressions": part, **({"living": True} if config.living else {})},
-                    {**row, "compression": part[0]},
-                    f"{pruner} to {part[-1]:,.6g}",
-                    partial(_measure, config, options, part, row),
-                )
-            )
+            about = f"{pruner} to {part[-1]:,.6g}"
+            measure = partial(_measure, config, options, part)
+            key = {"compressions": part, **({"living": True} if config.living else {})}
+            row = {"compression": part[0]}
+            found.append(measured(TABLE, config.setup, options, about, measure, row, **key))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``layers`` table; ``effective_kept`` is null unless living weights are counted."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _measure(
-    config: Config,
-    options: Pruning,
-    compressions: Sequence[float],
-    row: dict[str, Any],
-) -> pd.DataFrame:
-    prepared = config.prepared()
-    dense = masking.dense(prepared.model)
+def _measure(config: Config, options: Pruning, compressions: Sequence[float]) -> pd.DataFrame:
+    prepared, output = config.prepared(), config.setup.output
+    model, batches, dense = prepared.model, prepared.batches, masking.dense(prepared.model)
     total, scores = masking.total(dense), Scores({})
     rows = []
     for compression in sorted(compressions, reverse=True):
@@ -98,15 +84,11 @@ def _measure(
         elif keep < total:
             result = prune(prepared, options=options, compression=compression)
             masks, scores = result.masks, result.scores
-        kept = masking.kept_by_layer(masks)
+        kept, alive = masking.kept_by_layer(masks), None
         sums = masking.sums(scores) if keep < total else {}
-        alive = _living(config, prepared, masks) if config.living else None
+        if config.living:
+            living = connectivity.living(model, masks, batches[0][0][:1], output=output)
+            alive = masking.kept_by_layer(living)
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
-            rows.append({**row, **layer, "compression": compression})
+            rows.append({**layer, "compression": compression})
     return pd.DataFrame(rows)
-
-
-def _living(config: Config, prepared: Problem, masks: Masks) -> dict[str, int]:
-    example, output = prepared.batches[0][0][:1], config.setup.output
-    alive = connectivity.living(prepared.model, masks, example, output=output)
-    return masking.kept_by_layer(alive)

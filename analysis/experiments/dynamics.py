@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
-
-import pandas as pd
 
 from analysis.experiments.accuracy import QUICK
-from analysis.resumable import Trained, Work, complete
+from analysis.experiments.shared import trained
+from analysis.resumable import Trained, runner
 from collapse.options import Pruning, Rewinding, Setup, Training
-from collapse.runs import Experiment, Run
+from collapse.runs import Experiment
 
 TABLE = "score_dynamics"
 
@@ -42,25 +39,13 @@ PRESETS = {
 
 
 def points(config: Config) -> list[Trained]:
-    """One of each seed."""
+    """The dense network's training, one of each seed."""
     found = []
     for seed in dict.fromkeys(config.seeds):
-        experiment = Experiment(
-            config.setup,
-            Pruning(pruner="magnitude", seed=seed),
-            config.training,
-            Rewinding(levels=0),
-        )
-        row = experiment.row()
-        about = f"{config.setup.model} on {config.setup.dataset}, seed {seed}"
-        found.append(Trained(experiment, row, about, partial(_rows, row)))
+        options = Pruning(pruner="magnitude", seed=seed)
+        experiment = Experiment(config.setup, options, config.training, Rewinding(levels=0))
+        found.append(trained(TABLE, experiment, lambda run: run.table(TABLE)))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``score_dynamics`` table of the dense network's training."""
-    return complete(points(config), TABLE, work)
-
-
-def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
-    return run.table("score_dynamics").assign(**row, run=run.name)
+run = runner(points, TABLE)

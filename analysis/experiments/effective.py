@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pandas as pd
-
-from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome
-from analysis.questions import answers
-from analysis.resumable import Trained, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
+from analysis.questions.outcomes import TABLE
+from analysis.resumable import Trained, runner
 from collapse.options import Training
-
-__all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +32,4 @@ def points(config: Config) -> list[Trained]:
     return [*config.dense(), *(outcome(config.experiment(*one)) for one in config.each())]
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``outcomes`` table."""
-    return complete(points(config), TABLE, work)
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Effective compression in units of the nominal one, and accuracy, of each pruner."""
-    runs = answers.runs(table)
-    runs = runs[runs["compression"] > 1]
-    return answers.collect(
-        answers.means(runs, "effective_share", "effective / nominal compression", ""),
-        answers.means(runs, "best_top1", "top-1 accuracy", "%"),
-    )
+run = runner(points, TABLE)

@@ -1,4 +1,4 @@
-"""The same for several networks and datasets: a panel each (figure 6)."""
+"""Accuracy against compression for several networks and datasets, a panel each (figure 6)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import pandas as pd
 
 from analysis.experiments import accuracy
 from analysis.experiments.shared import MODE, PRUNERS
-from analysis.resumable import Measured, Trained, Work, complete
+from analysis.questions.accuracy import TABLE
+from analysis.resumable import Measured, Resources, Trained, complete
 from collapse.errors import RequestError
 from collapse.options import Mode, Setup, Training
-
-TABLE = "accuracy"
-
 
 # Several take the place of one.
 _NOBODY = Setup("", dataset="")
@@ -94,13 +92,13 @@ def points(config: Config) -> list[Trained]:
     return [point for panel in panels(config) for point in accuracy.points(panel)]
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+def run(config: Config, resources: Resources | None = None) -> pd.DataFrame:
     """The ``accuracy`` table of all panels."""
     critical: list[Measured] = []
     if config.critical:
         critical = [point for panel in panels(config) for point in accuracy.critical_points(panel)]
-    table = complete(points(config), TABLE, work)
+    table = complete(points(config), TABLE, resources)
     if critical:
-        return accuracy.beside(complete(critical, "critical", work), table)
+        return accuracy.beside(complete(critical, "critical", resources), table)
     # What a run's last ranking would collapse at is no pruner's critical compression.
     return table.assign(critical_compression=None)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.shared import PRUNERS, key_of, needs_labels, network, row_of
+from analysis.experiments.shared import PRUNERS, measured, needs_labels, network
 from analysis.experiments.study import PAPER, SMALL, TINY
-from analysis.questions import answers
-from analysis.resumable import Measured, Work, complete
+from analysis.questions.iterations import TABLE
+from analysis.resumable import Measured, runner
 from collapse import masks as masking
 from collapse import tables
 from collapse.critical import critical_compression
@@ -19,7 +18,6 @@ from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, ScheduleName, Setup
 from collapse.pruning import prune
 
-TABLE = "iterations"
 _FEW_SAMPLES = replace(SMALL, samples_per_class=1)
 
 
@@ -74,30 +72,18 @@ def points(config: Config) -> list[Measured]:
         for iterations in sorted(set(config.iterations)):
             for pruner in dict.fromkeys(config.pruners):
                 options = Pruning(pruner, iterations, config.schedule, mode=config.mode, seed=seed)
-                row = {**row_of(config.setup, options), "compression": config.compression}
-                key = key_of(config.setup, options)
-                found.append(
-                    Measured(
-                        TABLE,
-                        {
-                            **key,
-                            "compression": config.compression,
-                            "scan": [config.scan, config.tolerance],
-                        },
-                        row,
-                        f"{pruner} in {iterations} iterations, seed {seed}",
-                        partial(_measure, config, options, row),
-                    )
-                )
+                about = f"{pruner} in {iterations} iterations, seed {seed}"
+                measure = partial(_measure, config, options)
+                row = {"compression": config.compression}
+                key = {**row, "scan": [config.scan, config.tolerance]}
+                found.append(measured(TABLE, config.setup, options, about, measure, row, **key))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``iterations`` table: a row a pruner, number of iterations, seed and layer."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+def _measure(config: Config, options: Pruning) -> pd.DataFrame:
     prepared = network(config.setup, options.seed, needs_labels(config.pruners))
     found = critical_compression(
         prepared,
@@ -108,35 +94,8 @@ def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFr
     )
     masks = prune(prepared, options=options, compression=config.compression).masks
     layers = tables.layer_rows(found.sizes, masking.kept_by_layer(masks), None, {})
-    return pd.DataFrame(layers)[["layer", "layer_index", "parameters", "kept", "density"]].assign(
-        **row,
-        maximal_compression=found.maximal_compression,
-        critical_compression=found.critical_compression,
-        collapse_compression=found.collapse_compression,
-        monotone=found.monotone,
-        first_collapsed_layer=found.first_collapsed_layer,
-        evidence=found.evidence,
-    )
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """log10 of the critical compression, and how many layers are empty at the compression."""
-    done = table[table["finished"].astype(str).str.lower() == "true"]
-    by = [*tables.SETTINGS, "compression"]
-    found = done.groupby(by, dropna=False, sort=False).agg(
-        critical=("critical_compression", "first"),
-        empty=("kept", lambda kept: int((kept == 0).sum())),
-    )
-    each = found.reset_index()
-    each = each.assign(mode=None, critical=answers.log10(each["critical"]))
-    parts = []
-    for iterations, rows in each.groupby("iterations"):
-        alone = rows.drop(columns="compression")
-        for part in (
-            answers.means(alone, "critical", "log10 critical compression"),
-            answers.means(rows, "empty", "empty layers"),
-        ):
-            parts.append([
-                {**one, "where": f"{one['where']}, iterations {iterations}"} for one in part
-            ])  # fmt: skip
-    return answers.collect(*parts)
+    columns = ["layer", "layer_index", "parameters", "kept", "density"]
+    search = ("maximal_compression", "critical_compression", "collapse_compression", "monotone",
+              "first_collapsed_layer", "evidence")  # fmt: skip
+    known = {name: getattr(found, name) for name in search}
+    return pd.DataFrame(layers)[columns].assign(**known)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.shared import VGG19, Scored, key_of, needs_labels, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, measured, needs_labels
+from analysis.resumable import Measured, runner
 from collapse import masks as masking
 from collapse import tables
 from collapse.models import prunable
@@ -36,26 +35,16 @@ def points(config: Config) -> list[Measured]:
     needs_labels(config.pruners)
     found = []
     for pruner in dict.fromkeys(config.pruners):
-        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
-        row = {**row_of(config.setup, options), "compression": 1.0}
-        found.append(
-            Measured(
-                TABLE,
-                {**key_of(config.setup, options), "scored": "dense"},
-                row,
-                pruner,
-                partial(_measure, config, options, row),
-            )
-        )
+        options, row = config.once(pruner), {"compression": 1.0}
+        measure = partial(_measure, config, options)
+        found.append(measured(TABLE, config.setup, options, pruner, measure, row, scored="dense"))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``layers`` table of the dense network; ``elements`` counts biases too."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+def _measure(config: Config, options: Pruning) -> pd.DataFrame:
     prepared = config.prepared()
     model, dense = prepared.model, masking.dense(prepared.model)
     mode = mode_of(options.pruner, config.mode) or "eval"
@@ -67,4 +56,4 @@ def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFr
     elements = [
         sizes[layer] + biases.get(layer.removesuffix("weight") + "bias", 0) for layer in sizes
     ]
-    return pd.DataFrame(rows).assign(elements=elements, **row)
+    return pd.DataFrame(rows).assign(elements=elements)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import pandas as pd
-
-from analysis.experiments.accuracy import QUICK, trained
-from analysis.experiments.shared import given
-from analysis.resumable import Trained, Work, complete
+from analysis.experiments.accuracy import QUICK, rows
+from analysis.experiments.shared import given, trained
+from analysis.questions.accuracy import TABLE
+from analysis.resumable import Trained, runner
 from collapse.errors import RequestError
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.runs import Experiment
-
-TABLE = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,14 @@ def points(config: Config) -> list[Trained]:
     """One of each seed, compression and number of levels."""
     if min(config.levels, default=0) < 1:
         raise RequestError(f"--levels: expected numbers of at least 1, got {config.levels}")
-    return [
-        trained(
-            Experiment(
-                config.setup,
-                Pruning(pruner=config.pruner, seed=seed),
-                config.training,
-                Rewinding(levels=levels),
-                compression,
-            )
-        )
-        for seed in dict.fromkeys(config.seeds)
-        for compression in given(config.compressions)
-        for levels in dict.fromkeys(config.levels)
-    ]
+    found = []
+    for seed in dict.fromkeys(config.seeds):
+        options = Pruning(pruner=config.pruner, seed=seed)
+        for compression in given(config.compressions):
+            for levels in map(Rewinding, dict.fromkeys(config.levels)):
+                run = Experiment(config.setup, options, config.training, levels, compression)
+                found.append(trained(TABLE, run, rows))
+    return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``accuracy`` table; critical compressions are those of each run's last ranking."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
-from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome, untrained
-from analysis.questions import answers
-from analysis.resumable import Point, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome, untrained
+from analysis.questions.outcomes import TABLE
+from analysis.resumable import Point, runner
 from collapse.options import Mode, Pruning, Setup, Training
-
-__all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
 
 _MODES: tuple[Mode, ...] = ("train", "eval")
 
@@ -61,25 +57,4 @@ def _larger(config: Config, setup: Setup) -> list[Point]:
     ]
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``outcomes`` table; rows of the larger network have no accuracy."""
-    return complete(points(config), TABLE, work)
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Each mode's critical compression and accuracy, and train minus eval, paired by seed."""
-    runs = answers.runs(table)
-    # A ranking has one critical compression, whatever it is pruned to.
-    once = runs.drop_duplicates(["model", "dataset", "pruner", "mode", "seed"])
-    once = once.drop(columns="compression").assign(epochs=0)
-    critical, trained = "log10 critical compression", runs[runs["best_top1"].notna()]
-    logarithm = once.assign(critical=answers.log10(once["critical_compression"]))
-    return answers.collect(
-        answers.means(logarithm, "critical", critical),
-        answers.differences(logarithm, "critical", f"difference in {critical}", "mode", "eval"),
-        answers.means(trained, "best_top1", "top-1 accuracy", "%"),
-        answers.differences(
-            trained, "best_top1", "difference in top-1 accuracy", "mode", "eval", "points"
-        ),
-        answers.distances(table, "mode", _MODES),
-    )
+run = runner(points, TABLE)

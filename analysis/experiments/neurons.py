@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.shared import VGG19, Scored, key_of, needs_labels, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import VGG19, Scored, measured, needs_labels
+from analysis.resumable import Measured, runner
 from collapse import masks as masking
+from collapse import tables
 from collapse.conservation import neuron_sums, signed_saliency
 from collapse.errors import RequestError
 from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score
 
-TABLE = "neurons"
+TABLE = tables.declare(
+    "neurons",
+    *tables.SETTINGS,
+    *("quantity", "place", "unit", "score_in", "score_out", "finished"),
+)
 SIGNED = "snip signed"
 
 
@@ -45,40 +49,29 @@ def points(config: Config) -> list[Measured]:
         quantities.insert(quantities.index("snip"), SIGNED)
     found = []
     for quantity in quantities:
-        pruner = "snip" if quantity == SIGNED else quantity
-        options = Pruning(pruner=pruner, iterations=1, mode=config.mode, seed=config.seed)
-        row = {**row_of(config.setup, options), "quantity": quantity}
-        found.append(
-            Measured(
-                TABLE,
-                {**key_of(config.setup, options), "quantity": quantity},
-                row,
-                quantity,
-                partial(_measure, config, options, row),
-            )
-        )
+        options = config.once("snip" if quantity == SIGNED else quantity)
+        measure, row = partial(_measure, config, options, quantity), {"quantity": quantity}
+        found.append(measured(TABLE, config.setup, options, quantity, measure, row, **row))
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``neurons`` table: a row a quantity and hidden unit."""
-    return complete(points(config), TABLE, work)
+run = runner(points, TABLE)
 
 
-def _measure(config: Config, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+def _measure(config: Config, options: Pruning, quantity: str) -> pd.DataFrame:
     prepared = config.prepared()
     model, batches, output = prepared.model, prepared.batches, config.setup.output
-    if row["quantity"] == SIGNED:
+    if quantity == SIGNED:
         values = signed_saliency(model, batches, config.mode, output)
     else:
         mode = mode_of(options.pruner, config.mode) or "eval"
         inputs = ScoreInputs(batches, mode, output=output, seed=config.seed)
         values = dict(score(model, options.pruner, masking.dense(model), inputs))
     one = [part[:1] for part in batches[0]]  # the connections are the same for every sample
-    sums = neuron_sums(model, (one[0], one[1]), {row["quantity"]: values}, output=output)
+    sums = neuron_sums(model, (one[0], one[1]), {quantity: values}, output=output)
     if sums.empty:
         raise RequestError(
             f"{config.setup.model}: no hidden unit lies between two weights with nothing but "
             "activations, BatchNorm, pooling and flattening in between, so there is none to compare"
         )
-    return sums.assign(**row)
+    return sums

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pandas as pd
-
-from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome
-from analysis.questions import answers
-from analysis.resumable import Trained, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
+from analysis.questions.outcomes import TABLE
+from analysis.resumable import Trained, runner
 from collapse.options import Control, Training
 from collapse.pruning.controls import CONTROLS
-
-__all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,4 @@ def points(config: Config) -> list[Trained]:
     ]
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``outcomes`` table."""
-    return complete(points(config), TABLE, work)
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each mask, and what each control changes in it, paired by seed."""
-    runs = answers.runs(table)
-    return answers.collect(
-        answers.means(runs, "best_top1", "top-1 accuracy", "%"),
-        answers.differences(
-            runs, "best_top1", "difference in top-1 accuracy", "control", None, "points"
-        ),
-    )
+run = runner(points, TABLE)

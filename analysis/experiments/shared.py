@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import pandas as pd
+
+from analysis.resumable import Measured, Trained
 from collapse import masks as masking
+from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup
 from collapse.problem import Problem, prepare
-from collapse.runs import Experiment
+from collapse.runs import Experiment, Run
 from collapse.scores import SCORES, about, load_pruner
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
-
-
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
 MODE: Mode = "eval"
-
-
 VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
 
 
@@ -44,6 +44,10 @@ class Scored:
         """The network with its scoring batches."""
         return network(self.setup, self.seed, needs_labels(self.pruners))
 
+    def once(self, pruner: str) -> Pruning:
+        """A pruner's scores in the dense network."""
+        return Pruning(pruner=pruner, iterations=1, mode=self.mode, seed=self.seed)
+
 
 @lru_cache(maxsize=1)
 def network(setup: Setup, seed: int, labelled: bool) -> Problem:
@@ -64,14 +68,61 @@ def needs_labels(pruners: Sequence[str]) -> bool:
     return any(about(pruner).data == "labels" for pruner in pruners)
 
 
-def key_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
-    """What scores and masks depend on, for ``Measured.key``."""
-    return Experiment(setup, pruning).scoring_config()
+def measured(
+    table: str,
+    setup: Setup,
+    pruning: Pruning,
+    about: str,
+    measure: Callable[[], pd.DataFrame],
+    row: Mapping[str, Any],
+    **key: Any,
+) -> Measured:
+    """A point at initialisation.
+
+    Args:
+        measure: its rows; the settings and ``row`` are put beside what it gives.
+        row: columns that are known before it is measured.
+        key: what the rows depend on beyond what scores and masks do.
+    """
+    experiment = Experiment(setup, pruning)
+    known = {**experiment.row(), **row}
+
+    def rows() -> pd.DataFrame:
+        found = measure()
+        return found.assign(**{name: known[name] for name in known if name not in found})
+
+    return Measured(table, {**experiment.scoring_config(), **key}, known, about, rows)
 
 
-def row_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
-    """The columns that each table begins with."""
-    return Experiment(setup, pruning).row()
+def trained(
+    table: str, experiment: Experiment, rows: Callable[[Run], pd.DataFrame], **more: Any
+) -> Trained:
+    """One run as a point.
+
+    Args:
+        rows: of the finished run; the settings, its name and ``more`` are put beside them.
+    """
+    setup, settings, control = experiment.setup, experiment.settings(), experiment.control
+    levels = experiment.rewinding.levels
+    known = {
+        **experiment.row(),
+        "control": control,
+        "compression": experiment.compression,
+        "levels": levels,
+        "epochs": settings.epochs,
+        "train_images": settings.train_samples or len(experiment.datasets()[0].labels),
+        **more,
+    }
+    row = {name: known[name] for name in tables.COLUMNS[table] if name in known}
+    pruner, seed = experiment.pruning.pruner, experiment.pruning.seed
+    about = f"{setup.model} {setup.dataset} {pruner} x{experiment.compression:,.4g}"
+    about += f" {control}" * (control is not None) + f" in {levels} levels" * bool(levels)
+    return Trained(
+        experiment,
+        row,
+        f"{about} seed {seed}",
+        lambda run: rows(run).assign(**row, run=run.name),
+    )
 
 
 def given(compressions: Sequence[float]) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
-"""The ``outcomes`` table: what a pruning left in each layer, and what the network then reached.
+"""What the reviewers' questions share that train pruned networks: an ``outcomes`` table.
 
-The reviewers' questions ask it of different runs; runs that two questions share are done once.
+They ask it of different runs; runs that two questions share are done once.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from analysis.experiments.shared import PRUNERS, given, key_of, needs_labels, row_of
+from analysis.experiments.shared import PRUNERS, given, measured, needs_labels, trained
+from analysis.questions.outcomes import TABLE
 from analysis.resumable import After, Measured, Point, Trained
 from collapse import connectivity, tables
 from collapse import masks as masking
@@ -23,39 +24,18 @@ from collapse.problem import prepare
 from collapse.pruning import iterations_of, prune
 from collapse.runs import Experiment, Run
 
-TABLE = "outcomes"
-
-
-Weights = Literal["random", "trained"]
-
-
 # Real images and a network deep and uneven enough to collapse, in ten seconds a run on one core.
 # Kaiming as in the paper: torchvision's own VGG has a head of tiny weights, which magnitude prunes
 # first, at a compression of two.
 SMALL = Setup("minivgg", dataset="cifar10", init="kaiming")
-
-
 SHORT = Training(
-    epochs=6,
-    lr=0.05,
-    lr_schedule="cosine",
-    train_batch_size=64,
-    augmentation="none",
-    train_samples=2000,
-    test_samples=2000,
-)
-
-
+    epochs=6, lr=0.05, lr_schedule="cosine", train_batch_size=64, augmentation="none",
+    train_samples=2000, test_samples=2000,
+)  # fmt: skip
 SEEDS = (0, 1, 2, 3, 4)
-
-
 PAPER = Setup("vgg16_bn", dataset="cifar100", init="kaiming")
-
-
 # To try it: a second in all.
 TINY = Setup("fc", init="xavier")
-
-
 HASTY = Training(epochs=1, lr=0.01, train_batch_size=32, train_samples=100, test_samples=100)
 
 
@@ -104,35 +84,21 @@ class Study:
 
 def outcome(experiment: Experiment) -> Trained:
     """One run as a point of this table."""
-    pruning, settings = experiment.pruning, experiment.settings()
-    levels = experiment.rewinding.levels
-    row = {
-        **experiment.row(),
-        "weights": "trained" if levels else "random",
-        "control": experiment.control,
-        "compression": experiment.compression,
-        "levels": levels,
-        "epochs": settings.epochs,
-        "train_images": settings.train_samples or len(experiment.datasets()[0].labels),
-    }
-    about = f"{experiment.setup.model} {pruning.pruner} x{experiment.compression:,.4g}"
-    about += f" {experiment.control}" * (experiment.control is not None)
-    about += f" in {levels} levels" * bool(levels)
-    return Trained(experiment, row, f"{about} seed {pruning.seed}", partial(_rows, row))
+    weights = "trained" if experiment.rewinding.levels else "random"
+    return trained(TABLE, experiment, partial(_rows, experiment), weights=weights)
 
 
-def _rows(row: dict[str, Any], run: Run) -> pd.DataFrame:
+def _rows(experiment: Experiment, run: Run) -> pd.DataFrame:
     ticket, layers = run.table("levels").iloc[-1], run.table("layers")
     last = layers[layers["level"] == layers["level"].max()]
     # The last of several rankings is not what the pruner's critical compression is.
-    once = row["iterations"] == 1 and row["levels"] <= 1 and row["control"] is None
+    rankings = iterations_of(experiment.pruning) * max(1, experiment.rewinding.levels)
+    once = rankings == 1 and experiment.control is None
     columns = ["layer", "layer_index", "parameters", "kept", "density", "effective_kept"]
     found: pd.DataFrame = last[columns].assign(
-        **row,
         critical_compression=ticket["critical_compression"] if once else None,
         top1=ticket["top1"],
         best_top1=ticket["best_top1"],
-        run=run.name,
     )
     return found
 
@@ -146,7 +112,6 @@ def untrained(
         after: prune the weights that this run ends with.
     """
     row = {
-        **row_of(setup, options),
         "weights": "random" if after is None else "trained",
         "compression": compression,
         "epochs": 0,
@@ -155,29 +120,24 @@ def untrained(
     }
     about = f"{setup.model} {options.pruner} {row['weights']} weights, seed {options.seed}"
 
-    def measured(setup: Setup) -> Measured:
-        return Measured(
-            TABLE,
-            {**key_of(setup, options), "compression": compression},
-            row,
-            about,
-            partial(_untrained, setup, options, row),
-        )
+    def point(setup: Setup) -> Measured:
+        measure = partial(_untrained, setup, options, compression)
+        return measured(TABLE, setup, options, about, measure, row, compression=compression)
 
     if after is None:
-        return measured(setup)
+        return point(setup)
     return After(
         after,
-        row,
+        point(setup).row,
         about,
-        lambda run: measured(replace(setup, weights=str(run.folder / "weights.safetensors"))),
+        lambda run: point(replace(setup, weights=str(run.folder / "weights.safetensors"))),
     )
 
 
-def _untrained(setup: Setup, options: Pruning, row: dict[str, Any]) -> pd.DataFrame:
+def _untrained(setup: Setup, options: Pruning, compression: float) -> pd.DataFrame:
     prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
     model, batches, output = prepared.model, prepared.batches, setup.output
-    result = prune(prepared, options=options, compression=row["compression"])
+    result = prune(prepared, options=options, compression=compression)
     if iterations_of(options) == 1:  # known from this one ranking
         rank = masking.first_to_collapse(result.scores, result.ranked)[1]
         critical = masking.total(result.masks) / rank
@@ -192,4 +152,5 @@ def _untrained(setup: Setup, options: Pruning, row: dict[str, Any]) -> pd.DataFr
         masking.kept_by_layer(alive),
         masking.sums(result.scores),
     )
-    return pd.DataFrame(rows).assign(**row, critical_compression=critical)
+    found: pd.DataFrame = pd.DataFrame(rows).drop(columns="compression")
+    return found.assign(critical_compression=critical)

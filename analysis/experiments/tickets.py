@@ -10,16 +10,14 @@ import pandas as pd
 
 from analysis.experiments.shared import given
 from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
-from analysis.questions import answers, chance_overlap
-from analysis.resumable import Trained, Work, complete
+from analysis.questions.statistics import chance_overlap
+from analysis.questions.tickets import IMP, TABLE
+from analysis.resumable import Resources, Trained, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.models import Masks, build
 from collapse.options import Rewinding, Training
-
-TABLE = "tickets"
-IMP = "imp"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def points(config: Config) -> list[Trained]:
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
+def run(config: Config, resources: Resources | None = None) -> pd.DataFrame:
     """The ``tickets`` table: a row a ticket and other ticket.
 
     ``overlap`` is the share of kept weights that both keep, ``chance_overlap`` what it would be if
@@ -68,13 +66,13 @@ def run(config: Config, work: Work | None = None) -> pd.DataFrame:
     Raises:
         RequestError: a mask file that is missing, of another network or of another density.
     """
-    work = work or Work()
+    resources = resources or Resources()
     every = points(config)
     own = _own(config, every[0])
-    finished = complete(every, "outcomes", work).drop_duplicates("run").set_index("run")
+    finished = complete(every, "outcomes", resources).drop_duplicates("run").set_index("run")
     rows: list[dict[str, Any]] = []
     for compression in given(config.compressions):
-        tickets = [_ticket(p, work, finished) for p in every if _of(p) == compression]
+        tickets = [_ticket(p, resources, finished) for p in every if _of(p) == compression]
         rows += _compared(tickets, own.get(compression, []))
     return pd.DataFrame(rows).reindex(columns=list(tables.COLUMNS[TABLE])).infer_objects()
 
@@ -96,8 +94,8 @@ def _of(point: Trained) -> float:
     return point.experiment.compression
 
 
-def _ticket(point: Trained, work: Work, finished: pd.DataFrame) -> _Ticket:
-    folder = point.experiment.run(work.execution.runs).folder
+def _ticket(point: Trained, resources: Resources, finished: pd.DataFrame) -> _Ticket:
+    folder = point.experiment.run(resources.execution.runs).folder
     row = {name: point.row[name] for name in (*tables.SETTINGS, "compression", "levels")}
     label = IMP if row["levels"] else row["pruner"]
     if folder.name not in finished.index:
@@ -169,28 +167,3 @@ def compare(ours: Masks, theirs: Masks) -> dict[str, float | None]:
         # Where chance leaves nothing open there is nothing to be beyond.
         "beyond_chance": (shared - chance) / (most - chance) if most - chance > 1e-9 else None,
     }
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each ticket against IMP's, overlap and layer distance with it, stability."""
-    done = table[table["finished"].astype(str).str.lower() == "true"].assign(mode=None)
-    done = done.assign(label=done["pruner"].where(done["levels"] == 0, IMP))
-    # Every ticket stands in the table on one side or the other.
-    other = done.assign(label=done["other"], seed=done["other_seed"])
-    each = pd.concat([done, other.assign(best_top1=done["other_best_top1"])])
-    each = each.dropna(subset=["best_top1"]).drop_duplicates(["label", "seed", "compression"])
-    each = each.assign(pruner=each["label"], levels=0)
-    beside = done[(done["other"] == IMP) & (done["label"] != IMP)]
-    across = done[done["other"] == done["label"]].assign(pruner=done["label"], levels=0)
-    distance = "share of kept weights in other layers"
-    overlap = "overlap beyond chance"
-    return answers.collect(
-        answers.means(each, "best_top1", "top-1 accuracy", "%"),
-        answers.differences(
-            each, "best_top1", "difference in top-1 accuracy", "pruner", IMP, "points"
-        ),
-        answers.means(beside, "beyond_chance", f"{overlap}, with IMP's ticket"),
-        answers.means(beside, "density_distance", f"{distance}, than in IMP's ticket"),
-        answers.pairs(across, "beyond_chance", f"{overlap}, between two seeds"),
-        answers.pairs(across, "density_distance", f"{distance}, between two seeds"),
-    )

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pandas as pd
-
-from analysis.experiments.study import HASTY, PAPER, TABLE, TINY, Study, outcome, untrained
-from analysis.questions import answers
-from analysis.resumable import Point, Work, complete
+from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome, untrained
+from analysis.questions.outcomes import TABLE
+from analysis.resumable import Point, runner
 from collapse.options import Pruning, Rewinding, Training
-
-__all__ = ["PRESETS", "TABLE", "Config", "answer", "points", "run"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +45,4 @@ def points(config: Config) -> list[Point]:
     return found
 
 
-def run(config: Config, work: Work | None = None) -> pd.DataFrame:
-    """The ``outcomes`` table; prunings alone have no accuracy, and all critical compressions."""
-    return complete(points(config), TABLE, work)
-
-
-def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Critical compression and accuracy of both, and trained minus random, paired by seed."""
-    runs = answers.runs(table).drop(columns="levels")
-    alone, trained = runs[runs["best_top1"].isna()], runs[runs["best_top1"].notna()]
-    alone = alone.assign(critical=answers.log10(alone["critical_compression"]))
-    alone = alone.drop(columns="compression")
-    critical = "log10 critical compression"
-    return answers.collect(
-        answers.means(alone, "critical", critical),
-        answers.differences(alone, "critical", f"difference in {critical}", "weights", "random"),
-        answers.means(trained, "best_top1", "top-1 accuracy", "%"),
-        answers.differences(
-            trained, "best_top1", "difference in top-1 accuracy", "weights", "random", "points"
-        ),
-        answers.distances(table[table["epochs"] == 0], "weights", ("random", "trained")),
-    )
+run = runner(points, TABLE)

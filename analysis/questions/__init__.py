@@ -1,5 +1,35 @@
-"""The reviewers' questions: answers from tables, with their intervals over seeds."""
+"""Answers: from an experiment's table to numbers with their intervals, one file a question.
 
-from analysis.questions.statistics import Estimate, chance_overlap
+Each module has the name of its ``TABLE`` and ``answer(table) -> rows`` (``answers.collect``), which
+are what ``answers.csv``, docs/questions.md and the figures show. Nothing here imports torch.
+"""
 
-__all__ = ["Estimate", "chance_overlap"]
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pandas as pd
+
+from collapse.errors import RequestError
+
+
+def find(name: str) -> ModuleType:
+    """The answer to an experiment's question."""
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def finished(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are finished; all of a table that does not say (a published one).
+
+    Raises:
+        RequestError: anything but true and false.
+    """
+    if "finished" not in table:
+        return pd.Series(True, index=table.index)
+    words = table["finished"].astype(str).str.lower()
+    wrong = words[~words.isin(["true", "false"])]
+    if len(wrong):
+        got = table["finished"][wrong.index[0]]
+        raise RequestError(f"the column 'finished': expected true or false, got '{got}'")
+    return words == "true"

@@ -1,9 +1,9 @@
-"""Means and differences with their intervals, or the word that there are too few seeds for one."""
+"""Means with their intervals, or without one where there are too few seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,55 +15,34 @@ LEVEL = 0.95
 FEWEST = 3
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over seeds.
 
     Attributes:
-        mean: in the unit of the values; NaN without any.
+        estimate: in the unit of the values; NaN without any.
         low, high: ends of the interval; NaN where there are too few seeds for one.
-        seeds: how many there are.
         level: of the interval.
+        seeds: how many there are.
     """
 
-    mean: float
+    estimate: float
     low: float
     high: float
+    level: float
     seeds: int
-    level: float = LEVEL
-
-    @property
-    def known(self) -> bool:
-        """Whether there is an interval."""
-        return bool(np.isfinite(self.low))
-
-    @property
-    def words(self) -> str:
-        """For a table or a title: the mean and its interval, or that there is none."""
-        if not self.seeds:
-            return "not measured"
-        interval = f"[{self.low:.3g}, {self.high:.3g}]" if self.known else too_few(self.seeds)
-        return f"{self.mean:.3g} {interval}"
-
-
-def too_few(seeds: int) -> str:
-    """What stands in an interval's place."""
-    return f"({seeds} {'seed' if seeds == 1 else 'seeds'}: too few for an interval)"
 
 
 def mean(values: Iterable[float], level: float = LEVEL) -> Estimate:
     """The mean of independent values with Student's interval (scipy's ``ttest_1samp``)."""
     found = np.asarray(list(values), float)
     found = found[np.isfinite(found)]
+    middle = float(found.mean()) if len(found) else np.nan
     if len(found) < FEWEST:
-        middle = float(found.mean()) if len(found) else np.nan
-        return Estimate(middle, np.nan, np.nan, len(found), level)
+        return Estimate(middle, np.nan, np.nan, level, len(found))
     if np.ptp(found) == 0:  # scipy warns that the variance is none
-        return Estimate(float(found[0]), float(found[0]), float(found[0]), len(found), level)
+        return Estimate(found[0], found[0], found[0], level, len(found))
     interval = stats.ttest_1samp(found, 0.0).confidence_interval(level)
-    return Estimate(
-        float(found.mean()), float(interval.low), float(interval.high), len(found), level
-    )
+    return Estimate(middle, float(interval.low), float(interval.high), level, len(found))
 
 
 def together(comparisons: int) -> float:

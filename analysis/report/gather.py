@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.stats import linregress
 
 from analysis.experiments import densities, layer_scores
-from analysis.experiments.shared import PRUNERS, Scored, key_of, row_of
-from analysis.resumable import Measured, Work, complete
+from analysis.experiments.shared import PRUNERS, Scored, measured
+from analysis.resumable import Resources, complete
 from collapse import conservation
 from collapse import masks as masking
 from collapse.conservation import audit, likely_cause
@@ -72,23 +72,23 @@ def gather(
     *,
     pruners: tuple[str, ...] = PRUNERS,
     seed: int = 0,
-    work: Work | None = None,
+    resources: Resources | None = None,
 ) -> Report:
     """Everything about a network; points that are done are not done again.
 
     Raises:
         RequestError: the network cannot be built, or has nothing to prune.
     """
-    work = work or Work()
+    resources = resources or Resources()
     scored = Scored(setup, pruners, mode="train", seed=seed)
     prepared = scored.prepared()
     sizes = masking.sizes(masking.dense(prepared.model))
     notes: list[str] = []
     parts = {
-        "critical": _part(lambda: _critical(scored, work, notes)),
-        "densities": _part(lambda: _densities(scored, sizes, work)),
+        "critical": _part(lambda: _critical(scored, resources, notes)),
+        "densities": _part(lambda: _densities(scored, sizes, resources)),
         "scores": _part(
-            lambda: layer_scores.run(layer_scores.Config(setup, pruners, "train", seed), work)
+            lambda: layer_scores.run(layer_scores.Config(setup, pruners, "train", seed), resources)
         ),
         "conservation": _part(lambda: _conservation(scored, notes)),
     }
@@ -102,7 +102,7 @@ def _part(compute: Callable[[], pd.DataFrame]) -> Part:
         return Part(None, str(error))
 
 
-def _critical(scored: Scored, work: Work, notes: list[str]) -> pd.DataFrame:
+def _critical(scored: Scored, resources: Resources, notes: list[str]) -> pd.DataFrame:
     """One row a pruner that takes this network, and SynFlow's certified one."""
     plans = [Pruning(pruner=p, mode="train", seed=scored.seed) for p in scored.pruners]
     if "synflow" in scored.pruners:
@@ -110,15 +110,10 @@ def _critical(scored: Scored, work: Work, notes: list[str]) -> pd.DataFrame:
     frames = []
     for plan in plans:
         name = f"{plan.pruner}{', certified' * (plan.schedule == 'certified')}"
-        point = Measured(
-            "critical",
-            {**key_of(scored.setup, plan), "effective": True},
-            row_of(scored.setup, plan),
-            f"critical compression of {name}",
-            partial(_critical_row, scored, plan),
-        )
+        about, row = f"critical compression of {name}", partial(_critical_row, scored, plan)
         try:
-            frames.append(complete([point], "critical", work))
+            point = measured("critical", scored.setup, plan, about, row, {}, effective=True)
+            frames.append(complete([point], "critical", resources))
         except RequestError as error:
             notes.append(f"{name}: {error}")
     if not frames:
@@ -130,7 +125,7 @@ def _critical_row(scored: Scored, plan: Pruning) -> pd.DataFrame:
     return frame_of([measure(scored.setup, scored.prepared(), plan)[0]])
 
 
-def _densities(scored: Scored, sizes: dict[str, int], work: Work) -> pd.DataFrame:
+def _densities(scored: Scored, sizes: dict[str, int], resources: Resources) -> pd.DataFrame:
     """Every pruner at the same compressions, from 1 to the maximum."""
     maximum = sum(sizes.values()) / len(sizes)
     stops = np.geomspace(1, maximum, STOPS)
@@ -144,7 +139,7 @@ def _densities(scored: Scored, sizes: dict[str, int], work: Work) -> pd.DataFram
         compressions=tuple(max(1.0, compression) for compression in compressions),
         living=True,
     )
-    return densities.run(config, work)
+    return densities.run(config, resources)
 
 
 def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:

@@ -16,10 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from collapse import tables
 from collapse.errors import RequestError, first_line
 from collapse.imp import State
 from collapse.options import Execution
 from collapse.runs import Experiment, RunBusyError, perform
+
+tables.declare(
+    "status",
+    *tables.SETTINGS,
+    *("compression", "levels", "epochs", "run", "state", "level", "epoch", "top1", "error"),
+)
 
 
 @dataclass(frozen=True)

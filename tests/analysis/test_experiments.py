@@ -14,7 +14,7 @@ import torch
 from analysis import experiments
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
-from analysis.resumable import Work
+from analysis.resumable import Resources
 from collapse import masks as masking
 from collapse import tables
 from collapse.models import build
@@ -26,8 +26,8 @@ TRAINING = replace(accuracy.QUICK, epochs=1)
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work(Execution(runs=tmp_path / "runs", quiet=True))
+def resources(tmp_path: Path) -> Resources:
+    return Resources(Execution(runs=tmp_path / "runs", quiet=True))
 
 
 def _weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -43,9 +43,21 @@ def _synflow() -> tuple[dict[str, torch.Tensor], float]:
     return dict(scores), scores.total
 
 
-@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_experiments_are_found_by_their_first_line_in_order() -> None:
+    assert list(experiments.EXPERIMENTS)[:8] == [
+        *("accuracy", "densities", "neurons", "layer-scores", "levels", "dynamics", "grid", "cuts"),
+    ]
+    assert list(experiments.QUESTIONS)[:9] == [
+        *("iterations", "mode", "cost", "tickets", "low-compression", "trained", "dead-inputs"),
+        *("sanity", "effective"),
+    ]
+    for kind, found in (("figure", experiments.EXPERIMENTS), ("question", experiments.QUESTIONS)):
+        assert all(f"({kind} " in about for about in found.values())
+
+
+@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS])
 def test_presets_and_schema(name: str) -> None:
-    """Every experiment has the three presets, a table of the contract and says what it is."""
+    """Every experiment has the three presets, a table with its columns and says what it is."""
     module = experiments.find(name)
     assert set(module.PRESETS) == {"smoke", "laptop", "paper"}
     assert all(isinstance(preset, module.Config) for preset in module.PRESETS.values())
@@ -53,9 +65,9 @@ def test_presets_and_schema(name: str) -> None:
     assert module.Config.__doc__
 
 
-def test_densities_are_those_of_the_largest_weights(work: Work) -> None:
+def test_densities_are_those_of_the_largest_weights(resources: Resources) -> None:
     config = densities.Config(FC, pruners=("magnitude",), compressions=(1.0, 4.0, 50.0))
-    table = densities.run(config, work)
+    table = densities.run(config, resources)
     assert list(table.columns)[: len(tables.COLUMNS["layers"])] == list(tables.COLUMNS["layers"])
     weights = _weights()
     together = torch.cat([w.abs().flatten() for w in weights.values()])
@@ -67,20 +79,20 @@ def test_densities_are_those_of_the_largest_weights(work: Work) -> None:
         np.testing.assert_allclose(rows["density"], rows["kept"] / rows["parameters"])
 
 
-def test_one_ranking_gives_the_masks_of_separate_prunings(work: Work) -> None:
+def test_one_ranking_gives_the_masks_of_separate_prunings(resources: Resources) -> None:
     """A one-shot pruner is scored once for all compressions; each alone gives the same."""
     config = densities.Config(FC, pruners=("snip",), compressions=(2.0, 30.0))
-    together = densities.run(config, work)
+    together = densities.run(config, resources)
     for compression in config.compressions or ():
-        alone = densities.run(replace(config, compressions=(compression,)), work)
+        alone = densities.run(replace(config, compressions=(compression,)), resources)
         rows = together[together["compression"] == compression]
         assert rows["kept"].tolist() == alone["kept"].tolist()
         assert rows["score_sum"].tolist() == alone["score_sum"].tolist()
 
 
-def test_cut_ratio_of_one_iteration_is_the_pruned_share_of_mass(work: Work) -> None:
+def test_cut_ratio_of_one_iteration_is_the_pruned_share_of_mass(resources: Resources) -> None:
     config = cuts.Config(FC, compressions=(10.0,), iterations=(1, 4), schedules=("exponential",))
-    table = cuts.run(config, work)
+    table = cuts.run(config, resources)
     scores, cut = _synflow()
     together = torch.cat([s.double().flatten() for s in scores.values()]).sort().values
     keep = math.ceil(len(together) / 10)
@@ -93,8 +105,8 @@ def test_cut_ratio_of_one_iteration_is_the_pruned_share_of_mass(work: Work) -> N
     assert four["max_prune_to_cut_ratio"] < once["max_prune_to_cut_ratio"]
 
 
-def test_certified_schedule_stays_below_the_cut(work: Work) -> None:
-    table = cuts.run(cuts.Config(FC, compressions=(100.0,), iterations=(1, 5)), work)
+def test_certified_schedule_stays_below_the_cut(resources: Resources) -> None:
+    table = cuts.run(cuts.Config(FC, compressions=(100.0,), iterations=(1, 5)), resources)
     proved = table[table["schedule"] == "certified"]
     assert len(proved) == 1
     assert proved["max_prune_to_cut_ratio"].iloc[0] < 1
@@ -102,8 +114,8 @@ def test_certified_schedule_stays_below_the_cut(work: Work) -> None:
     assert len(table) == 5
 
 
-def test_neurons_are_sums_of_rows_and_columns(work: Work) -> None:
-    table = neuron_sums.run(neuron_sums.Config(FC), work)
+def test_neurons_are_sums_of_rows_and_columns(resources: Resources) -> None:
+    table = neuron_sums.run(neuron_sums.Config(FC), resources)
     scores, _ = _synflow()
     ours = table[(table["quantity"] == "synflow") & (table["place"] == "1.weight")]
     into, out_of = scores["1.weight"].sum(1), scores["3.weight"].sum(0)
@@ -119,8 +131,8 @@ def test_neurons_are_sums_of_rows_and_columns(work: Work) -> None:
     assert len(table) == 6 * 500  # five hidden layers of 100 units
 
 
-def test_layer_scores_are_means_over_weights(work: Work) -> None:
-    table = layer_scores.run(layer_scores.Config(FC, pruners=("magnitude", "synflow")), work)
+def test_layer_scores_are_means_over_weights(resources: Resources) -> None:
+    table = layer_scores.run(layer_scores.Config(FC, pruners=("magnitude", "synflow")), resources)
     magnitude = table[table["pruner"] == "magnitude"]
     by_hand = [float(w.double().abs().mean()) for w in _weights().values()]
     np.testing.assert_allclose(magnitude["score_mean"].to_numpy(float), by_hand, rtol=1e-6)
@@ -129,16 +141,18 @@ def test_layer_scores_are_means_over_weights(work: Work) -> None:
     assert sums.max() / sums.min() - 1 < 1e-4
 
 
-def test_accuracy_is_the_best_test_of_each_run_with_its_critical_compression(work: Work) -> None:
+def test_accuracy_is_the_best_test_of_each_run_with_its_critical_compression(
+    resources: Resources,
+) -> None:
     config = accuracy.Config(
         FC, TRAINING, pruners=("magnitude",), compressions=(1.0, 5.0), seeds=(0,)
     )
-    table = accuracy.run(config, work)
+    table = accuracy.run(config, resources)
     assert list(table.columns)[: len(tables.COLUMNS["accuracy"])] == list(
         tables.COLUMNS["accuracy"]
     )
     for point, row in zip(accuracy.points(config), table.to_dict("records"), strict=True):
-        training = point.experiment.run(work.execution.runs).table("training")
+        training = point.experiment.run(resources.execution.runs).table("training")
         tests = training[training["split"] == "test"]
         assert row["best_top1"] == tests["top1"].max()
         assert row["top1"] == tests["top1"].iloc[-1]
@@ -152,32 +166,32 @@ def test_accuracy_is_the_best_test_of_each_run_with_its_critical_compression(wor
     assert set(table["maximal_compression"]) == {len(together) / 6}
 
 
-def test_levels_keep_exactly_what_was_asked_for(work: Work) -> None:
+def test_levels_keep_exactly_what_was_asked_for(resources: Resources) -> None:
     config = levels.Config(FC, TRAINING, levels=(1, 2), compressions=(30.0,))
-    table = levels.run(config, work)
+    table = levels.run(config, resources)
     assert table["levels"].tolist() == [1, 2]
     assert set(table["kept"]) == {math.ceil(348_200 / 30)}
     for point, row in zip(levels.points(config), table.to_dict("records"), strict=True):
-        rounds = point.experiment.run(work.execution.runs).table("levels")
+        rounds = point.experiment.run(resources.execution.runs).table("levels")
         assert row["best_top1"] == rounds["best_top1"].iloc[-1]
         assert len(rounds) == row["levels"] + 1
 
 
-def test_dynamics_start_at_the_initial_weights(work: Work) -> None:
-    table = dynamics.run(dynamics.Config(FC, TRAINING, seeds=(0, 1)), work)
+def test_dynamics_start_at_the_initial_weights(resources: Resources) -> None:
+    table = dynamics.run(dynamics.Config(FC, TRAINING, seeds=(0, 1)), resources)
     for seed, rows in table[table["epoch"] == 0].groupby("seed"):
         by_hand = [float(w.double().square().mean()) for w in _weights(int(str(seed))).values()]
         np.testing.assert_allclose(rows["score_mean"].to_numpy(float), by_hand, rtol=1e-6)
     assert sorted(table["epoch"].unique()) == [0, 1]
 
 
-def test_grid_is_accuracy_panel_by_panel(work: Work) -> None:
+def test_grid_is_accuracy_panel_by_panel(resources: Resources) -> None:
     config = replace(
         grid.PRESETS["smoke"], models=("fc",), pruners=("magnitude",), seeds=(0,), critical=True
     )
-    table = grid.run(config, work)
+    table = grid.run(config, resources)
     (panel,) = grid.panels(config)
-    pd.testing.assert_frame_equal(table, accuracy.run(panel, work))
+    pd.testing.assert_frame_equal(table, accuracy.run(panel, resources))
 
 
 def test_grid_of_the_paper_has_its_twelve_panels() -> None:
@@ -186,19 +200,19 @@ def test_grid_of_the_paper_has_its_twelve_panels() -> None:
     assert {len(panel.compressions or ()) for panel in panels} == {13}
 
 
-def test_grid_knows_no_critical_compression_unless_asked(work: Work) -> None:
+def test_grid_knows_no_critical_compression_unless_asked(resources: Resources) -> None:
     """A run's last ranking is not the dense network's: SynFlow's is the maximum here."""
     config = replace(
         grid.PRESETS["smoke"], models=("fc",), pruners=("synflow",), seeds=(0,), critical=False
     )
-    assert grid.run(config, work)["critical_compression"].isna().all()
-    known = grid.run(replace(config, critical=True), work)
+    assert grid.run(config, resources)["critical_compression"].isna().all()
+    known = grid.run(replace(config, critical=True), resources)
     assert set(known["critical_compression"]) == {348_200 / 6}
 
 
-def test_repeated_compressions_are_one(work: Work) -> None:
+def test_repeated_compressions_are_one(resources: Resources) -> None:
     config = cuts.Config(FC, compressions=(10.0, 10.0), iterations=(1,), schedules=("linear",))
-    assert len(cuts.run(config, work)) == 1
+    assert len(cuts.run(config, resources)) == 1
     two = densities.Config(FC, pruners=("magnitude",), compressions=(4.0, 2.0, 4.0))
     other = replace(two, compressions=(2.0, 4.0))
     keys = [point.key for config in (two, other) for point in densities.points(config)]

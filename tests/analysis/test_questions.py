@@ -12,21 +12,18 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis import experiments
+from analysis import experiments, questions
 from analysis.experiments import (
     cost,
     dead_inputs,
-    effective,
     iterations,
-    low_compression,
-    mode,
     sanity,
     study,
     tickets,
     trained,
 )
-from analysis.questions import answers
-from analysis.resumable import Work
+from analysis.questions import outcomes
+from analysis.resumable import Resources
 from collapse import masks as masking
 from collapse import tables
 from collapse.critical import critical_compression
@@ -42,24 +39,28 @@ HASTY = replace(study.HASTY, epochs=1)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    return Work(Execution(runs=tmp_path_factory.mktemp("runs"), quiet=True))
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    return Resources(Execution(runs=tmp_path_factory.mktemp("runs"), quiet=True))
 
 
 @pytest.mark.parametrize("name", experiments.QUESTIONS)
-def test_presets_schema_and_answers(name: str) -> None:
-    """As the paper's experiments; and each answers its own table, in rows of the contract."""
-    module = experiments.find(name)
-    assert set(module.PRESETS) == {"smoke", "laptop", "paper"}
-    assert all(isinstance(preset, module.Config) for preset in module.PRESETS.values())
-    assert module.TABLE in tables.COLUMNS
+def test_answers_are_rows_of_the_contract(name: str) -> None:
+    """Each answers its own experiment's table, in rows of the contract."""
+    module = questions.find(name)
+    assert module.TABLE == experiments.find(name).TABLE
     found = module.answer(TABLES[name])
-    assert ["question", *found.columns] == list(tables.COLUMNS["answers"])
+    contract = [column for column in tables.COLUMNS["answers"] if column != "question"]
+    assert list(found.columns[: len(contract)]) == contract
     assert len(found)
     assert found["estimate"].notna().all()
 
 
 # --- Answers by hand ----------------------------------------------------------------------------
+
+
+def _answer(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    found: pd.DataFrame = questions.find(name).answer(table)
+    return found
 
 
 def _one(found: pd.DataFrame, **columns: str) -> pd.Series:
@@ -72,7 +73,7 @@ def _one(found: pd.DataFrame, **columns: str) -> pd.Series:
 def test_differences_are_paired_by_seed() -> None:
     table = TABLES["sanity"].copy()
     table.loc[table["control"] == "shuffled", "best_top1"] += table["seed"]  # −2, −1, 0
-    found = sanity.answer(table[table["compression"] == 10])
+    found = _answer("sanity", table[table["compression"] == 10])
     row = _one(found, quantity="difference", of="magnitude, shuffled")
     assert (row["estimate"], row["seeds"], row["unit"]) == (-1.0, 3, "points")
     half = float(stats.t.ppf(1 - 0.025 / 2, 2)) / 3**0.5
@@ -82,40 +83,40 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_answers_of_each_question() -> None:
-    low = low_compression.answer(outcomes_table())
+    low = _answer("low-compression", outcomes_table())
     dense = _one(low, quantity="difference", of="synflow", against="dense", where="compression 100")
     assert dense["estimate"] == pytest.approx(-9.9)
     against = _one(low, of="magnitude", against="synflow", where="compression 100")
     assert against["estimate"] == 0
-    share = effective.answer(outcomes_table())
+    share = _answer("effective", outcomes_table())
     assert _one(share, quantity="effective", of="magnitude", where="100")["estimate"] == 2.0
-    both = mode.answer(TABLES["mode"])
+    both = _answer("mode", TABLES["mode"])
     assert _one(both, quantity="accuracy", of="synflow, train", where="100")["estimate"] == -5
     critical = _one(both, quantity="difference in log10", of="magnitude, train")
     assert (critical["estimate"], critical["against"]) == (0.0, "eval")
-    weights = trained.answer(trained_table())
+    weights = _answer("trained", trained_table())
     row = _one(weights, quantity="difference in top-1", of="magnitude, trained", where="100")
     assert row["estimate"] == 3
     moved = _one(weights, quantity="other layers", of="magnitude", where="100")
     assert moved["estimate"] == 0
-    imp = tickets.answer(tickets_table())
+    imp = _answer("tickets", tickets_table())
     assert _one(imp, quantity="top-1", of="snip", against="imp")["estimate"] == -20
     between = _one(imp, quantity="other layers, between two seeds", of="snip")
     assert (between["estimate"], between["seeds"]) == (0.25, 3)
     assert math.isnan(between["low"])  # pairs share seeds
-    often = iterations.answer(TABLES["iterations"])
+    often = _answer("iterations", TABLES["iterations"])
     row = _one(often, quantity="log10", of="synflow", where="iterations 100")
     assert row["estimate"] == pytest.approx(3)
-    seconds = _one(cost.answer(TABLES["cost"]), quantity="time", of="snip")
+    seconds = _one(_answer("cost", TABLES["cost"]), quantity="time", of="snip")
     assert (seconds["estimate"], seconds["seeds"]) == (0.25, 1)
-    dead = _one(dead_inputs.answer(TABLES["dead-inputs"]), quantity="dead inputs", of="synflow")
+    dead = _one(_answer("dead-inputs", TABLES["dead-inputs"]), quantity="dead inputs", of="synflow")
     assert dead["estimate"] == 75
 
 
 def test_runs_without_a_living_weight_have_an_infinite_effective_compression() -> None:
     table = outcomes_table()
     table["effective_kept"] = 0
-    found = answers.runs(table)
+    found = outcomes.runs(table)
     assert np.isinf(found["effective_compression"]).all()
     assert found["effective_share"].isna().all()
     assert set(found.loc[found["compression"] == 100, "collapsed_layers"]) == {1}
@@ -124,11 +125,11 @@ def test_runs_without_a_living_weight_have_an_infinite_effective_compression() -
 # --- Tables against brute force -----------------------------------------------------------------
 
 
-def test_outcomes_are_what_the_run_did(work: Work) -> None:
+def test_outcomes_are_what_the_run_did(resources: Resources) -> None:
     config = sanity.Config(
         study.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,), controls=("shuffled",)
     )
-    table = sanity.run(config, work)
+    table = sanity.run(config, resources)
     assert list(table.columns) == list(tables.COLUMNS["outcomes"])
     model = build("fc", init="xavier", seed=0)
     masks = prune(model, options=Pruning("magnitude"), compression=10.0).masks
@@ -136,7 +137,7 @@ def test_outcomes_are_what_the_run_did(work: Work) -> None:
         sanity.points(config), table.groupby("control", dropna=False, sort=False), strict=True
     ):
         assert rows["kept"].tolist() == list(masking.kept_by_layer(masks).values())
-        run = point.experiment.run(work.execution.runs)
+        run = point.experiment.run(resources.execution.runs)
         assert set(rows["run"]) == {run.name}
         assert set(rows["best_top1"]) == {run.table("levels")["best_top1"].iloc[-1]}
     plain = table[table["control"].isna()]
@@ -147,12 +148,12 @@ def test_outcomes_are_what_the_run_did(work: Work) -> None:
     assert table[table["control"] == "shuffled"]["critical_compression"].isna().all()
 
 
-def test_trained_weights_are_those_of_the_dense_run(work: Work) -> None:
+def test_trained_weights_are_those_of_the_dense_run(resources: Resources) -> None:
     config = trained.Config(study.TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0,))
-    table = trained.run(config, work)
+    table = trained.run(config, resources)
     alone = table[(table["epochs"] == 0) & (table["pruner"] == "magnitude")]
     (dense,) = config.dense()
-    weights = dense.experiment.run(work.execution.runs).folder / "weights.safetensors"
+    weights = dense.experiment.run(resources.execution.runs).folder / "weights.safetensors"
     batches = [(torch.zeros(1, 3, 32, 32), torch.zeros(1).long())]
     for kind, path in (("random", None), ("trained", str(weights))):
         model = build("fc", init="xavier", seed=0, weights=path)
@@ -167,9 +168,9 @@ def test_trained_weights_are_those_of_the_dense_run(work: Work) -> None:
     assert sorted(runs["levels"].unique()) == [0, 1]
 
 
-def test_points_that_follow_a_training_wait_for_it(work: Work, tmp_path: Path) -> None:
+def test_points_that_follow_a_training_wait_for_it(resources: Resources, tmp_path: Path) -> None:
     config = trained.Config(study.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,))
-    fresh = Work(Execution(tmp_path, quiet=True), so_far=True)
+    fresh = Resources(Execution(tmp_path, quiet=True), so_far=True)
     assert not trained.run(config, fresh)["finished"].any()
     assert not list(tmp_path.iterdir())
     *_, point = trained.points(config)
@@ -184,14 +185,14 @@ def test_points_that_follow_a_training_wait_for_it(work: Work, tmp_path: Path) -
     pd.testing.assert_frame_equal(stored, frame, check_dtype=False)
 
 
-def test_tickets_are_compared_weight_by_weight(work: Work) -> None:
+def test_tickets_are_compared_weight_by_weight(resources: Resources) -> None:
     config = replace(tickets.PRESETS["smoke"], seeds=(0, 1))
-    table = tickets.run(config, work)
+    table = tickets.run(config, resources)
     assert list(table.columns) == list(tables.COLUMNS["tickets"])
     assert table["finished"].all()
     masks = {}
     for point in tickets.points(config):
-        folder = point.experiment.run(work.execution.runs).folder
+        folder = point.experiment.run(resources.execution.runs).folder
         label = "imp" if point.row["levels"] else point.row["pruner"]
         masks[label, point.row["seed"]] = masking.load_masks(folder / "masks.safetensors")
     for row in table.to_dict("records"):
@@ -225,12 +226,12 @@ def test_equal_and_disjoint_masks_are_at_the_ends() -> None:
     assert tickets.compare(whole, whole)["beyond_chance"] is None
 
 
-def test_tickets_of_your_own(work: Work, tmp_path: Path) -> None:
+def test_tickets_of_your_own(resources: Resources, tmp_path: Path) -> None:
     config = replace(tickets.PRESETS["smoke"], seeds=(0,))
     model = build("fc", init="xavier", seed=5)
     masks = prune(model, options=Pruning("random", seed=5), compression=10.0).masks
     masking.save_masks(masks, tmp_path / "mine.safetensors")
-    table = tickets.run(replace(config, tickets=(tmp_path / "mine.safetensors",)), work)
+    table = tickets.run(replace(config, tickets=(tmp_path / "mine.safetensors",)), resources)
     (mine,) = table[table["pruner"] == "mine"].to_dict("records")
     assert abs(mine["beyond_chance"]) < 0.05
     assert mine["best_top1"] is None or math.isnan(mine["best_top1"])
@@ -243,12 +244,12 @@ def test_tickets_of_your_own(work: Work, tmp_path: Path) -> None:
         "conv": "of another network",
     }.items():
         with pytest.raises(RequestError, match=message):
-            tickets.run(replace(config, tickets=(tmp_path / f"{name}.safetensors",)), work)
+            tickets.run(replace(config, tickets=(tmp_path / f"{name}.safetensors",)), resources)
 
 
 def test_a_missing_ticket_is_a_row_that_is_not_finished(tmp_path: Path) -> None:
     config = tickets.PRESETS["smoke"]
-    fresh = Work(Execution(tmp_path, quiet=True))
+    fresh = Resources(Execution(tmp_path, quiet=True))
     pruned = replace(config, pruners=("magnitude",), seeds=(0,))
     first, *_ = tickets.points(pruned)
     first.compute(fresh, lambda text: None)
@@ -257,9 +258,9 @@ def test_a_missing_ticket_is_a_row_that_is_not_finished(tmp_path: Path) -> None:
     assert table["other"].tolist() == ["imp"]
 
 
-def test_kept_on_dead_inputs(work: Work) -> None:
+def test_kept_on_dead_inputs(resources: Resources) -> None:
     config = replace(dead_inputs.PRESETS["smoke"], seeds=(0,))
-    table = dead_inputs.run(config, work).set_index("pruner")
+    table = dead_inputs.run(config, resources).set_index("pruner")
     frame = torch.ones(32, 32, dtype=torch.bool)
     frame[8:24, 8:24] = False
     dead = frame.expand(3, 32, 32).flatten()
@@ -287,8 +288,8 @@ def test_informed_synflow_is_synflow_where_every_input_lives() -> None:
 
 
 @pytest.mark.slow
-def test_costs_are_measured_in_a_fresh_process(work: Work) -> None:
-    table = cost.run(replace(cost.PRESETS["smoke"], pruners=("synflow",)), work)
+def test_costs_are_measured_in_a_fresh_process(resources: Resources) -> None:
+    table = cost.run(replace(cost.PRESETS["smoke"], pruners=("synflow",)), resources)
     (row,) = table.to_dict("records")
     weights = 348_200
     # One sample: forward, and backward to inputs and weights but for the first layer's inputs.
@@ -298,13 +299,13 @@ def test_costs_are_measured_in_a_fresh_process(work: Work) -> None:
     assert (row["samples"], row["parameters"], row["epoch_images"]) == (0, weights, 1438)
     assert row["epoch_flops"] == pytest.approx(1438 * once, rel=1e-6)
     assert min(row["seconds"], row["epoch_seconds"]) > 0
-    again = cost.run(replace(cost.PRESETS["smoke"], pruners=("synflow",)), work)
+    again = cost.run(replace(cost.PRESETS["smoke"], pruners=("synflow",)), resources)
     assert again["seconds"].iloc[0] == row["seconds"]  # done is done
 
 
-def test_iterations_find_what_the_critical_command_finds(work: Work) -> None:
+def test_iterations_find_what_the_critical_command_finds(resources: Resources) -> None:
     config = replace(iterations.PRESETS["smoke"], pruners=("synflow",), seeds=(0,), tolerance=0.0)
-    table = iterations.run(config, work)
+    table = iterations.run(config, resources)
     model = build("fc", init="xavier", seed=0)
     batches = load("digits").score_batches(10)
     for count, rows in table.groupby("iterations"):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import experiments
-from analysis.commands import questions
+from analysis import experiments, questions
+from analysis.commands import questions as command
 from analysis.experiments import cost, dead_inputs, effective, iterations, sanity, study, tickets
 from collapse import tables
 from collapse.errors import RequestError
@@ -111,7 +111,7 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("--out", "/dev/null/x"): "cannot write",
     }.items():
         with pytest.raises(SystemExit) as stop:
-            questions.run(["--runs", str(tmp_path), *words])
+            command.run(["--runs", str(tmp_path), *words])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -120,14 +120,15 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
 KEPT = Path(__file__).parents[2] / "analysis" / "results" / "questions"
 
 
-@pytest.mark.parametrize("name", experiments.QUESTIONS)
+@pytest.mark.parametrize("name", sorted(path.stem for path in KEPT.glob("*.parquet")))
 def test_kept_answers_are_those_of_the_kept_tables(name: str) -> None:
     """docs/questions.md quotes them; every one is whole, and trained with five seeds or more."""
     kept, _ = tables.read(KEPT / "answers.csv", "answers")
-    table, about = tables.read(KEPT / f"{name}.parquet", experiments.find(name).TABLE)
+    question = questions.find(name)
+    table, about = tables.read(KEPT / f"{name}.parquet", question.TABLE)
     assert table["finished"].astype(bool).all()
     assert "--preset laptop" in about["command"]
-    found = experiments.find(name).answer(table)
+    found = question.answer(table)
     ours = kept[kept["question"] == name]
     assert ours["of"].tolist() == found["of"].tolist()
     for column in ("estimate", "low", "high"):
@@ -140,4 +141,10 @@ def test_kept_answers_are_those_of_the_kept_tables(name: str) -> None:
 
 def test_nothing_finished_gives_no_answer() -> None:
     empty = table_of("outcomes", [{"run": "x", "finished": False}])
-    assert effective.answer(empty).empty
+    assert questions.find("effective").answer(empty).empty
+
+
+def test_every_kept_answer_has_its_table() -> None:
+    kept, _ = tables.read(KEPT / "answers.csv", "answers")
+    assert set(kept["question"]) == {path.stem for path in KEPT.glob("*.parquet")}
+    assert len(set(kept["question"])) == 9

@@ -17,7 +17,7 @@ from analysis.commands import report as command
 from analysis.experiments import densities
 from analysis.report import Report, commands, reasons, render
 from analysis.report.gather import gather
-from analysis.resumable import Work
+from analysis.resumable import Resources
 from collapse import tables
 from collapse.options import Execution, Setup
 
@@ -129,7 +129,7 @@ def made(two_branches: Setup, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def _made(setup: Setup, tmp_path: Path, **options: Any) -> tuple[Report, Path]:
-    report = gather(setup, work=Work(Execution(tmp_path / "runs", quiet=True)), **options)
+    report = gather(setup, resources=Resources(Execution(tmp_path / "runs", quiet=True)), **options)
     path = tmp_path / "report.html"
     path.write_text(render(report, "cpu"), encoding="utf-8")
     return report, path
@@ -199,7 +199,7 @@ def test_living_weights_are_counted_as_the_engine_counts_them(
     config = densities.Config(
         two_branches, pruners=("magnitude",), compressions=(20.0,), living=True
     )
-    table = densities.run(config, Work(Execution(tmp_path, quiet=True)))
+    table = densities.run(config, Resources(Execution(tmp_path, quiet=True)))
     prepared = prepare(two_branches, 0, labelled=False)
     masks = prune(prepared.model, (), Pruning(pruner="magnitude"), compression=20.0).masks
     alive = kept_by_layer(living(prepared.model, masks, prepared.batches[0][0]))

@@ -171,7 +171,6 @@ def test_one_failed_run_takes_nothing_down(run: Run, grid: Path) -> None:
     assert "8 runs: " in out
     assert "4 done" in out
     assert "4 failed" in out
-    assert out.count("is above the maximum") == 0 or "above" in out  # folded by the width
     assert err.count("compression 1e+06 is above the maximum") == 4
 
 

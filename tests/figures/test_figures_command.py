@@ -23,12 +23,16 @@ def _command(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_draws_without_torch(tmp_path: Path) -> None:
+    """Nor does any other figure import torch, nor the answers that they draw."""
     tables.write(cuts_table(), tmp_path / "cuts.csv", "cuts")
     code = (
         "import sys; from figures.__main__ import main\n"
+        "from figures.commands import FIGURES, find\n"
         f"try: main(['cuts', '{tmp_path}/cuts.csv', '--out', '{tmp_path}/cuts.svg'])\n"
         "except SystemExit as stop: code = stop.code\n"
-        "print(code, 'torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+        "drawn = 'matplotlib.pyplot' in sys.modules\n"
+        "for name in FIGURES: find(name)\n"
+        "print(code, 'torch' in sys.modules, drawn)"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(

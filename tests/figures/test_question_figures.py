@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from scipy import stats
 
 from collapse.plots import style
@@ -36,18 +37,20 @@ HALF = float(stats.t.ppf(0.975, 2)) / 3**0.5
 
 
 def _dots(ax: Axes) -> dict[str, list[float]]:
-    """Heights of the single dots, by colour."""
-    found: dict[str, list[float]] = {}
-    for line in ax.get_lines():
-        if line.get_linestyle() == "None" and len(line.get_xdata()) == 1:
-            found.setdefault(str(line.get_color()), []).append(float(line.get_ydata()[0]))
-    return found
+    """Heights of the dots that no line joins, by colour."""
+    return {
+        str(line.get_color()): [float(y) for y in line.get_ydata()]
+        for line in ax.get_lines()
+        if line.get_linestyle() == "None" and len(line.get_xdata())
+    }
 
 
 def _bars(ax: Axes) -> list[tuple[float, float]]:
     """Upright lines: the intervals."""
-    lines = [np.array(line.get_xydata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
-    return [(p[0, 1], p[1, 1]) for p in lines if p[0, 0] == p[1, 0]]
+    lines = [c for c in ax.collections if isinstance(c, LineCollection)]
+    segments = [np.array(segment) for line in lines for segment in line.get_segments()]
+    assert all(p[0, 0] == p[1, 0] for p in segments)
+    return [(p[0, 1], p[1, 1]) for p in segments]
 
 
 def test_low_compression_is_drawn_against_the_dense_network_of_the_same_seed() -> None:
@@ -150,8 +153,8 @@ def test_dead_inputs_are_drawn_beside_their_share() -> None:
 
 def test_stability_shows_every_pair() -> None:
     ax = tickets.stability(tickets_table())
-    (dots,) = [line for line in ax.get_lines() if len(line.get_xdata()) == 3]
-    assert list(dots.get_ydata()) == [0.25] * 3
+    (dots,) = ax.collections
+    assert np.asarray(dots.get_offsets()).tolist() == [[0, 0.25]] * 3
     assert ax.get_title(loc="left") == "between pairs of 3 seeds, ×10"
 
 

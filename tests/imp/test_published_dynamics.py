@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.experiments import dynamics
-from analysis.resumable import Work
+from analysis.resumable import Resources
 from collapse.options import Execution, Setup, Training
 
 pytestmark = pytest.mark.slow
@@ -28,8 +28,8 @@ def test_training_on_cifar10_lines_layer_means_up_with_inverse_size(
         ),
         seeds=(0, 1),
     )
-    work = Work(Execution(runs=tmp_path, quiet=True))
-    table = dynamics.run(config, work)
+    resources = Resources(Execution(runs=tmp_path, quiet=True))
+    table = dynamics.run(config, resources)
     for seed, rows in table.groupby("seed"):
         by_epoch = rows.groupby("epoch")["r"].first()
         print(f"seed {seed}: r {by_epoch.iloc[0]:.4f} -> {by_epoch.iloc[-1]:.4f}")
