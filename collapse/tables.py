@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.files import atomic, check_writable
+from collapse.files import TABLE_SUFFIXES, atomic, check_writable
 
 SCHEMA_VERSION = 1
 # What every row begins with, where it applies.
@@ -125,7 +125,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("exponent", "precision", "layer", "layer_index", "parameters", "kept"),
     ),
 }
-_SUFFIXES = (".parquet", ".csv", ".json")
 _PACKAGES = ("layer-collapse", "torch", "torchvision", "numpy", "pandas", "pyarrow")
 
 
@@ -155,11 +154,6 @@ def _program() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def check_path(path: Path | None) -> None:
-    """Fail early when a table cannot be written to ``path``: wrong suffix or folder."""
-    check_writable(path, _SUFFIXES)
-
-
 def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> None:
     """Write a table whole or not at all.
 
@@ -169,7 +163,7 @@ def write(frame: pd.DataFrame, path: Path, table: str, device: str = "cpu") -> N
     Raises:
         RequestError: a column is missing, the suffix is unknown, or the file cannot be written.
     """
-    check_path(path)
+    check_writable(path, TABLE_SUFFIXES)
     if table not in COLUMNS:
         raise unknown("table", table, COLUMNS)
     missing = [column for column in COLUMNS[table] if column not in frame.columns]
@@ -253,7 +247,7 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
             content = json.loads(path.read_text())
             metadata, frame = content["collapse"], pd.DataFrame(content["rows"])
         else:
-            raise RequestError(f"'{path}': expected a suffix of {', '.join(_SUFFIXES)}")
+            raise RequestError(f"'{path}': expected a suffix of {', '.join(TABLE_SUFFIXES)}")
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if isinstance(error, RequestError):
             raise

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from collapse import tables
-from collapse.critical import Critical, critical_compression
+from collapse.critical.result import Critical
+from collapse.critical.search import critical_compression
 from collapse.options import Pruning, Setup
 from collapse.problem import Prepared, settings_row
 from collapse.pruning import iterations_of

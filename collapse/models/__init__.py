@@ -1,8 +1,8 @@
 """Networks by name, which of their tensors are prunable, and how to run them on other tensors."""
 
-from collapse.models.by_name import build
+from collapse.models.by_name import ARCHITECTURES, build
 from collapse.models.layers import check_finite, prunable
-from collapse.models.paper import ARCHITECTURES, initialise
+from collapse.models.paper import initialise
 from collapse.models.stateless import (
     Masks,
     Selector,
@@ -16,7 +16,7 @@ from collapse.models.stateless import (
     streams_at,
     untouched,
 )
-from collapse.models.user import import_user
+from collapse.models.user import call_user, import_user, parameters_of
 
 __all__ = [
     "ARCHITECTURES",
@@ -25,12 +25,14 @@ __all__ = [
     "all_finite",
     "build",
     "call",
+    "call_user",
     "check_finite",
     "compute_dtype",
     "forward_errors",
     "import_user",
     "initialise",
     "kept_parameters",
+    "parameters_of",
     "prunable",
     "select_output",
     "stand_ins",

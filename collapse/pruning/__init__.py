@@ -1,13 +1,5 @@
 """Score, select, mask: iterated, with a trace."""
 
-from collapse.pruning.loop import (
-    Known,
-    PathsExhaustedError,
-    Pruned,
-    Step,
-    iterations_of,
-    prune,
-    target,
-)
+import lazy_loader
 
-__all__ = ["Known", "PathsExhaustedError", "Pruned", "Step", "iterations_of", "prune", "target"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
