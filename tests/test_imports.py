@@ -130,7 +130,7 @@ def test_every_import_points_to_the_left() -> None:
 )
 def test_a_planted_import_is_found(tmp_path: Path, file: str, line: str, complaint: str) -> None:
     for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py*"):
+        for path in (p for p in (ROOT / package).rglob("*") if p.suffix in (".py", ".pyi")):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(path.read_text())

@@ -78,8 +78,6 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    import pandas as pd
-
     from collapse.critical import frame_of, measure
     from collapse.problem import check_mode, prepare
     from collapse.scores import DATA_FREE, load_pruner
@@ -119,6 +117,9 @@ def main(config: Config) -> None:
                     continue
                 rows.append(row)
                 layer_rows.extend(more)
+
+    import pandas as pd
+
     frame = frame_of(rows)
     outputs.write("critical", frame, device)
     outputs.write("layers", pd.DataFrame(layer_rows), device)

@@ -44,8 +44,6 @@ def main(config: Config) -> int:
     config.pruning.check()
     outputs = cli.Outputs(masks=config.out, layers=config.layers, trace=config.trace)
 
-    import pandas as pd
-
     from collapse import connectivity, masks, tables
     from collapse.problem import check_mode, prepare, settings_row
     from collapse.pruning import iterations_of, prune
@@ -85,6 +83,9 @@ def main(config: Config) -> int:
         masks.kept_by_layer(alive),
         masks.sums(result.scores),
     )
+
+    import pandas as pd
+
     frame = pd.DataFrame([{**settings, **row} for row in rows])
     trace = result.trace().assign(**settings).reindex(columns=list(tables.COLUMNS["trace"]))
     if config.out is not None:

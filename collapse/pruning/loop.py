@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch.nn.functional as F
 from torch import nn
 
@@ -28,6 +28,9 @@ from collapse.scores import (
 )
 from collapse.scores.fast.live_blocks import Block, Workspace, expand
 from collapse.scores.synflow import synflow
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Past this compression SynFlow's scores are in float64, from the first iteration on. So little is
 # left at the end that single weights decide whether a layer survives, and which ones are left hangs
@@ -90,6 +93,8 @@ class Pruned:
 
     def trace(self) -> pd.DataFrame:
         """One row an iteration and layer."""
+        import pandas as pd
+
         return pd.DataFrame(
             [
                 {
