@@ -57,6 +57,8 @@ def run(
 
 def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
     """Call ``main`` and exit with what it returns, or with one line and a code where it raises."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no × shows a ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()

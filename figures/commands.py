@@ -18,7 +18,7 @@ from analysis.processes import Several
 from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import PLOT_SUFFIXES, check_writable
-from collapse.options import Folder
+from collapse.options import Folder, shown
 
 # Each figure draws the table of the experiment of its name.
 FIGURES = {**EXPERIMENTS, **QUESTIONS}
@@ -51,7 +51,9 @@ class Drawing:
     table: tyro.conf.Positional[Path]
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     published: bool = False
-    size: Literal["column", "page", "slide"] | None = None
+    size: Annotated[
+        Literal["column", "page", "slide"] | None, shown("column|page|slide", "the figure's own")
+    ] = None
 
 
 def draw(name: str, arguments: Sequence[str]) -> None:

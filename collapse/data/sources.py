@@ -67,8 +67,9 @@ def load(
     Args:
         name: one of ``DATASETS``, any name of a folder under ``root``, or
             ``package.module:function`` that returns a ``Dataset`` (called with ``split=``,
-            ``seed=``, ``input_shape=`` and ``classes=`` if it takes them); ``framed-NAME`` puts
-            its images at half their size into a frame of zeros, so that most inputs are dead.
+            ``seed=``, and ``input_shape=`` and ``classes=`` where asked for, if it takes them);
+            ``framed-NAME`` puts its images at half their size into a frame of zeros, so that most
+            inputs are dead.
         root: where data lies. For a dataset ``NAME`` it may hold torchvision's files, an image
             folder ``NAME/train/CLASS/*``, parquet shards ``NAME/train-*.parquet``, or
             Tiny-ImageNet's zip; a name that torchvision knows is downloaded there otherwise.
@@ -124,7 +125,8 @@ def _users(name: str, split: Split, **offered: Any) -> Dataset:
         function = partial(function, split=split)
     elif split == "test":
         raise RequestError(f"{what}: expected a function that takes split=, 'train' or 'test'")
-    found = call_user(function, what, **offered)
+    given = {option: value for option, value in offered.items() if value is not None}
+    found = call_user(function, what, **given)
     if not isinstance(found, Dataset):
         raise RequestError(f"{what}: expected a collapse.Dataset, got {type(found).__name__}")
     labels = found.labels
