@@ -24,16 +24,18 @@ def show(
             *(f"{name}: {line}" for line in _made((ours or {}).get(name))),
         )
     ]
-    right = dict.fromkeys(("run", "published", "within", "largest deviation"), "right")
     cli.print_table(
         "against the published numbers",
-        {"figure": "left", **right, "where": "left", "within means": "left"},
-        (
-            [name, *_cells(found[name])]
-            if name in found
-            else [name, 0, len(published.load(name)), "", "", "", "not run"]
-            for name in published.NETWORKS
-        ),
+        [{"figure": name, **_row(name, found.get(name))} for name in published.NETWORKS],
+        {
+            "figure": "{figure}",
+            "run": "{run:d}",
+            "published": "{published:d}",
+            "within": "{within:d}",
+            "largest deviation": "{deviation:>}",
+            "where": "{where}",
+            "within means": "{means}",
+        },
         [
             *lines,
             "not compared: figure 3 (neurons) has no published numbers; figure 1's own are a panel "
@@ -52,19 +54,20 @@ def _by_pruner(name: str, each: Comparison) -> list[str]:
     return [f"{name}: within: {', '.join(words)}"]
 
 
-def _cells(each: Comparison) -> list[str]:
-    ran, count = each.run, len(each.points)
-    if ran.empty:
-        return ["0", str(count), "", "", "", f"not run ({each.criterion})"]
+def _row(name: str, each: Comparison | None) -> dict[str, int | str | None]:
+    ran = each.run if each is not None else pd.DataFrame()
+    count = len(published.load(name) if each is None else each.points)
+    row: dict[str, int | str | None] = {"run": len(ran), "published": count, "within": None}
+    if each is None or ran.empty:
+        why = "not run" if each is None else f"not run ({each.criterion})"
+        return row | {"deviation": None, "where": None, "means": why}
     worst = ran.iloc[int(ran["deviation"].abs().fillna(0).argmax())].to_dict()
-    return [
-        f"{len(ran)}",
-        f"{count}",
-        f"{int(ran['within'].sum())}",
-        f"{worst['deviation']:+.4g} {each.deviation}",
-        _place(worst, each),
-        each.criterion,
-    ]
+    return row | {
+        "within": int(ran["within"].sum()),
+        "deviation": f"{worst['deviation']:+.4g} {each.deviation}",
+        "where": _place(worst, each),
+        "means": each.criterion,
+    }
 
 
 def _keys(each: Comparison) -> list[str]:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Config = TypeVar("Config")
-Justify = typing.Literal["left", "right"]
 
 
 def run(
@@ -178,30 +177,30 @@ class Outputs:
             tables.write(frame, self.asked[table], table, str(device))
 
 
-Cell = str | int | float | None
-
-
 def print_table(
     title: str,
+    rows: Sequence[Mapping[str, typing.Any]],
     columns: Mapping[str, str],
-    rows: Iterable[Iterable[Cell]],
     notes: Iterable[str] = (),
 ) -> None:
     """A table to the output, wide enough for whole rows where that is no terminal.
 
     Args:
-        columns: headings, each with ``left`` or ``right``.
-        rows: cells in the order of the columns.
+        columns: by heading, how a cell is made of a row's value: ``"{layer}"``, or on the right
+            with a format, ``"{kept:,}"``. It is empty where the value is None.
         notes: lines below it.
     """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name, form in columns.items():
+        table.add_column(name, justify="right" if ":" in form else "left", overflow="fold")
+    field = {name: re.findall(r"{(\w+)", form)[0] for name, form in columns.items()}
+    for row in rows:
+        table.add_row(
+            *("" if row[field[n]] is None else form.format_map(row) for n, form in columns.items())
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name, justify in columns.items():
-        table.add_column(name, justify=typing.cast(Justify, justify), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)

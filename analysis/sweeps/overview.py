@@ -34,19 +34,9 @@ def show(table: pd.DataFrame) -> None:
     settings = ("model", "dataset", "pruner", "iterations", "schedule", "scope", "mode")
     varied = [name for name in settings if table[name].nunique(dropna=False) > 1]
     columns = [*varied, "compression", "levels", "seed", "run", "state", "level", "epoch", "top1"]
+    forms = {"top1": "{top1:.2f}", "compression": "{compression:g}"}
     cli.print_table(
         f"{len(table)} runs: {title}",
-        dict.fromkeys([*columns, "error"], "left"),
-        (
-            [*(_cell(name, row[name]) for name in columns), row["error"]]
-            for row in cli.rows_of(table)
-        ),
+        cli.rows_of(table),
+        {name: forms.get(name, f"{{{name}}}") for name in [*columns, "error"]},
     )
-
-
-def _cell(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.2f}" if name == "top1" else f"{value:g}"
-    return str(value)

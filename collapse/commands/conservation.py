@@ -128,28 +128,23 @@ def _print(config: Config, found: Audit) -> int:
     """Print the worst residual of each identity; 1 if one is beyond the tolerance, else 0."""
     from collapse.conservation import likely_cause, worst
 
-    rows = worst(found.ledger).to_dict("records")
-    beyond = [row for row in rows if not row["residual"] <= config.tolerance]
+    rows = cli.rows_of(worst(found.ledger))
+    for row in rows:
+        row["verdict"] = "" if row["residual"] <= config.tolerance else "BEYOND TOLERANCE"
+    beyond = [row for row in rows if row["verdict"]]
     cli.print_table(
         f"{config.setup.model}, {config.pruner}: R = {found.R:.6g}, flows in units of "
         f"{found.unit:.3g}, tolerance {config.tolerance:g}",
+        rows,
         {
-            "identity": "left",
-            "places": "right",
-            "worst residual": "right",
-            "where": "left",
-            "lhs": "right",
-            "rhs": "right",
-            "": "left",
+            "identity": "{identity}",
+            "places": "{places:,}",
+            "worst residual": "{residual:.2e}",
+            "where": "{place}",
+            "lhs": "{lhs:.6g}",
+            "rhs": "{rhs:.6g}",
+            "": "{verdict}",
         },
-        (
-            (
-                *(row["identity"], f"{row['places']:,}", f"{row['residual']:.2e}", row["place"]),
-                *(f"{row['lhs']:.6g}", f"{row['rhs']:.6g}"),
-                "BEYOND TOLERANCE" if row in beyond else "",
-            )
-            for row in rows
-        ),
         [
             *(
                 f"{row['identity']} fails at {row['place']}: {row['lhs']:.6g} against "

@@ -174,55 +174,44 @@ def _plans(config: Config) -> list[Pruning]:
 
 
 def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
-    """The rows a reader wants first; everything is in ``--out``."""
-    first = frame.iloc[0]
-    columns = dict(_HEADINGS)
-    if frame["seed"].nunique() == 1:
-        del columns["seed"]
-    cells = [_cells(row) for row in cli.rows_of(frame)]
+    """The columns a reader wants first; everything is in ``--out``."""
+    rows = [row | _words(row) for row in cli.rows_of(frame)]
+    first = rows[0]
     cli.print_table(
         f"{first['model']} on {first['dataset']} {first['input_shape']}: "
         f"{first['parameters']:,} parameters in {first['layers']} layers, "
         f"maximal compression {first['maximal_compression']:,.6g}",
-        columns,
-        ([row[name] for name in columns] for row in cells),
+        rows,
+        {
+            "pruner": "{pruner}",
+            **({"seed": "{seed:d}"} if frame["seed"].nunique() > 1 else {}),
+            "iterations": "{steps}",
+            "mode": "{mode}",
+            "critical": "{critical_compression:,.6g}",
+            "of maximum": "{share:.3%}",
+            "kept": "{critical_kept:,}",
+            "collapse": "{collapse:>}",
+            "first to collapse": "{first}",
+            "effective": "{effective:>}",
+            "evidence": "{evidence}",
+        },
         [*_notes(frame), *notes],
     )
 
 
-_HEADINGS = {
-    "pruner": "left",
-    "seed": "right",
-    "iterations": "left",
-    "mode": "left",
-    "critical": "right",
-    "of maximum": "right",
-    "kept": "right",
-    "collapse": "right",
-    "first to collapse": "left",
-    "effective": "right",
-    "evidence": "left",
-}
-
-
-def _cells(row: dict[str, Any]) -> dict[str, str]:
+def _words(row: dict[str, Any]) -> dict[str, Any]:
+    """What the table says in words of its own."""
     collapse = row["collapse_compression"]
     effective = row["effective_critical_compression"]
-    mark = " *" if row["monotone"] is False else ""
     once = row["iterations"] == 1 and row["schedule"] != "certified"
-    schedule = "" if once else row["schedule"]
     return {
-        "pruner": row["pruner"],
-        "seed": str(row["seed"]),
-        "iterations": f"{row['iterations']} {schedule}".strip(),
-        "mode": row["mode"] or "",
-        "critical": f"{row['critical_compression']:,.6g}",
-        "of maximum": f"{row['critical_compression'] / row['maximal_compression']:.3%}",
-        "kept": f"{row['critical_kept']:,}",
-        "collapse": "none seen" if collapse is None else f"{collapse:,.6g}{mark}",
-        "first to collapse": (row["first_collapsed_layer"] or "").removesuffix(".weight"),
+        "steps": f"{row['iterations']} {'' if once else row['schedule']}".strip(),
+        "share": row["critical_compression"] / row["maximal_compression"],
+        "collapse": "none seen"
+        if collapse is None
+        else f"{collapse:,.6g}{' *' if row['monotone'] is False else ''}",
+        "first": (row["first_collapsed_layer"] or "").removesuffix(".weight"),
         "effective": "none" if effective is None else f"{effective:,.6g}",
-        "evidence": row["evidence"],
     }
 
 

@@ -100,21 +100,17 @@ def main(config: Config) -> int:
 def _print(frame: pd.DataFrame, fallen: list[str]) -> None:
     total, kept = int(frame["parameters"].sum()), int(frame["kept"].sum())
     alive = int(frame["effective_kept"].sum())
-    right = dict.fromkeys(("parameters", "kept", "density", "alive"), "right")
     cli.print_table(
         f"{total:,} parameters, {kept:,} kept: compression "
         f"{total / kept:,.6g}, effective {total / alive if alive else float('inf'):,.6g}",
-        {"layer": "left", **right},
-        (
-            (
-                row["layer"],
-                f"{row['parameters']:,}",
-                f"{row['kept']:,}",
-                f"{row['density']:.3g}",
-                f"{row['effective_kept']:,}",
-            )
-            for row in cli.rows_of(frame)
-        ),
+        cli.rows_of(frame),
+        {
+            "layer": "{layer}",
+            "parameters": "{parameters:,}",
+            "kept": "{kept:,}",
+            "density": "{density:.3g}",
+            "alive": "{effective_kept:,}",
+        },
         [f"collapsed: {', '.join(fallen)}"] if fallen else [],
     )
 

@@ -46,24 +46,19 @@ def contract(run: Run, experiment: Experiment, table: str) -> pd.DataFrame:
 
 def _print(run: Run, experiment: Experiment) -> None:
     setup, pruning = experiment.setup, experiment.pruning
-    right = ("level", "compression", "kept", "collapsed", "top-1 %", "best %", "loss")
+    rows = cli.rows_of(run.table("levels"))
     cli.print_table(
         f"{setup.model} on {setup.dataset}, {pruning.pruner}, seed {pruning.seed}: {run.folder}",
-        {**dict.fromkeys(right, "right"), "first to collapse": "left", "critical": "right"},
-        (
-            (
-                row["level"],
-                f"{row['compression']:,.6g}",
-                f"{row['kept']:,}",
-                int(row["collapsed_layers"] or 0),
-                f"{row['top1']:.2f}",
-                f"{row['best_top1']:.2f}",
-                f"{row['loss']:.4f}",
-                row["first_collapsed_layer"],
-                None
-                if row["critical_compression"] is None
-                else f"{row['critical_compression']:,.6g}",
-            )
-            for row in cli.rows_of(run.table("levels"))
-        ),
+        [row | {"collapsed_layers": int(row["collapsed_layers"] or 0)} for row in rows],
+        {
+            "level": "{level:d}",
+            "compression": "{compression:,.6g}",
+            "kept": "{kept:,}",
+            "collapsed": "{collapsed_layers:d}",
+            "top-1 %": "{top1:.2f}",
+            "best %": "{best_top1:.2f}",
+            "loss": "{loss:.4f}",
+            "first to collapse": "{first_collapsed_layer}",
+            "critical": "{critical_compression:,.6g}",
+        },
     )
