@@ -11,10 +11,12 @@ import io
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,8 +26,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
+import collapse
 from collapse.errors import RequestError, first_line, unknown
+from collapse.files import PLOT_SUFFIXES, TABLE_SUFFIXES, check_distinct, check_writable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Config = TypeVar("Config")
 
@@ -33,9 +41,10 @@ Config = TypeVar("Config")
 def run(
     config: type[Config],
     main: Callable[[Config], int | None],
-    prog: str,
     arguments: Sequence[str] | None = None,
-) -> None:
+    *,
+    prog: str,
+) -> typing.NoReturn:
     """Parse the command line (or ``arguments``) into ``config``, call ``main`` on it, and exit.
 
     A ``RequestError`` becomes one line on stderr and exit code 2, as does a wrong command line;
@@ -47,6 +56,8 @@ def run(
 
 def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
     """Call ``main`` and exit with what it returns, or with one line and a code where it raises."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no × shows a ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -82,9 +93,11 @@ def parse(
 
     Raises:
         RequestError: an option that does not exist (the nearest that do are named), a value of
-            the wrong type, a missing one. ``--help`` prints and exits as usual.
+            the wrong type, a missing one. ``--help`` and ``--version`` print and exit.
     """
-    valid = set(_options(config)) | {"--help"}
+    if "--version" in arguments:
+        print_version()
+    valid = {*_options(config), "--help", "--version"}
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in valid:
@@ -111,7 +124,14 @@ def _options(config: type) -> Iterator[str]:
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _options(typing.cast(type, hints[field.name]))
         else:
-            yield "--" + field.name.replace("_", "-")
+            name = field.name.replace("_", "-")
+            yield from [f"--{name}", f"--no-{name}"] if hints[field.name] is bool else [f"--{name}"]
+
+
+def print_version() -> typing.NoReturn:
+    """Print the toolkit's version and exit."""
+    print(f"layer-collapse {collapse.__version__}")
+    sys.exit(0)
 
 
 def _one_line(box: str) -> str:
@@ -125,10 +145,71 @@ def _one_line(box: str) -> str:
     return text.strip("─- ") or "wrong command line; see --help"
 
 
-def table_width() -> int:
-    """As wide as the terminal; wide enough for whole rows where the output is no terminal."""
+def print_commands(about: Mapping[str, str | None]) -> None:
+    """Print a line each: a command's name and the first line of what is said about it."""
+    for name, text in about.items():
+        print(f"  {name:<15} {(text or '').partition(chr(10))[0]}")
+
+
+class Outputs:
+    """The files that a command was asked for: checked before the work, written after it.
+
+    Args:
+        files: by the name of the table that goes there, ``plot`` or ``masks``; None where it
+            was not asked for.
+
+    Raises:
+        RequestError: two of them are one file, a suffix is unknown, or a folder is not writable.
+    """
+
+    def __init__(self, **files: Path | None) -> None:
+        suffixes = {"plot": PLOT_SUFFIXES, "masks": (".safetensors",)}
+        check_distinct(*files.values())
+        for name, path in files.items():
+            check_writable(path, suffixes.get(name, TABLE_SUFFIXES))
+        self.asked = {name: path for name, path in files.items() if path is not None}
+
+    def write(self, table: str, frame: pd.DataFrame, device: object = "cpu") -> None:
+        """Write a table if it was asked for."""
+        if table in self.asked:
+            from collapse import tables
+
+            tables.write(frame, self.asked[table], table, str(device))
+
+
+def print_table(
+    title: str,
+    rows: Sequence[Mapping[str, typing.Any]],
+    columns: Mapping[str, str],
+    notes: Iterable[str] = (),
+) -> None:
+    """A table to the output, wide enough for whole rows where that is no terminal.
+
+    Args:
+        columns: by heading, how a cell is made of a row's value: ``"{layer}"``, or on the right
+            with a format, ``"{kept:,}"``. It is empty where the value is None.
+        notes: lines below it.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name, form in columns.items():
+        table.add_column(name, justify="right" if ":" in form else "left", overflow="fold")
+    field = {name: re.findall(r"{(\w+)", form)[0] for name, form in columns.items()}
+    for row in rows:
+        table.add_row(
+            *("" if row[field[n]] is None else form.format_map(row) for n, form in columns.items())
+        )
     console = Console()
-    return console.width if console.is_terminal else 200
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, typing.Any]]:
+    """The rows of a frame as dictionaries, with None where there is no value."""
+    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return typing.cast(list[dict[str, typing.Any]], values)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# As many names as a reader looks through when none is near.
+MANY = 40
+
 
 class RequestError(ValueError):
     """The request was wrong, the toolkit is not.
@@ -17,17 +20,23 @@ class RequestError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> RequestError:
+def unknown(kind: str, name: str, valid: Iterable[str], listing: str = "") -> RequestError:
     """The error for a name that is not in a registry, with the nearest names that are.
 
     Args:
         kind: what the name should have been, e.g. ``"pruner"``.
         name: what came.
         valid: the registry's names.
+        listing: how to see them all, where there are too many for a line.
     """
     choices = list(valid)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}" if near else f"one of: {', '.join(choices)}"
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    if near:
+        hint = f"nearest: {', '.join(near)}"
+    elif len(choices) > MANY:
+        hint = f"none of {len(choices)} names is near{f': {listing}' if listing else ''}"
+    else:
+        hint = f"one of: {', '.join(choices)}"
     return RequestError(f"unknown {kind} '{name}'; {hint}")
 
 

@@ -1,14 +1,19 @@
-"""The choices a user makes, as typed frozen dataclasses: one set for the API and the CLI."""
+"""The choices a user makes, as typed frozen dataclasses: one set for the API and the CLI.
+
+Nothing here imports torch, and neither do the names that a user may type: ``--help`` and a typo
+need only this file.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from collapse.errors import RequestError
+from collapse.errors import RequestError, unknown
 
 Mode = Literal["train", "eval"]
 Scope = Literal["global", "layer"]
@@ -18,11 +23,87 @@ LearningRateSchedule = Literal["step", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rewind = Literal["weights", "learning-rate"]
 Control = Literal["shuffled", "reinitialised", "inverted"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+# The paper's networks (``models.ARCHITECTURES`` builds them) and the datasets that have a name.
+NETWORKS = (
+    *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wideresnet18"),
+    *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"),
+    *("fc", "conv", "minivgg"),
+)
+DATASETS = (
+    *("digits", "gaussian", "sparse-gaussian", "mnist", "cifar10", "cifar100"),
+    *("tinyimagenet", "imagenet"),
+)
+PAPER_PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
+FRAMED = "framed-"  # before a dataset's name: its images in a frame of zeros
 
 
-def _shown(metavar: str) -> object:
-    """How an optional value shows in ``--help``."""
-    return tyro.conf.arg(metavar=metavar)
+def pruner_names() -> tuple[str, ...]:
+    """The toolkit's own pruners: each is a file of its name."""
+    folder = Path(__file__).parent / "scores" / "pruners"
+    found = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    return (*PAPER_PRUNERS, *(name for name in found if name not in PAPER_PRUNERS))
+
+
+def unknown_model(name: str) -> RequestError:
+    """The error for a model that is none of ``NETWORKS``."""
+    near = unknown("model", name, NETWORKS)
+    return RequestError(f"{near} (or torchvision:NAME, timm:NAME, package.module:factory)")
+
+
+def unknown_dataset(name: str, root: Path) -> RequestError:
+    """The error for a dataset that is none of ``DATASETS`` and no folder under ``root``."""
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    near = unknown("dataset", name, [*DATASETS, *folders])
+    return RequestError(f"{near} (or package.module:function)")
+
+
+def data_folder(root: Path | None) -> Path:
+    """Where data lies: ``root``, else ``$COLLAPSE_DATA``, else ``./data``."""
+    return root or Path(os.environ.get("COLLAPSE_DATA", "data"))
+
+
+def check_pruners(*pruners: str, option: str = "--pruners") -> None:
+    """Whether these can be pruners on a command line.
+
+    Raises:
+        RequestError: an unknown name (the nearest are given), or one that is given twice.
+    """
+    for pruner in pruners:
+        if ":" not in pruner and pruner not in pruner_names():
+            near = unknown("pruner", pruner, pruner_names())
+            raise RequestError(f"{near} (or package.module:function)")
+    check_once(option, pruners)
+
+
+def check_once(option: str, values: tuple[object, ...]) -> None:
+    """Raise RequestError where a value is given twice: there would be one set of rows for both."""
+    for value in values:
+        if values.count(value) > 1:
+            raise RequestError(f"{option}: expected different values, got '{value}' twice")
+
+
+def check_seed(seed: int, option: str = "--seed") -> None:
+    """Raise RequestError for a seed that is negative or that a table's column cannot hold."""
+    if not 0 <= seed < 2**63:
+        raise RequestError(f"{option}: expected a number from 0 to 2^63 - 1, got {seed}")
+
+
+def shown(metavar: str, default: str = "None") -> object:
+    """How an optional value shows in ``--help``; ``default`` says what None stands for."""
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda label: f"(default: {default if label == 'None' else label})",
+    )
+
+
+PAPERS = "the paper's"
+File = Annotated[Path | None, shown("FILE", "none")]
+Folder = Annotated[Path, shown("DIR")]
+DataRoot = Annotated[Path | None, shown("DIR", "$COLLAPSE_DATA or ./data")]
+Count = Annotated[int | None, shown("N", PAPERS)]
 
 
 @dataclass(frozen=True)
@@ -42,11 +123,77 @@ class Pruning:
     """
 
     pruner: str = "synflow"
-    iterations: Annotated[int | None, _shown("N")] = None
+    iterations: Count = None
     schedule: ScheduleName = "exponential"
     scope: Scope = "global"
-    mode: Annotated[Mode | None, _shown("train|eval")] = None
+    mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
     seed: int = 0
+
+    def check(self) -> None:
+        """Whether a command line may ask for this.
+
+        Raises:
+            RequestError: an unknown pruner, a seed out of range, or iterations beside the
+                certified schedule.
+        """
+        check_pruners(self.pruner)
+        check_seed(self.seed)
+        check_iterations(self.iterations, self.schedule)
+
+
+def check_iterations(iterations: int | None, schedule: str | None) -> None:
+    """Raise RequestError for iterations below 1, or beside the certified schedule."""
+    if iterations is not None and iterations < 1:
+        raise RequestError(f"--iterations: expected at least 1, got {iterations}")
+    if iterations is not None and schedule == "certified":
+        raise RequestError(
+            f"--iterations {iterations}: the certified schedule takes as many as it needs; "
+            "expected one of the two options"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet:
+    """Shared by every command that works for long.
+
+    Attributes:
+        quiet: no progress bar.
+    """
+
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the data is.
+
+    Attributes:
+        data_root: where the data lies.
+    """
+
+    data_root: DataRoot = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Data):
+    """What differs from machine to machine and is no part of a result.
+
+    Attributes:
+        device: where to compute; auto takes a GPU if there is one.
+    """
+
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where results of runs are kept.
+
+    Attributes:
+        runs: the folder of run folders; what is done there is not done again.
+    """
+
+    runs: Folder = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -54,36 +201,53 @@ class Setup:
     """The network, the data and the device: what every command starts from.
 
     Attributes:
-        model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME or package.module:factory.
+        model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME or package.module:factory (called
+            with classes= and input_shape= if it takes them).
         dataset: digits (embedded), gaussian, sparse-gaussian, mnist, cifar10, cifar100,
-            tinyimagenet, imagenet, or a folder's name under the data root; framed-NAME for its
-            images at half their size in a frame of zeros.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
+            tinyimagenet, imagenet, a folder's name under the data root, or
+            package.module:function that returns a collapse.Dataset (called with split=, seed=,
+            classes= and input_shape= if it takes them); framed-NAME for its images at half their
+            size in a frame of zeros.
+        data_root: where the data lies.
         input_shape: C H W, where the dataset does not say.
         classes: outputs of the network, where the dataset does not say.
-        init: kaiming, kaiming_fan_out, kaiming_uniform, xavier, xavier_uniform or orthogonal;
-            without it the network's own.
+        init: kaiming, kaiming_fan_out, kaiming_uniform, xavier, xavier_uniform or orthogonal.
         weights: pretrained, or a .safetensors file.
         output: which part of the output is meant when the forward returns several: a name or an
             index.
         samples_per_class: examples a class that snip and grasp are scored on.
         samples: score on so many examples in all instead, spread over the classes.
-        batch_size: of the scoring batches (256 at 32×32 without it, fewer on larger images).
+        batch_size: of the scoring batches.
         device: where to compute; auto takes a GPU if there is one.
     """
 
     model: str
     dataset: str = "digits"
-    data_root: Annotated[Path | None, _shown("DIR")] = None
-    input_shape: Annotated[tuple[int, ...] | None, _shown("C H W")] = None
-    classes: Annotated[int | None, _shown("N")] = None
-    init: Annotated[str | None, _shown("NAME")] = None
-    weights: Annotated[str | None, _shown("pretrained|FILE")] = None
-    output: Annotated[str | None, _shown("NAME")] = None
+    data_root: DataRoot = None
+    input_shape: Annotated[tuple[int, ...] | None, shown("C H W", "the dataset's")] = None
+    classes: Annotated[int | None, shown("N", "the dataset's")] = None
+    init: Annotated[str | None, shown("NAME", "the network's own")] = None
+    weights: Annotated[str | None, shown("pretrained|FILE", "none, as initialised")] = None
+    output: Annotated[str | None, shown("NAME", "the only one")] = None
     samples_per_class: int = 10
-    samples: Annotated[int | None, _shown("N")] = None
-    batch_size: Annotated[int | None, _shown("N")] = None
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    samples: Annotated[int | None, shown("N", "samples-per-class")] = None
+    batch_size: Annotated[int | None, shown("N", "256 at 32×32, fewer on larger images")] = None
+    device: Device = "auto"
+
+    def check(self) -> None:
+        """Whether model and dataset can be meant, before torch is imported to build them.
+
+        Raises:
+            RequestError: an unknown name; the nearest are given.
+        """
+        if ":" not in self.model and self.model not in NETWORKS:
+            raise unknown_model(self.model)
+        name, root = self.dataset.removeprefix(FRAMED), data_folder(self.data_root)
+        if ":" in name or name in DATASETS or (root / name).is_dir():
+            return
+        # The root itself may be the dataset's folder, whatever it is called.
+        if not any(any(root.glob(part)) for part in ("*.parquet", "data/*.parquet", "train")):
+            raise unknown_dataset(name, root)
 
 
 @dataclass(frozen=True)
@@ -107,19 +271,19 @@ class Training:
         test_samples: test on so many images only, equally many of each class.
     """
 
-    epochs: Annotated[int | None, _shown("N")] = None
-    train_batch_size: Annotated[int | None, _shown("N")] = None
-    lr: Annotated[float | None, _shown("X")] = None
-    lr_schedule: Annotated[LearningRateSchedule | None, _shown("step|cosine")] = None
-    lr_drops: Annotated[tuple[int, ...] | None, _shown("EPOCH ...")] = None
-    lr_drop_rate: Annotated[float | None, _shown("X")] = None
-    momentum: Annotated[float | None, _shown("X")] = None
-    weight_decay: Annotated[float | None, _shown("X")] = None
-    augmentation: Annotated[Augmentation | None, _shown("crop-flip|none")] = None
+    epochs: Count = None
+    train_batch_size: Count = None
+    lr: Annotated[float | None, shown("X", PAPERS)] = None
+    lr_schedule: Annotated[LearningRateSchedule | None, shown("step|cosine", PAPERS)] = None
+    lr_drops: Annotated[tuple[int, ...] | None, shown("EPOCH ...", PAPERS)] = None
+    lr_drop_rate: Annotated[float | None, shown("X", PAPERS)] = None
+    momentum: Annotated[float | None, shown("X", PAPERS)] = None
+    weight_decay: Annotated[float | None, shown("X", PAPERS)] = None
+    augmentation: Annotated[Augmentation | None, shown("crop-flip|none", PAPERS)] = None
     label_smoothing: float = 0.0
     precision: Precision = "auto"
-    train_samples: Annotated[int | None, _shown("N")] = None
-    test_samples: Annotated[int | None, _shown("N")] = None
+    train_samples: Annotated[int | None, shown("N", "all")] = None
+    test_samples: Annotated[int | None, shown("N", "all")] = None
 
 
 @dataclass(frozen=True)
@@ -141,23 +305,19 @@ class Rewinding:
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(Runs, Quiet):
     """How to compute, which changes no more than rounding: no part of a run's name.
 
     Attributes:
-        runs: the folder of run folders.
         exact: deterministic algorithms only, so that a killed and resumed run ends bit-identical
             to an undisturbed one on the same machine.
         compile: torch.compile the network (with CUDA graphs on a GPU).
         save_every: epochs between two saved states.
-        quiet: no progress bar.
     """
 
-    runs: Annotated[Path, _shown("DIR")] = Path("runs")
     exact: bool = False
     compile: bool = False
     save_every: int = 1
-    quiet: bool = False
 
     def check(self) -> None:
         """Raise RequestError where a value is out of its range."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collapse import data, models
 from collapse.errors import RequestError
 from collapse.models import Selector
-from collapse.options import Pruning, Setup
+from collapse.options import Mode, Pruning, Setup
 from collapse.scores import Batch, Loss, mode_of
 
 
@@ -146,6 +146,15 @@ def prepare(
     model = model.to(device)
     batches = [(x.to(device), y.to(device)) for x, y in batches]
     return Problem(model, batches, setup.output, uncounted=uncounted)
+
+
+def check_mode(mode: Mode | None, *pruners: str) -> None:
+    """Raise RequestError where a mode is asked for that none of the pruners is scored in."""
+    if mode is not None and all(mode_of(pruner, mode) != mode for pruner in pruners):
+        raise RequestError(
+            f"--mode {mode}: expected a pruner that is scored in this mode (snip or grasp, say), "
+            f"got {', '.join(pruners)}"
+        )
 
 
 def settings_row(

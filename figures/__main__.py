@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from collapse.cli import guarded
+from collapse import cli
 from figures.commands import FIGURES, draw, make_all
 
 
 def main(arguments: list[str]) -> None:
     """Hand over to the figure that is named first, or to all."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
         print("usage: python -m figures NAME TABLE --out FILE   (draw a table)")
         print("       python -m figures all --preset laptop      (run everything and draw it)\n")
-        for name, about in FIGURES.items():
-            print(f"  {name:<12} {about}")
+        cli.print_commands(FIGURES)
         sys.exit(0 if arguments else 2)
-    name, *rest = arguments
-    guarded(lambda: make_all(rest) if name == "all" else draw(name, rest))
+    if name == "--version":
+        cli.print_version()
+    cli.guarded(lambda: make_all(rest) if name == "all" else draw(name, rest))
 
 
 if __name__ == "__main__":

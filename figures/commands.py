@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,13 +13,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analysis import published
 from analysis.experiments import EXPERIMENTS, QUESTIONS
-from collapse import cli, tables
+from analysis.processes import Several
+from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import PLOT_SUFFIXES, check_writable
-from collapse.plots import style
-from figures.plotting import panels
+from collapse.options import Folder, shown
 
 # Each figure draws the table of the experiment of its name.
 FIGURES = {**EXPERIMENTS, **QUESTIONS}
@@ -53,14 +51,24 @@ class Drawing:
     table: tyro.conf.Positional[Path]
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     published: bool = False
-    size: Literal["column", "page", "slide"] | None = None
+    size: Annotated[
+        Literal["column", "page", "slide"] | None, shown("column|page|slide", "the figure's own")
+    ] = None
 
 
 def draw(name: str, arguments: Sequence[str]) -> None:
     """``python -m figures NAME``."""
-    figure = find(name)
+    if name not in FIGURES:
+        raise unknown("figure", name, [*FIGURES, "all"])
     request = cli.parse(Drawing, arguments, f"python -m figures {name}")
     check_writable(request.out, PLOT_SUFFIXES)
+
+    from analysis import published
+    from collapse import tables
+    from collapse.plots import style
+    from figures.plotting import panels
+
+    figure = find(name)
     frame, _ = tables.read(request.table, figure.TABLE)
     theirs = None
     if request.published:
@@ -70,37 +78,25 @@ def draw(name: str, arguments: Sequence[str]) -> None:
     print(request.out)
 
 
-@dataclass(frozen=True)
-class Everything:
+@dataclass(frozen=True, kw_only=True)
+class Everything(Several):
     """Run every experiment and draw its figure; what is done is not done again.
 
     Attributes:
         of: the paper's figures, or those of the reviewers' questions (docs/questions.md).
-        preset: laptop (minutes, embedded data), paper (the paper's settings) or smoke (to try it).
         out: the folder of tables and figures.
-        runs: the folder of run folders.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
-        device: where to compute; auto takes a GPU if there is one.
         suffix: of the figures.
-        quiet: no progress.
     """
 
     of: Literal["paper", "questions"] = "paper"
-    preset: str = "laptop"
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("figures-out")
-    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    out: Folder = Path("figures-out")
     suffix: Literal["pdf", "svg", "png"] = "pdf"
-    quiet: bool = False
 
 
 def make_all(arguments: Sequence[str]) -> int:
-    """``python -m figures all``: 0, or the exit code of the first experiment that went wrong.
-
-    Experiments run in processes of their own, so that this one needs no torch.
-    """
+    """``python -m figures all``: 0, or the exit code of the first experiment that went wrong."""
     request = cli.parse(Everything, arguments, "python -m figures all")
+    request.check()
     check_writable(request.out / f"any.{request.suffix}", PLOT_SUFFIXES)
     start, failed = time.monotonic(), 0
     figures = SETS[request.of]
@@ -109,12 +105,7 @@ def make_all(arguments: Sequence[str]) -> int:
         if not request.quiet:
             minutes = (time.monotonic() - start) / 60
             print(f"[{number}/{len(figures)}] {name} ({minutes:.1f} min)", file=sys.stderr)
-        options = ["--preset", request.preset, "--runs", request.runs, "--out", table]
-        options += ["--device", request.device, *(["--quiet"] if request.quiet else [])]
-        if request.data_root is not None:
-            options += ["--data-root", request.data_root]
-        words = [sys.executable, "-m", "analysis", name, *map(str, options)]
-        code = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+        code = request.run(name, table, bar=not request.quiet)
         if code not in (0, 1):  # 1: some points failed; the figure says how many are there
             return code
         failed = failed or code

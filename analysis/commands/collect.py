@@ -6,20 +6,24 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import tyro
 
-from analysis.sweeps import spec
-from collapse import cli, tables
+from collapse import cli
 from collapse.errors import RequestError
-from collapse.runs import Experiment
+from collapse.options import Data, File, Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.runs import Experiment
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Runs, Data):
     """Put the tables of all runs of a sweep together, also while it runs.
 
     Runs that have not finished give the rows that they have; their column `finished` is false.
@@ -27,8 +31,6 @@ class Config:
     Attributes:
         spec: the sweep's TOML file.
         table: which of the runs' tables.
-        runs: the folder of run folders.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
         out: write it there (.parquet, .csv, .json); without it CSV goes to the output.
     """
 
@@ -36,21 +38,22 @@ class Config:
     table: Literal["training", "score_dynamics", "layers", "levels", "conserved_quantity"] = (
         "training"
     )
-    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    out: File = None
 
 
 def main(config: Config) -> None:
     """Run the request."""
-    tables.check_path(config.out)
+    outputs = cli.Outputs(**{config.table: config.out})
+
+    from analysis.sweeps import spec
+
     experiments = spec.read(config.spec, data_root=config.data_root)
     frame = collected(experiments, config.runs, config.table)
     if config.out is None:
         frame.to_csv(sys.stdout, index=False)
         return
-    tables.write(frame, config.out, config.table)
-    finished = frame.groupby("run")["finished"].first() if len(frame) else pd.Series(dtype=bool)
+    outputs.write(config.table, frame)
+    finished = frame.drop_duplicates("run")["finished"].astype(bool)
     print(
         f"{len(frame):,} rows of {len(finished)} runs, {int(finished.sum())} of them finished: "
         f"{config.out}"
@@ -64,6 +67,10 @@ def collected(experiments: Sequence[Experiment], runs: Path, table: str) -> pd.D
         The columns of the contract, then ``run, target_compression, levels, finished`` and the
         table's further ones. Points that share a run (nothing pruned) each have its rows.
     """
+    import pandas as pd
+
+    from collapse import tables
+
     parts = []
     for experiment in experiments:
         run = experiment.run(runs)
@@ -87,6 +94,4 @@ def collected(experiments: Sequence[Experiment], runs: Path, table: str) -> pd.D
     return frame.reindex(columns=[*first, *more])
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m analysis collect", arguments)
+run = partial(cli.run, Config, main, prog="python -m analysis collect")

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any, NoReturn
 
 from analysis import experiments
-from analysis.resumable import Resources
-from collapse import cli, tables
+from analysis.processes import PRESETS
+from collapse import cli
 from collapse.errors import RequestError, unknown
-from collapse.options import Execution
-from collapse.problem import choose_device
-
-PRESETS = ("laptop", "paper", "smoke")
+from collapse.options import Execution, File
 
 
 @dataclass(frozen=True)
@@ -31,20 +25,22 @@ class Output:
     """
 
     preset: str = "laptop"
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    out: File = None
     so_far: bool = False
 
 
-def run(name: str, arguments: Sequence[str]) -> None:
+def run(name: str, arguments: Sequence[str]) -> NoReturn:
     """Entry point."""
     cli.guarded(lambda: _main(name, list(arguments)))
 
 
 def _main(name: str, arguments: list[str]) -> int:
-    module = experiments.find(name)
+    if "--version" in arguments:
+        cli.print_version()
     preset = _preset_of(arguments)
-    if preset not in module.PRESETS:
-        raise unknown("preset", preset, module.PRESETS)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    module = experiments.find(name)
     command: Any = make_dataclass(
         "Command",
         [
@@ -57,17 +53,20 @@ def _main(name: str, arguments: list[str]) -> int:
     command.__doc__ = module.Config.__doc__
     default = command(module.PRESETS[preset], Output(preset))
     request = cli.parse(command, arguments, f"python -m analysis {name}", default)
-    out: Path | None = request.output.out
-    tables.check_path(out)
+    out = request.output.out
+    outputs = cli.Outputs(**{module.TABLE: out})
+
+    from analysis.resumable import Resources
+    from collapse.problem import choose_device
+
     device = str(choose_device(request.experiment.setup.device))
     resources = Resources(request.execution, device=device, so_far=request.output.so_far)
     frame = module.run(request.experiment, resources)
+    missing = int((~frame["finished"].astype(bool)).sum())
     if out is None:
         print(frame.to_csv(index=False), end="")
     else:
-        tables.write(frame, out, module.TABLE, device)
-    missing = int((~frame["finished"].astype(bool)).sum())
-    if out is not None:
+        outputs.write(module.TABLE, frame, device)
         unfinished = f", {missing} points not finished" if missing else ""
         print(f"{len(frame):,} rows{unfinished}: {out}")
     return 1 if missing and not request.output.so_far else 0

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import pandas as pd
-import tyro
-
-from analysis import experiments, questions
+from analysis import questions
 from analysis.experiments import QUESTIONS
-from collapse import cli, tables
+from analysis.processes import Several
+from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable
+from collapse.options import Folder, shown
 
 # Measured first and alone: what runs beside it would be in its numbers.
 _ALONE = ("cost",)
@@ -28,45 +25,33 @@ _ALONE = ("cost",)
 _FIRST = ("iterations", "sanity")
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Several):
     """Answer the reviewers' nine questions: a table each, and `answers.csv` with every number.
 
     Call it again to go on: what is done is not done again. Several questions run at once, each in a
     process of its own with its share of the threads; they share the runs that they have in common.
 
     Attributes:
-        preset: laptop (minutes a question, real images), paper (the paper's settings) or smoke.
         only: some of them, by name.
         out: the folder of tables.
-        runs: the folder of run folders.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
-        device: where to compute; auto takes a GPU if there is one.
-        jobs: how many questions at once; one a core without it.
-        quiet: no progress.
+        jobs: how many questions at once.
     """
 
-    preset: str = "laptop"
     only: tuple[str, ...] = tuple(QUESTIONS)
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("questions-out")
-    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    quiet: bool = False
+    out: Folder = Path("questions-out")
+    jobs: Annotated[int | None, shown("N", "one a core")] = None
 
 
 def main(config: Config) -> int:
     """Run the request: 0, or the exit code of the first question that went wrong."""
+    config.check()
     names = list(dict.fromkeys(config.only))
     if not names:
         raise RequestError(f"--only: expected at least one of {', '.join(QUESTIONS)}, got none")
     for name in names:
         if name not in QUESTIONS:
             raise unknown("question", name, QUESTIONS)
-        presets = experiments.find(name).PRESETS
-        if config.preset not in presets:
-            raise unknown("preset", config.preset, presets)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = config.jobs if config.jobs is not None else cores or 1
     if jobs < 1:
@@ -87,27 +72,19 @@ def main(config: Config) -> int:
 
 
 def _answer(config: Config, start: float, threads: int | None, name: str) -> int:
-    """One question in a process of its own; its exit code."""
-    options = ["--preset", config.preset, "--runs", config.runs, "--device", config.device]
-    options += ["--out", config.out / f"{name}.parquet", "--quiet"]
-    if config.data_root is not None:
-        options += ["--data-root", config.data_root]
-    words = [sys.executable, "-m", "analysis", name, *map(str, options)]
-    own = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, **own},
-    )  # fmt: skip
-    for line in done.stderr.splitlines():
-        print(f"{name}: {line}", file=sys.stderr)
+    code = config.run(name, config.out / f"{name}.parquet", threads=threads)
     if not config.quiet:
         minutes = (time.monotonic() - start) / 60
-        print(f"{name}: exit code {done.returncode} ({minutes:.1f} min)", file=sys.stderr)
-    return done.returncode
+        print(f"{name}: exit code {code} ({minutes:.1f} min)", file=sys.stderr)
+    return code
 
 
 def _write_answers(folder: Path) -> None:
     """Of every table that is there."""
+    import pandas as pd
+
+    from collapse import tables
+
     found = []
     for name in QUESTIONS:
         path = folder / f"{name}.parquet"
@@ -123,6 +100,4 @@ def _write_answers(folder: Path) -> None:
     print(f"{len(answers):,} answers: {folder / 'answers.csv'}")
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m analysis questions", arguments)
+run = partial(cli.run, Config, main, prog="python -m analysis questions")

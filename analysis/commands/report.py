@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from analysis.experiments.shared import PRUNERS
-from analysis.report.gather import gather
-from analysis.resumable import Resources
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
-from collapse.options import Execution, Setup
-from collapse.problem import choose_device
+from collapse.options import (
+    PAPER_PRUNERS,
+    Execution,
+    Quiet,
+    Runs,
+    Setup,
+    check_pruners,
+    check_seed,
+    shown,
+)
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Runs, Quiet):
     """Critical compression, densities, conservation and dead weights of a network on one page.
 
     The page is one file that needs nothing else: it works offline, on a phone and on paper.
@@ -29,20 +32,19 @@ class Config:
         out: the page (.html).
         pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
         seed: of initialisation, samples and random scores.
-        runs: where what is done is kept, so that an interrupted report goes on.
-        quiet: no progress bar.
     """
 
     setup: Setup
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
-    pruners: tuple[str, ...] = PRUNERS
+    out: Annotated[Path, shown("FILE")] = Path("report.html")
+    pruners: tuple[str, ...] = PAPER_PRUNERS
     seed: int = 0
-    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
-    quiet: bool = False
 
 
 def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a part of the page could not be computed."""
+    config.setup.check()
+    check_pruners(*config.pruners, option="--pruners")
+    check_seed(config.seed)
     check_writable(config.out, (".html",))
     try:
         from analysis.report import render
@@ -51,6 +53,10 @@ def main(config: Config) -> int:
             f"a report needs {error.name}: install the extra with "
             "`pip install layer-collapse[report]`"
         ) from error
+    from analysis.report.gather import gather
+    from analysis.resumable import Resources
+    from collapse.problem import choose_device
+
     device = str(choose_device(config.setup.device))
     resources = Resources(Execution(config.runs, quiet=config.quiet), device=device)
     report = gather(config.setup, pruners=config.pruners, seed=config.seed, resources=resources)
@@ -64,6 +70,4 @@ def main(config: Config) -> int:
     return 1 if problems else 0
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m analysis report", arguments)
+run = partial(cli.run, Config, main, prog="python -m analysis report")

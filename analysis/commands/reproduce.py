@@ -5,30 +5,26 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
-from analysis import experiments, published, results
-from analysis.agreement import compare
-from analysis.commands.agreement import show
-from analysis.resumable import Resources, Trained, at, complete
 from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable
-from collapse.options import Execution
-from collapse.problem import choose_device
+from collapse.options import Count, Execution, Machine, shown
+
+if TYPE_CHECKING:
+    from analysis.resumable import Trained
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Machine):
     """Train points of figures 1, 5 and 6 at the paper's settings, the most informative first.
 
     Call it again to go on: what is done stays done, and what the clock stopped goes on from its
@@ -39,33 +35,37 @@ class Config:
         figures: which: accuracy (1), levels (5a), dynamics (5b), grid (6).
         epochs: a shorter schedule than the paper's; learning-rate drops keep their places in it.
         preset: paper, or laptop or smoke to try it.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
-        device: where to compute; auto takes a GPU if there is one.
         results: the folder that the tables are added to.
     """
 
     execution: Execution
     budget: str = "10m"
     figures: tuple[str, ...] = FIGURES
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    epochs: Count = None
     preset: Literal["paper", "laptop", "smoke"] = "paper"
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = results.FOLDER
+    results: Annotated[Path | None, shown("DIR", "analysis/results")] = None
 
 
 def main(config: Config) -> None:
     """Run the request."""
     end = time.monotonic() + seconds_of(config.budget)
-    device = str(choose_device(config.device))
     for name in config.figures:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
-    check_writable(config.results / "any.csv", (".csv",))
     if not config.figures:
         raise RequestError(f"--figures: expected at least one of {', '.join(FIGURES)}, got none")
+
+    from analysis import experiments, published, results
+    from analysis.agreement import compare
+    from analysis.resumable import Resources, at, complete
+    from analysis.shown import show
+    from collapse.problem import choose_device
+
+    folder = config.results or results.FOLDER
+    check_writable(folder / "any.csv", (".csv",))
+    device = str(choose_device(config.device))
     for name in config.figures:  # say now what cannot be added to, not after the work
-        results.load(name, config.results)
+        results.load(name, folder)
     points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
     resources = Resources(
         config.execution, device=device, time_limit=lambda: end - time.monotonic()
@@ -84,9 +84,9 @@ def main(config: Config) -> None:
         so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
         rows = complete(part, experiments.find(name).TABLE, so_far)
         if rows["finished"].astype(bool).any():
-            tables[name] = results.append(name, rows, config.results, device)
+            tables[name] = results.append(name, rows, folder, device)
     there = sum(point.stored(resources) is not None for point in queue)
-    print(f"{done} points done now, {there} of {len(queue)} in all: {config.results}")
+    print(f"{done} points done now, {there} of {len(queue)} in all: {folder}")
     show({n: compare(n, t) for n, t in tables.items() if n in published.NETWORKS}, tables)
 
 
@@ -96,6 +96,8 @@ def ordered(name: str, config: Config) -> list[Trained]:
     First seeds first; compressions from both ends and the middle inwards, so that a curve is there
     early and gets finer; the pruners as the paper ranks them.
     """
+    from analysis import experiments
+
     module = experiments.find(name)
     preset = module.PRESETS[config.preset]
     setup = replace(preset.setup, data_root=config.data_root, device=config.device)
@@ -148,6 +150,4 @@ def seconds_of(budget: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m analysis reproduce", arguments)
+run = partial(cli.run, Config, main, prog="python -m analysis reproduce")

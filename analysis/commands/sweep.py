@@ -8,27 +8,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 
-from analysis.commands.status import overview, show
-from analysis.sweeps import spec, sweeping
 from collapse import cli
 from collapse.errors import RequestError
-from collapse.imp import State
-from collapse.options import Execution
-from collapse.runs import Experiment
+from collapse.options import Execution, Machine, shown
+
+if TYPE_CHECKING:
+    from analysis.sweeps import sweeping
+    from collapse.imp import State
+    from collapse.runs import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Machine):
     """Run every point of a grid; what is done is not repeated, what was interrupted goes on.
 
     Attributes:
         spec: a TOML file; every option of collapse.train and collapse.imp, one value or a list.
-        data_root: where the data lies ($COLLAPSE_DATA or ./data without it).
-        device: where to compute; auto takes a GPU if there is one.
         shard: i/n does every n-th run from the i-th on, for batch schedulers; i from 1.
         ray: run as Ray tasks: on this machine (--ray alone), or on a cluster (--ray ADDRESS).
         cpus_per_run: on Ray.
@@ -39,14 +38,12 @@ class Config:
 
     spec: tyro.conf.Positional[Path]
     execution: Execution
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
-    ray: Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]")] = None
+    shard: Annotated[str | None, shown("I/N", "all of them")] = None
+    ray: Annotated[str | None, shown("[ADDRESS]", "no Ray")] = None
     cpus_per_run: float = 1
     gpus_per_run: float = 0
     retries: int = 3
-    time_limit: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    time_limit: Annotated[float | None, shown("SECONDS", "none")] = None
 
 
 _HERE = "here"  # the address that --ray alone stands for
@@ -55,6 +52,10 @@ _HERE = "here"  # the address that --ray alone stands for
 def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a run failed."""
     _check(config)
+
+    from analysis.sweeps import spec, sweeping
+    from analysis.sweeps.overview import overview, show
+
     root = None if config.data_root is None else config.data_root.resolve()
     experiments = spec.read(config.spec, device=config.device, data_root=root)
     named = sweeping.distinct(experiments, config.execution.runs)
@@ -123,11 +124,13 @@ def _shard(runs: list[Experiment], shard: str | None) -> list[Experiment]:
     return runs[int(found[1]) - 1 :: int(found[2])]
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(
+    arguments: Sequence[str] | None = None, *, prog: str = "python -m analysis sweep"
+) -> NoReturn:
     """Entry point."""
-    words = list(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if "--ray" in words:  # its value may be left out
         place = words.index("--ray") + 1
         if place == len(words) or words[place].startswith("--") or words[place].endswith(".toml"):
             words.insert(place, _HERE)
-    cli.run(Config, main, "python -m analysis sweep", words)
+    cli.run(Config, main, words, prog=prog)

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
-import tyro
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from collapse import cli, tables
-from collapse.critical import frame_of, measure
+from collapse import cli
 from collapse.errors import RequestError
-from collapse.files import PLOT_SUFFIXES, check_distinct, check_writable
-from collapse.options import Mode, Pruning, ScheduleName, Scope, Setup
-from collapse.problem import prepare
-from collapse.scores import SCORES, load_pruner, needs_labels
+from collapse.options import (
+    PAPER_PRUNERS,
+    PAPERS,
+    Count,
+    File,
+    Mode,
+    Pruning,
+    Quiet,
+    ScheduleName,
+    Scope,
+    Setup,
+    check_iterations,
+    check_once,
+    check_pruners,
+    check_seed,
+    shown,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Quiet):
     """How far can each pruner go before a layer collapses?
 
     Without further options: all five pruners in the paper's settings, and SynFlow with the
@@ -31,11 +40,10 @@ class Config:
 
     Attributes:
         pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        iterations: of every pruner; the paper's without it (synflow 100, the others 1).
-        schedule: linear, exponential or certified (synflow); without it the paper's exponential,
-            and a further row for SynFlow with the certified one.
+        iterations: of every pruner; the paper's are 100 for synflow, 1 for the others.
+        schedule: linear, exponential or certified (synflow).
         scope: rank all parameters together (global), or each layer by itself.
-        mode: in which snip and grasp are scored; train without it, as in their papers.
+        mode: in which snip and grasp are scored; the papers' is train.
         scan: further compressions tested for a collapse of an iterative pruner.
         tolerance: end an iterative pruner's search where the boundary is known to within this
             share of the compression; 0 finds the exact number.
@@ -44,49 +52,54 @@ class Config:
         out: write the table (.parquet, .csv, .json).
         layers: write the per-layer densities around the collapse (.parquet, .csv, .json).
         plot: draw compression bars with the maximum as a dashed line (.pdf, .svg, .png).
-        quiet: no progress bar.
     """
 
     setup: Setup
-    pruners: tuple[str, ...] = ("random", "magnitude", "snip", "grasp", "synflow")
-    iterations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    pruners: tuple[str, ...] = PAPER_PRUNERS
+    iterations: Count = None
     schedule: Annotated[
-        ScheduleName | None, tyro.conf.arg(metavar="linear|exponential|certified")
+        ScheduleName | None,
+        shown("linear|exponential|certified", "exponential, and a certified row for synflow"),
     ] = None
     scope: Scope = "global"
-    mode: Annotated[Mode | None, tyro.conf.arg(metavar="train|eval")] = None
+    mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
     scan: int = 8
     tolerance: float = 0.0
     seeds: tuple[int, ...] = (0,)
     effective: bool = True
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    layers: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    quiet: bool = False
+    out: File = None
+    layers: File = None
+    plot: File = None
 
 
 def main(config: Config) -> None:
     """Run the request: table to stdout, files where asked for."""
+    config.setup.check()
     plans = _plans(config)
-    check_distinct(config.out, config.layers, config.plot)
-    tables.check_path(config.out)
-    tables.check_path(config.layers)
-    check_writable(config.plot, PLOT_SUFFIXES)
+    outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
+
+    from collapse.critical import frame_of, measure
+    from collapse.problem import check_mode, prepare
+    from collapse.scores import load_pruner, needs_labels
+
+    for pruner in config.pruners:
+        load_pruner(pruner)
+    check_mode(config.mode, *config.pruners)
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
     notes: list[str] = []
     device = ""
+
+    def watch(pruner: str, text: str) -> None:
+        update(f"{pruner}: {text}", len(rows))
+
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
-        for seed in dict.fromkeys(config.seeds):
+        for seed in config.seeds:
             labelled = any(needs_labels(plan.pruner) for plan in plans)
             prepared = prepare(config.setup, seed, labelled=labelled)
             device = str(prepared.device)
             notes += [prepared.uncounted] if prepared.uncounted and not notes else []
             for plan in plans:
-
-                def watch(text: str, plan: Pruning = plan) -> None:
-                    update(f"{plan.pruner}: {text}", len(rows))  # rows only grows
-
                 try:
                     row, more = measure(
                         config.setup,
@@ -95,7 +108,7 @@ def main(config: Config) -> None:
                         scan=config.scan,
                         tolerance=config.tolerance,
                         effective=config.effective,
-                        watch=watch,
+                        watch=partial(watch, plan.pruner),
                     )
                 except RequestError as error:
                     if plan is not _EXTRA or not rows:
@@ -104,11 +117,12 @@ def main(config: Config) -> None:
                     continue
                 rows.append(row)
                 layer_rows.extend(more)
+
+    import pandas as pd
+
     frame = frame_of(rows)
-    if config.out is not None:
-        tables.write(frame, config.out, "critical", device)
-    if config.layers is not None:
-        tables.write(pd.DataFrame(layer_rows), config.layers, "layers", device)
+    outputs.write("critical", frame, device)
+    outputs.write("layers", pd.DataFrame(layer_rows), device)
     if config.plot is not None:
         from collapse.plots import critical_bars, save
 
@@ -123,13 +137,16 @@ _EXTRA = Pruning(pruner="synflow", schedule="certified")
 def _plans(config: Config) -> list[Pruning]:
     """One row each: pruner and schedule."""
     if not config.pruners:
-        raise RequestError(f"--pruners: expected at least one of {', '.join(SCORES)}, got none")
+        raise RequestError(
+            f"--pruners: expected at least one of {', '.join(PAPER_PRUNERS)}, got none"
+        )
     if not config.seeds:
         raise RequestError("--seeds: expected at least one, got none")
-    if config.iterations is not None and config.iterations < 1:
-        raise RequestError(f"--iterations: expected at least 1, got {config.iterations}")
-    for pruner in config.pruners:
-        load_pruner(pruner)
+    check_pruners(*config.pruners)
+    check_once("--seeds", config.seeds)
+    for seed in config.seeds:
+        check_seed(seed, "--seeds")
+    check_iterations(config.iterations, config.schedule)
     plans = [
         Pruning(
             pruner=pruner,
@@ -138,7 +155,7 @@ def _plans(config: Config) -> list[Pruning]:
             scope=config.scope,
             mode=config.mode,
         )
-        for pruner in dict.fromkeys(config.pruners)
+        for pruner in config.pruners
     ]
     if config.schedule is None and "synflow" in config.pruners and config.scope == "global":
         plans.append(_EXTRA)
@@ -157,61 +174,44 @@ def _plans(config: Config) -> list[Pruning]:
 
 
 def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
-    """The rows a reader wants first; everything is in ``--out``."""
-    first = frame.iloc[0]
-    seeds = frame["seed"].nunique()
-    table = Table(
-        title=f"{first['model']} on {first['dataset']} {first['input_shape']}: "
+    """The columns a reader wants first; everything is in ``--out``."""
+    rows = [row | _words(row) for row in cli.rows_of(frame)]
+    first = rows[0]
+    cli.print_table(
+        f"{first['model']} on {first['dataset']} {first['input_shape']}: "
         f"{first['parameters']:,} parameters in {first['layers']} layers, "
         f"maximal compression {first['maximal_compression']:,.6g}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
+        rows,
+        {
+            "pruner": "{pruner}",
+            **({"seed": "{seed:d}"} if frame["seed"].nunique() > 1 else {}),
+            "iterations": "{steps}",
+            "mode": "{mode}",
+            "critical": "{critical_compression:,.6g}",
+            "of maximum": "{share:.3%}",
+            "kept": "{critical_kept:,}",
+            "collapse": "{collapse:>}",
+            "first to collapse": "{first}",
+            "effective": "{effective:>}",
+            "evidence": "{evidence}",
+        },
+        [*_notes(frame), *notes],
     )
-    for name, justify in _HEADINGS:
-        if name != "seed" or seeds > 1:
-            table.add_column(name, justify=justify, overflow="fold")
-    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        cells = _cells(row)
-        table.add_row(*(cells[name] for name, _ in _HEADINGS if name != "seed" or seeds > 1))
-    console = Console(width=cli.table_width())
-    console.print(table)
-    for note in [*_notes(frame), *notes]:
-        console.print(note, highlight=False)
 
 
-_HEADINGS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("pruner", "left"),
-    ("seed", "right"),
-    ("iterations", "left"),
-    ("mode", "left"),
-    ("critical", "right"),
-    ("of maximum", "right"),
-    ("kept", "right"),
-    ("collapse", "right"),
-    ("first to collapse", "left"),
-    ("effective", "right"),
-    ("evidence", "left"),
-)
-
-
-def _cells(row: dict[Any, Any]) -> dict[str, str]:
+def _words(row: dict[str, Any]) -> dict[str, Any]:
+    """What the table says in words of its own."""
     collapse = row["collapse_compression"]
     effective = row["effective_critical_compression"]
-    mark = " *" if row["monotone"] is False else ""
     once = row["iterations"] == 1 and row["schedule"] != "certified"
-    schedule = "" if once else row["schedule"]
     return {
-        "pruner": row["pruner"],
-        "seed": str(row["seed"]),
-        "iterations": f"{row['iterations']} {schedule}".strip(),
-        "mode": row["mode"] or "",
-        "critical": f"{row['critical_compression']:,.6g}",
-        "of maximum": f"{row['critical_compression'] / row['maximal_compression']:.3%}",
-        "kept": f"{row['critical_kept']:,}",
-        "collapse": "none seen" if collapse is None else f"{collapse:,.6g}{mark}",
-        "first to collapse": (row["first_collapsed_layer"] or "").removesuffix(".weight"),
+        "steps": f"{row['iterations']} {'' if once else row['schedule']}".strip(),
+        "share": row["critical_compression"] / row["maximal_compression"],
+        "collapse": "none seen"
+        if collapse is None
+        else f"{collapse:,.6g}{' *' if row['monotone'] is False else ''}",
+        "first": (row["first_collapsed_layer"] or "").removesuffix(".weight"),
         "effective": "none" if effective is None else f"{effective:,.6g}",
-        "evidence": row["evidence"],
     }
 
 
@@ -232,6 +232,4 @@ def _notes(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def run() -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m collapse.critical")
+run = partial(cli.run, Config, main, prog="python -m collapse.critical")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import tyro
 
 from collapse import cli
-from collapse.commands.imp import run_and_report
-from collapse.options import Control, Execution, Pruning, Rewinding, Setup, Training
-from collapse.runs import Experiment
-
-_FILE = tyro.conf.arg(metavar="FILE")
+from collapse.errors import RequestError
+from collapse.options import Control, Execution, File, Pruning, Rewinding, Setup, Training, shown
 
 
 @dataclass(frozen=True)
@@ -37,33 +34,37 @@ class Config:
     execution: Execution
     pruning: Pruning = field(default_factory=Pruning)
     compression: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0
-    control: Annotated[Control | None, tyro.conf.arg(metavar="shuffled|reinitialised|inverted")] = (
-        None
-    )
-    out: Annotated[Path | None, _FILE] = None
-    dynamics: Annotated[Path | None, _FILE] = None
-    layers: Annotated[Path | None, _FILE] = None
+    control: Annotated[
+        Control | None, shown("shuffled|reinitialised|inverted", "none, the ticket itself")
+    ] = None
+    out: File = None
+    dynamics: File = None
+    layers: File = None
 
 
 def main(config: Config) -> int:
     """Run the request."""
-    rounds = Rewinding(levels=0)
+    if config.control is not None and config.compression == 1:
+        raise RequestError(
+            f"--control {config.control}: expected a --compression above 1, got 1, which prunes "
+            "nothing"
+        )
+    config.setup.check()
+    config.pruning.check()
+    outputs = cli.Outputs(training=config.out, score_dynamics=config.dynamics, layers=config.layers)
+
+    from collapse.runs import Experiment
+    from collapse.runs.report import run_and_report
+
     experiment = Experiment(
         config.setup,
         config.pruning,
         config.training,
-        rounds,
+        Rewinding(levels=0),
         config.compression,
         config.control,
     )
-    files = {
-        "training": config.out,
-        "score_dynamics": config.dynamics,
-        "layers": config.layers,
-    }
-    return run_and_report(experiment, config.execution, files)
+    return run_and_report(experiment, config.execution, outputs)
 
 
-def run() -> None:
-    """Entry point."""
-    cli.run(Config, main, "python -m collapse.train")
+run = partial(cli.run, Config, main, prog="python -m collapse.train")

@@ -1,23 +1,5 @@
 """Conservation laws on any network: the ledger, and scores held to it."""
 
-from collapse.conservation.auditing import Audit, audit, likely_cause
-from collapse.conservation.identities import ledger, outside, worst
-from collapse.conservation.slopes import (
-    inverse_size_fit,
-    layer_statistics,
-    neuron_sums,
-    signed_saliency,
-)
+import lazy_loader
 
-__all__ = [
-    "Audit",
-    "audit",
-    "inverse_size_fit",
-    "layer_statistics",
-    "ledger",
-    "likely_cause",
-    "neuron_sums",
-    "outside",
-    "signed_saliency",
-    "worst",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

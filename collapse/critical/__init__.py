@@ -1,7 +1,5 @@
 """Maximal and critical compression: how far can a pruner go before a layer collapses?"""
 
-from collapse.critical.result import Critical, Point
-from collapse.critical.search import critical_compression
-from collapse.critical.table import frame_of, measure
+import lazy_loader
 
-__all__ = ["Critical", "Point", "critical_compression", "frame_of", "measure"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from collapse import tables
 from collapse.critical.result import Critical
@@ -14,6 +12,9 @@ from collapse.critical.search import critical_compression
 from collapse.options import Pruning, Setup
 from collapse.problem import Problem, settings_row
 from collapse.pruning import iterations_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def measure(
@@ -72,6 +73,8 @@ def _layer_rows(result: Critical) -> list[dict[str, Any]]:
 
 
 def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
     types = {
         "monotone": "boolean",
         "mode": "object",

@@ -10,20 +10,24 @@ import json
 import math
 import os
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from collapse.data import image_files
 from collapse.data.dataset import Dataset, Split, _hash
-from collapse.errors import RequestError, first_line, unknown
+from collapse.errors import RequestError, first_line
 from collapse.files import atomic
+from collapse.models import call_user, import_user, parameters_of
+from collapse.options import DATASETS, FRAMED, data_folder, unknown_dataset
 from collapse.seeding import generator
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -38,21 +42,12 @@ _STATISTICS = {
 }
 
 
-_TORCHVISION: dict[str, Any] = {
-    "mnist": torchvision.datasets.MNIST,
-    "cifar10": torchvision.datasets.CIFAR10,
-    "cifar100": torchvision.datasets.CIFAR100,
-}
+# Its names in torchvision.datasets.
+_TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 # Synthetic inputs, which depend on the seed.
 DRAWN = ("gaussian", "sparse-gaussian")
-
-
-DATASETS = ("digits", *DRAWN, *_STATISTICS, "imagenet")
-
-
-_FRAMED = "framed-"
 
 
 _CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "tinyimagenet": 200, "imagenet": 1000}
@@ -70,8 +65,11 @@ def load(
     """Load one split of a dataset.
 
     Args:
-        name: one of ``DATASETS``, or any name of a folder under ``root``; ``framed-NAME`` puts
-            its images at half their size into a frame of zeros, so that most inputs are dead.
+        name: one of ``DATASETS``, any name of a folder under ``root``, or
+            ``package.module:function`` that returns a ``Dataset`` (called with ``split=``,
+            ``seed=``, and ``input_shape=`` and ``classes=`` where asked for, if it takes them);
+            ``framed-NAME`` puts its images at half their size into a frame of zeros, so that most
+            inputs are dead.
         root: where data lies. For a dataset ``NAME`` it may hold torchvision's files, an image
             folder ``NAME/train/CLASS/*``, parquet shards ``NAME/train-*.parquet``, or
             Tiny-ImageNet's zip; a name that torchvision knows is downloaded there otherwise.
@@ -86,14 +84,16 @@ def load(
         raise RequestError(f"input shape: expected positive sizes, got {input_shape}")
     if classes is not None and classes < 1:
         raise RequestError(f"classes: expected at least 1, got {classes}")
-    if name.startswith(_FRAMED):
-        return _framed(load(name.removeprefix(_FRAMED), split, root=root))
+    if name.startswith(FRAMED):
+        return _framed(load(name.removeprefix(FRAMED), split, root=root))
     if name == "digits":
         return _digits(split)
     if name in DRAWN:
         dense = _gaussian(split, input_shape, classes, seed)
         return dense if name == "gaussian" else _sparse(dense, seed)
-    root = root or Path(os.environ.get("COLLAPSE_DATA", "data"))
+    if ":" in name:
+        return _users(name, split, seed=seed, input_shape=input_shape, classes=classes)
+    root = data_folder(root)
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
     found = image_files.find(root, name, split, size)
     if found is None:
@@ -104,7 +104,7 @@ def load(
                     f"{split}-*.parquet or {split}/CLASS/IMAGE"
                 )
             if name not in DATASETS:
-                raise unknown("dataset", name, [*DATASETS, *image_files.folders(root)])
+                raise unknown_dataset(name, root)
             raise RequestError(_missing(name, root))
         images, labels, count = _download(name, split, root)
     else:
@@ -118,19 +118,44 @@ def load(
     return Dataset(name, images, labels, max(count, _CLASSES.get(name, 0)), mean, std)
 
 
+def _users(name: str, split: Split, **offered: Any) -> Dataset:
+    """What a user's function returns, held to what a ``Dataset`` says of itself."""
+    function, what = import_user(name, "dataset"), f"dataset '{name}'"
+    if callable(function) and "split" in parameters_of(function):
+        function = partial(function, split=split)
+    elif split == "test":
+        raise RequestError(f"{what}: expected a function that takes split=, 'train' or 'test'")
+    given = {option: value for option, value in offered.items() if value is not None}
+    found = call_user(function, what, **given)
+    if not isinstance(found, Dataset):
+        raise RequestError(f"{what}: expected a collapse.Dataset, got {type(found).__name__}")
+    labels = found.labels
+    if labels.shape != found.images.shape[:1] or labels.dtype != torch.int64 or not len(labels):
+        raise RequestError(
+            f"{what}: expected int64 labels [n] of n images, n at least 1, got {labels.dtype} "
+            f"{tuple(labels.shape)} of {len(found.images)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= found.classes:
+        raise RequestError(
+            f"{what}: expected labels from 0 to {found.classes - 1}, got {low} to {high}"
+        )
+    return replace(found, name=name)
+
+
 def _digits(split: Split) -> Dataset:
     """scikit-learn's 1,797 digits of 8×8, resized to 3×32×32; every fifth one is for testing."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    # Its file alone: importing sklearn.datasets takes almost as long as importing torch.
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(path), delimiter=",")  # 64 pixels from 0 to 16, and the digit
+    small = torch.from_numpy(table[:, :64]).view(-1, 1, 8, 8).float() * (255 / 16)
     images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     images = images.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
     held_out = torch.arange(len(images)) % 5 == 4
     part = held_out if split == "test" else ~held_out
     train = images[~held_out].float() / 255
     mean, std = float(train.mean()), float(train.std())
-    labels = torch.from_numpy(digits.target).long()
+    labels = torch.from_numpy(table[:, 64]).long()
     return Dataset("digits", images[part].contiguous(), labels[part], 10, (mean,) * 3, (std,) * 3)
 
 
@@ -161,7 +186,7 @@ def _framed(dataset: Dataset) -> Dataset:
     height, width = dataset.input_shape[-2:]
     if len(dataset.input_shape) != 3 or min(height, width) < 2:
         raise RequestError(
-            f"'{_FRAMED}{dataset.name}' needs images C H W of 2×2 at least, got "
+            f"'{FRAMED}{dataset.name}' needs images C H W of 2×2 at least, got "
             f"{dataset.input_shape}"
         )
     small = torch.cat([  # in parts, because floats are four times as large as bytes
@@ -173,7 +198,7 @@ def _framed(dataset: Dataset) -> Dataset:
     images[:, :, top : top + small.shape[2], left : left + small.shape[3]] = small
     plain = (0.0,) * len(dataset.mean), (1.0,) * len(dataset.std)
     return Dataset(
-        _FRAMED + dataset.name, images, dataset.labels, dataset.classes, mean=plain[0], std=plain[1]
+        FRAMED + dataset.name, images, dataset.labels, dataset.classes, mean=plain[0], std=plain[1]
     )
 
 
@@ -190,7 +215,9 @@ def _missing(name: str, root: Path) -> str:
 
 def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]:
     """torchvision's own files under root, downloaded if they are not there."""
-    builder = _TORCHVISION[name]
+    from torchvision import datasets
+
+    builder = getattr(datasets, _TORCHVISION[name])
     new = not root.exists()
     try:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from collapse.errors import RequestError, first_line
 
+TABLE_SUFFIXES = (".parquet", ".csv", ".json")
 PLOT_SUFFIXES = (".pdf", ".svg", ".png")
 
 

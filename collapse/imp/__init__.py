@@ -1,18 +1,5 @@
 """Iterative magnitude pruning with rewinding, and what training does to the scores."""
 
-from collapse.imp.dynamics import EVERY, Dynamics, conserved_table, conserving_units
-from collapse.imp.rounds import TABLES, State, Tickets, check, check_rounds, frames, imp
+import lazy_loader
 
-__all__ = [
-    "EVERY",
-    "TABLES",
-    "Dynamics",
-    "State",
-    "Tickets",
-    "check",
-    "check_rounds",
-    "conserved_table",
-    "conserving_units",
-    "frames",
-    "imp",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

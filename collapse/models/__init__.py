@@ -1,8 +1,8 @@
 """Networks by name, which of their tensors are prunable, and how to run them on other tensors."""
 
-from collapse.models.by_name import build
+from collapse.models.by_name import ARCHITECTURES, build
 from collapse.models.layers import check_finite, prunable
-from collapse.models.paper import ARCHITECTURES, initialise
+from collapse.models.paper import initialise
 from collapse.models.stateless import (
     ContiguousGradients,
     Masks,
@@ -18,7 +18,7 @@ from collapse.models.stateless import (
     untouched,
     with_contiguous_gradient,
 )
-from collapse.models.user import import_user
+from collapse.models.user import call_user, import_user, parameters_of
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,12 +28,14 @@ __all__ = [
     "all_finite",
     "build",
     "call",
+    "call_user",
     "check_finite",
     "compute_dtype",
     "forward_errors",
     "import_user",
     "initialise",
     "kept_parameters",
+    "parameters_of",
     "prunable",
     "select_output",
     "stand_ins",

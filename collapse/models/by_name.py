@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.models.paper import ARCHITECTURES, IMAGENET_HEIGHT, Shape, initialise
-from collapse.models.user import _from_factory
+from collapse.models.paper import IMAGENET_HEIGHT, Shape, conv, fc, initialise
+from collapse.models.user import from_factory, parameters_of
+from collapse.options import NETWORKS, unknown_model
 from collapse.seeding import derive
 
 
-def _from_torchvision(
-    name: str, input_shape: Shape, classes: int, pretrained: bool = False
-) -> nn.Module:
-    if name not in torchvision.models.list_models():
-        raise unknown("torchvision model", name, torchvision.models.list_models())
+def _of_torchvision(name: str, input_shape: Shape, classes: int) -> nn.Module:
+    # torchvision brings torch's compiler along, and takes longer to import than torch itself.
+    from collapse.models.vgg_resnet import BUILDERS
+
+    return BUILDERS[name](name, input_shape, classes)
+
+
+ARCHITECTURES: dict[str, Callable[[str, Shape, int], nn.Module]] = {
+    **dict.fromkeys(NETWORKS, _of_torchvision),
+    "fc": fc,
+    "conv": conv,
+}
+
+
+def _from_torchvision(name: str, classes: int, pretrained: bool = False) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models():
+        listing = "python -c 'import torchvision; print(torchvision.models.list_models())'"
+        raise unknown("torchvision model", name, models.list_models(), listing)
+    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    # Detectors and segmenters would download a pretrained backbone that nobody asked for.
+    if "weights_backbone" in parameters_of(models.get_model_builder(name)):
+        options["weights_backbone"] = None
     with warnings.catch_warnings():  # GoogLeNet and Inception announce a future default
         warnings.simplefilter("ignore", FutureWarning)
-        weights = "DEFAULT" if pretrained else None
-        model: nn.Module = torchvision.models.get_model(name, weights=weights, num_classes=classes)
+        model: nn.Module = models.get_model(name, num_classes=classes, **options)
     return model
 
 
@@ -39,7 +58,8 @@ def _from_timm(name: str, input_shape: Shape, classes: int, pretrained: bool = F
             "`pip install layer-collapse[zoo]`"
         ) from error
     if not timm.is_model(name):
-        raise unknown("timm model", name, timm.list_models())
+        listing = "python -c 'import timm; print(timm.list_models())'"
+        raise unknown("timm model", name, timm.list_models(), listing)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": input_shape[0]}
     settings = timm.get_pretrained_cfg(name)
     if settings is not None and settings.fixed_input_size:
@@ -90,9 +110,10 @@ def build(
 
     Args:
         name: one of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME`` or
-            ``package.module:factory`` (called without arguments).
+            ``package.module:factory``, called with ``classes=`` and ``input_shape=`` if it takes
+            them.
         input_shape: channels, height, width; it chooses the form of the paper's networks.
-        classes: outputs of the last layer (a factory chooses its own).
+        classes: outputs of the last layer (a factory that does not take them chooses its own).
         init: a name in ``INITS``; the model's own initialisation without it.
         weights: ``"pretrained"`` or a ``.safetensors`` file with a state dict.
         seed: of the initialisation.
@@ -131,22 +152,22 @@ def build(
 def _by_name(name: str, input_shape: Shape, classes: int, pretrained: bool) -> nn.Module:
     source, _, rest = name.partition(":")
     if source == "torchvision" and rest:
-        return _from_torchvision(rest, input_shape, classes, pretrained)
+        return _from_torchvision(rest, classes, pretrained)
     if source == "timm" and rest:
         return _from_timm(rest, input_shape, classes, pretrained)
     if pretrained:
-        own = name in torchvision.models.list_models() and input_shape[1] >= IMAGENET_HEIGHT
-        if not own:
+        from torchvision.models import list_models
+
+        if name not in list_models() or input_shape[1] < IMAGENET_HEIGHT:
             raise RequestError(
                 f"no pretrained weights for '{name}' at input {input_shape}: expected "
                 "torchvision:NAME, timm:NAME, or a paper network at 224×224"
             )
-        return _from_torchvision(name, input_shape, classes, pretrained)
+        return _from_torchvision(name, classes, pretrained)
     if rest:
-        return _from_factory(name)
+        return from_factory(name, input_shape, classes)
     if name not in ARCHITECTURES:
-        near = str(unknown("model", name, ARCHITECTURES))
-        raise RequestError(f"{near} (or torchvision:NAME, timm:NAME, package.module:factory)")
+        raise unknown_model(name)
     if len(input_shape) != 3 and name != "fc":
         raise RequestError(
             f"model '{name}' takes images: expected an input shape C H W, got {input_shape}"

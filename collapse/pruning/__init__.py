@@ -1,20 +1,5 @@
 """Score, select, mask: iterated, with a trace."""
 
-from collapse.pruning.engines import Engine, fastest
-from collapse.pruning.loop import begin, iterations_of, prune, target
-from collapse.pruning.result import PathsExhaustedError, Pruned, Step
-from collapse.pruning.steps import Plain, Start
+import lazy_loader
 
-__all__ = [
-    "Engine",
-    "PathsExhaustedError",
-    "Plain",
-    "Pruned",
-    "Start",
-    "Step",
-    "begin",
-    "fastest",
-    "iterations_of",
-    "prune",
-    "target",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from collapse.errors import RequestError
 from collapse.masks import kept
 from collapse.models import Masks
 from collapse.scores import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Pruned:
 
     def trace(self) -> pd.DataFrame:
         """One row an iteration and layer."""
+        import pandas as pd
+
         return pd.DataFrame(
             [
                 {

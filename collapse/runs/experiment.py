@@ -44,8 +44,9 @@ class Experiment:
 
     def _split(self, split: Split) -> tuple[Dataset, str]:
         setup = self.setup
-        # Only drawn inputs depend on the seed: the others are loaded once for all of them.
-        seed = self.pruning.seed if setup.dataset in data.DRAWN else 0
+        # Only drawn inputs and a user's depend on the seed: the others are loaded once for all.
+        seeded = setup.dataset in data.DRAWN or ":" in setup.dataset
+        seed = self.pruning.seed if seeded else 0
         shape, classes = setup.input_shape, setup.classes
         return _load(setup.dataset, split, setup.data_root, shape, classes, seed)
 

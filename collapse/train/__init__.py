@@ -1,5 +1,5 @@
 """Training a masked network."""
 
-from collapse.train.loop import DivergedError, Trainer, train
+import lazy_loader
 
-__all__ = ["DivergedError", "Trainer", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,6 +12,7 @@ from analysis import published, results
 from analysis.agreement import COMPARISONS, compare
 from analysis.commands import agreement as command
 from analysis.commands import reproduce
+from analysis.shown import show
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution
@@ -63,7 +64,7 @@ def test_a_point_outside_is_found_and_named(capsys: pytest.CaptureFixture[str]) 
     assert found.failed == 1
     worst = found.points.loc[~found.points["within"]].iloc[0]
     assert worst["deviation"] == pytest.approx(np.log10(1.3))
-    command.show({"densities": found})
+    show({"densities": found})
     printed = capsys.readouterr().out
     assert "OUTSIDE at synflow, compression 16, layer_index 3" in printed
     assert "+0.1139 log10 density" in printed

@@ -15,6 +15,7 @@ import pytest
 from analysis import experiments, questions
 from analysis.commands import questions as command
 from analysis.experiments import cost, dead_inputs, effective, iterations, sanity, study, tickets
+from analysis.processes import PRESETS
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Setup
@@ -115,6 +116,11 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS])
+def test_every_experiment_has_the_presets(name: str) -> None:
+    assert set(experiments.find(name).PRESETS) == set(PRESETS)
 
 
 KEPT = Path(__file__).parents[2] / "analysis" / "results" / "questions"

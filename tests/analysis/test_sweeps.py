@@ -13,8 +13,8 @@ import pytest
 
 from analysis import __main__ as analysis
 from analysis.commands.collect import collected
-from analysis.commands.status import overview
 from analysis.sweeps import spec, sweeping
+from analysis.sweeps.overview import overview
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution

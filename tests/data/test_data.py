@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from collapse import data
 from collapse.data import sources
@@ -90,6 +91,11 @@ def test_digits_need_no_files() -> None:
     train, test = data.load("digits"), data.load("digits", "test")
     assert train.input_shape == (3, 32, 32)
     assert (len(train.labels), len(test.labels), train.classes) == (1438, 359, 10)
+    theirs = load_digits()  # ours are read from their file
+    assert test.labels.tolist() == theirs.target[4::5].tolist()
+    small = torch.from_numpy(theirs.images[4::5]).float()[:, None] * (255 / 16)
+    large = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear")
+    assert torch.equal(test.images[:, :1], large.round().to(torch.uint8))
     inputs = train.inputs()
     assert float(inputs.mean()) == pytest.approx(0, abs=1e-3)
     assert float(inputs.std()) == pytest.approx(1, abs=1e-3)
@@ -167,7 +173,7 @@ def test_torchvision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             self.data = np.full((2, 32, 32, 3), 7, np.uint8)
             self.targets = [3, 4]
 
-    monkeypatch.setitem(sources._TORCHVISION, "cifar10", Files)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Files)
     cifar = data.load("cifar10", root=tmp_path)
     assert cifar.images.shape == (2, 3, 32, 32)
     assert cifar.labels.tolist() == [3, 4]

@@ -10,7 +10,7 @@ import pytest
 
 from collapse import tables
 from collapse.errors import RequestError
-from figures.commands import draw
+from figures.commands import draw, make_all
 from tests.drawn_tables import cuts_table
 
 
@@ -62,6 +62,12 @@ def test_the_commands_mistakes(tmp_path: Path) -> None:
     done = _command("cust", table, *out)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown figure 'cust'; nearest: cuts, cost\n"
+
+
+def test_all_checks_its_preset_before_it_makes_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="unknown preset 'nope'; one of: laptop, paper, smoke"):
+        make_all(["--preset", "nope", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
 
 
 def _draw(name: str, *words: str) -> RequestError:

@@ -113,7 +113,7 @@ def _all(
             tables.write(table, out, commands.find(name).TABLE)
         return subprocess.CompletedProcess(words, codes.get(name, 0))
 
-    monkeypatch.setattr(commands.subprocess, "run", run)
+    monkeypatch.setattr("subprocess.run", run)
     return commands.make_all(["--of", of, "--out", str(tmp_path), "--suffix", "svg", "--quiet"])
 
 

@@ -12,6 +12,9 @@ from torch import nn
 
 from collapse.errors import RequestError
 from collapse.models import ARCHITECTURES, build, check_finite, initialise, prunable
+from collapse.models.vgg_resnet import BUILDERS
+from collapse.options import NETWORKS, pruner_names
+from collapse.scores import SCORES
 
 # (name, input height, classes) → prunable parameters, layers. Counted by hand from the papers'
 # tables (VGG: Σ 9·in·out + head; ResNet-18: 11,159,232 without a head) or published elsewhere
@@ -157,17 +160,54 @@ def test_factories(module_named) -> None:
         "def net(): return nn.Linear(3, 2)\n"
         "def broken(): raise KeyError('missing piece')\n"
         "def needs(width): return nn.Linear(width, 2)\n"
-        "def text(): return 'net'\n",
+        "def text(): return 'net'\n"
+        "def sized(input_shape, classes): return nn.Linear(input_shape[-1], classes)\n"
+        "def any_name(**given): return nn.Linear(given['input_shape'][-1], given['classes'])\n"
+        "def hands_on(classes=1, **options): return by_width(classes=classes, **options)\n"
+        "def by_width(width=3, classes=1): return nn.Linear(width, classes)\n"
+        "from torch.nn import functional as F\n"
+        "number = 3\n",
     )
     assert isinstance(build("my_models:net"), nn.Linear)
     with pytest.raises(RequestError, match="unknown model in 'my_models' 'nett'; nearest: net"):
         build("my_models:nett")
     with pytest.raises(RequestError, match="failed with KeyError: 'missing piece'"):
         build("my_models:broken")
-    with pytest.raises(RequestError, match="takes no arguments; calling it failed with TypeError"):
+    with pytest.raises(RequestError, match="classes, input_shape; calling it failed with TypeE"):
         build("my_models:needs")
+    with pytest.raises(RequestError, match="'my_models:number': expected a callable, got int"):
+        build("my_models:number")
+    with pytest.raises(RequestError, match="'xyz'; one of: net, broken, needs, text, sized, any"):
+        build("my_models:xyz")
+    for factory, width in {"sized": 5, "any_name": 5, "hands_on": 3}.items():
+        model = build(f"my_models:{factory}", input_shape=(5,), classes=4)
+        assert (model.in_features, model.out_features) == (width, 4)
     with pytest.raises(RequestError, match=r"expected a torch\.nn\.Module, got str"):
         build("my_models:text")
+
+
+def test_the_names_without_torch_are_those_that_are_built() -> None:
+    assert set(ARCHITECTURES) == set(NETWORKS) == {*BUILDERS, "fc", "conv"}
+    assert set(pruner_names()) <= set(SCORES)
+
+
+@pytest.mark.parametrize(
+    "name", ["fcn_resnet50", "lraspp_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_no_backbone_is_downloaded_unasked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        pytest.fail("asked for the network")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
+    assert len(prunable(build(f"torchvision:{name}", classes=3))) > 40
+
+
+def test_names_that_are_not_near_are_counted_not_listed() -> None:
+    pytest.importorskip("timm", reason="the extra 'zoo' is not installed")
+    with pytest.raises(RequestError, match=r"'foo'; none of \d+ names is near: python -c") as error:
+        build("timm:foo")
+    assert len(str(error.value)) < 200
 
 
 def test_input_shapes_that_do_not_fit() -> None:

@@ -1,0 +1,30 @@
+__version__: str
+
+from .connectivity import living as living
+from .critical import Critical as Critical
+from .critical import critical_compression as critical_compression
+from .data import Dataset as Dataset
+from .data import load as load
+from .errors import RequestError as RequestError
+from .imp import Tickets as Tickets
+from .masks import apply as apply
+from .masks import density as density
+from .masks import keep_count as keep_count
+from .masks import load_masks as load_masks
+from .masks import save_masks as save_masks
+from .masks import select as select
+from .models import build as build
+from .models import prunable as prunable
+from .options import Execution as Execution
+from .options import Pruning as Pruning
+from .options import Rewinding as Rewinding
+from .options import Setup as Setup
+from .options import Training as Training
+from .pruning import Pruned as Pruned
+from .pruning import prune as prune
+from .runs import Experiment as Experiment
+from .runs import perform as perform
+from .scores import SCORES as SCORES
+from .scores import ScoreInputs as ScoreInputs
+from .scores import Scores as Scores
+from .scores import score as score

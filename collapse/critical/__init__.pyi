@@ -1,0 +1,5 @@
+from .result import Critical as Critical
+from .result import Point as Point
+from .search import critical_compression as critical_compression
+from .table import frame_of as frame_of
+from .table import measure as measure

@@ -1,0 +1,11 @@
+from .dynamics import EVERY as EVERY
+from .dynamics import Dynamics as Dynamics
+from .dynamics import conserved_table as conserved_table
+from .dynamics import conserving_units as conserving_units
+from .rounds import TABLES as TABLES
+from .rounds import State as State
+from .rounds import Tickets as Tickets
+from .rounds import check as check
+from .rounds import check_rounds as check_rounds
+from .rounds import frames as frames
+from .rounds import imp as imp

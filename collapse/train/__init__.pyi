@@ -1,0 +1,3 @@
+from .loop import DivergedError as DivergedError
+from .loop import Trainer as Trainer
+from .loop import train as train
