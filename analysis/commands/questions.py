@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from analysis import questions
 from analysis.experiments import QUESTIONS
 from analysis.processes import Several
 from collapse import cli
@@ -83,13 +82,14 @@ def _write_answers(folder: Path) -> None:
     """Of every table that is there."""
     import pandas as pd
 
+    from analysis.questions import find
     from collapse import tables
 
     found = []
     for name in QUESTIONS:
         path = folder / f"{name}.parquet"
         if path.exists():
-            module = questions.find(name)
+            module = find(name)
             table, _ = tables.read(path, module.TABLE)
             found.append(module.answer(table).assign(question=name))
     if not found:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from collapse.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def find(name: str) -> ModuleType:
@@ -26,6 +28,8 @@ def finished(table: pd.DataFrame) -> pd.Series[bool]:
         RequestError: anything but true and false.
     """
     if "finished" not in table:
+        import pandas as pd
+
         return pd.Series(True, index=table.index)
     words = table["finished"].astype(str).str.lower()
     wrong = words[~words.isin(["true", "false"])]

@@ -328,7 +328,7 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
         nonlocal first
         empty = [layer for layer, kept in step.kept_by_layer.items() if kept == 0]
         if empty and first is None:
-            first, _ = masking.first_to_collapse(engines[0].scores, engines[0].ranked)
+            first, _ = masking.first_to_collapse(*engines[0].ranking())
         return (not family.effective and bool(empty)) or any(map(family.is_cut, empty))
 
     result = family.prune(keep, cut, watched)

@@ -59,13 +59,17 @@ class OnDevice(Plain):
             scores = Scores({}, precision=precision, total=cut)
             yield Step.by(scores, iteration, kept_by_layer, size, mass)
 
+    def ranking(self) -> tuple[Scores, Masks]:
+        if not self._done:
+            return super().ranking()
+        ranked = self._after(len(self._done) - 1)
+        inputs = replace(self.start.inputs, iteration=self._done[-1])
+        return score(self.start.model, "synflow", ranked, inputs), ranked
+
     def pruned(self, steps: list[Step]) -> Pruned:
         if not self._done:
             return super().pruned(steps)
-        ranked = self._after(len(self._done) - 1)
-        inputs = replace(self.start.inputs, iteration=self._done[-1])
-        scores = score(self.start.model, "synflow", ranked, inputs)
-        return Pruned(self._after(len(self._done)), steps, scores, ranked)
+        return Pruned(self._after(len(self._done)), steps, *self.ranking())
 
     def _after(self, iterations: int) -> Masks:
         """The masks after the first iterations."""

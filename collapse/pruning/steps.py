@@ -68,6 +68,10 @@ class Plain:
         """The scores of the survivors, computed."""
         return score(self.start.model, self.start.options.pruner, self.masks, inputs)
 
+    def ranking(self) -> tuple[Scores, Masks]:
+        """What the last step ranked: its scores, and the survivors that they are of."""
+        return self.scores, self.ranked
+
     def pruned(self, steps: list[Step]) -> Pruned:
         """Where the steps so far have led."""
         return Pruned(self.masks, steps, self.scores, self.ranked)
