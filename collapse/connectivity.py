@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from collapse.errors import RequestError
+from collapse.masks import dense
 from collapse.models import Masks, Selector, call, stand_ins, untouched
 
 
@@ -308,6 +309,16 @@ def connected(
 ) -> bool:
     """Whether a path of kept weights leads from the input to the output; see ``living``."""
     return paths(model, masks, example, output=output)[1]
+
+
+def is_cut_layer(model: nn.Module, layer: str, example: Tensor, *, output: Selector = None) -> bool:
+    """Whether every input→output path crosses a layer: empty it and the network is cut.
+
+    Any other layer lies in a branch.
+    """
+    masks = dense(model)
+    masks[layer] = torch.zeros_like(masks[layer])
+    return not connected(model, masks, example, output=output)
 
 
 def paths(

@@ -177,6 +177,8 @@ def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
     """The columns a reader wants first; everything is in ``--out``."""
     rows = [row | _words(row) for row in cli.rows_of(frame)]
     first = rows[0]
+    if any(row["collapsed_is_cut"] is False for row in rows):  # a branch says little by itself
+        rows.sort(key=lambda row: (-(row["connected_until"] or 0), -row["critical_compression"]))
     cli.print_table(
         f"{first['model']} on {first['dataset']} {first['input_shape']}: "
         f"{first['parameters']:,} parameters in {first['layers']} layers, "
@@ -190,6 +192,7 @@ def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
             "critical": "{critical_compression:,.6g}",
             "of maximum": "{share:.3%}",
             "kept": "{critical_kept:,}",
+            "connected until": "{connected:>}",
             "collapse": "{collapse:>}",
             "first to collapse": "{first}",
             "effective": "{effective:>}",
@@ -203,6 +206,8 @@ def _words(row: dict[str, Any]) -> dict[str, Any]:
     """What the table says in words of its own."""
     collapse = row["collapse_compression"]
     effective = row["effective_critical_compression"]
+    connected = row["connected_until"]
+    branch = " (branch)" if row["collapsed_is_cut"] is False else ""
     once = row["iterations"] == 1 and row["schedule"] != "certified"
     return {
         "steps": f"{row['iterations']} {'' if once else row['schedule']}".strip(),
@@ -210,13 +215,30 @@ def _words(row: dict[str, Any]) -> dict[str, Any]:
         "collapse": "none seen"
         if collapse is None
         else f"{collapse:,.6g}{' *' if row['monotone'] is False else ''}",
-        "first": (row["first_collapsed_layer"] or "").removesuffix(".weight"),
+        "first": _layer(row) + branch,
+        "connected": "not looked for" if connected is None else f"{connected:,.6g}",
         "effective": "none" if effective is None else f"{effective:,.6g}",
     }
 
 
+def _layer(row: dict[str, Any]) -> str:
+    return (row["first_collapsed_layer"] or "").removesuffix(".weight")
+
+
+def _branches(row: dict[str, Any]) -> str:
+    """What a collapse in a branch means, with both numbers."""
+    until, maximal = row["connected_until"], row["maximal_compression"]
+    start = (
+        f"{row['pruner']}{' (certified)' if row['schedule'] == 'certified' else ''} drops the "
+        f"branch '{_layer(row)}' at {row['collapse_compression']:,.6g}"
+    )
+    if until is None:
+        return start
+    return f"{start} and stays connected to {until:,.6g}{', the maximum' * (until >= maximal)}"
+
+
 def _notes(frame: pd.DataFrame) -> list[str]:
-    notes = []
+    notes = [_branches(r) for r in cli.rows_of(frame) if r["collapsed_is_cut"] is False]
     if (~frame["monotone"].fillna(True)).any():
         notes.append(
             "* a layer also collapsed at this lower compression: for an iterative pruner collapse "

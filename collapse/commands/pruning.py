@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -23,6 +23,8 @@ class Config(Quiet):
 
     Attributes:
         compression: total / kept to reach, from 1 to parameters / layers.
+        fail_on: what makes the exit code 1: an empty layer (layer), or only a network of which no
+            input→output path is left (cut).
         masks: start from these masks (.safetensors) instead of the whole network.
         out: write the masks (.safetensors).
         layers: write the per-layer table (.parquet, .csv, .json).
@@ -32,6 +34,7 @@ class Config(Quiet):
     setup: Setup
     pruning: Pruning
     compression: Annotated[float, tyro.conf.arg(metavar="X")]
+    fail_on: Literal["layer", "cut"] = "layer"
     masks: File = None
     out: File = None
     layers: File = None
@@ -39,7 +42,7 @@ class Config(Quiet):
 
 
 def main(config: Config) -> int:
-    """Run the request; the exit code is 1 if a layer collapsed, so that CI notices."""
+    """Run the request; the exit code is 1 where the network collapsed, so that CI notices."""
     config.setup.check()
     config.pruning.check()
     outputs = cli.Outputs(masks=config.out, layers=config.layers, trace=config.trace)
@@ -68,7 +71,8 @@ def main(config: Config) -> int:
             on_step=report,
         )
     example = prepared.batches[0][0]
-    alive = connectivity.living(prepared.model, result.masks, example, output=config.setup.output)
+    output = config.setup.output
+    alive, connected = connectivity.paths(prepared.model, result.masks, example, output=output)
     settings = settings_row(
         config.setup,
         prepared.input_shape,
@@ -90,12 +94,21 @@ def main(config: Config) -> int:
         masks.save_masks(result.masks, config.out, **{k: str(v) for k, v in settings.items()})
     outputs.write("layers", frame, prepared.device)
     outputs.write("trace", trace, prepared.device)
-    fallen = masks.collapsed(result.masks)
-    _print(frame, fallen)
-    return 1 if fallen else 0
+    empty = masks.collapsed(result.masks)
+    cuts = {
+        n for n in empty if connectivity.is_cut_layer(prepared.model, n, example, output=output)
+    }
+    words = [f"{name} ({'cut layer' if name in cuts else 'branch'})" for name in empty]
+    notes = [f"collapsed: {', '.join(words)}"] if empty else []
+    if not connected:
+        notes.append("cut: no path of kept weights leads from the input to the output")
+    elif empty:
+        notes.append("the network is still connected")
+    _print(frame, [*notes, *([prepared.uncounted] if prepared.uncounted else [])])
+    return 1 if not connected or (empty and config.fail_on == "layer") else 0
 
 
-def _print(frame: pd.DataFrame, fallen: list[str]) -> None:
+def _print(frame: pd.DataFrame, notes: list[str]) -> None:
     total, kept = int(frame["parameters"].sum()), int(frame["kept"].sum())
     alive = int(frame["effective_kept"].sum())
     cli.print_table(
@@ -109,7 +122,7 @@ def _print(frame: pd.DataFrame, fallen: list[str]) -> None:
             "density": "{density:.3g}",
             "alive": "{effective_kept:,}",
         },
-        [f"collapsed: {', '.join(fallen)}"] if fallen else [],
+        notes,
     )
 
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from collapse import masks as masking
-from collapse.connectivity import paths
+from collapse.connectivity import is_cut_layer, paths
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks
@@ -116,9 +115,10 @@ class _Family:
     def is_cut(self, layer: str) -> bool:
         """Whether every input→output path crosses a layer."""
         if layer not in self.cuts:
-            masks = masking.dense(self.problem.model)
-            masks[layer] = torch.zeros_like(masks[layer])
-            self.cuts[layer] = not self.paths(masks)[1]
+            problem = self.problem
+            self.cuts[layer] = is_cut_layer(
+                problem.model, layer, problem.example, output=problem.output
+            )
         return self.cuts[layer]
 
     def point(self, masks: Masks, scores: Scores, collapsed: str | None = None) -> Point:
