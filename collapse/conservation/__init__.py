@@ -1,7 +1,8 @@
 """Conservation laws on any network: the ledger, and scores held to it."""
 
 from collapse.conservation.auditing import Audit, audit, likely_cause
-from collapse.conservation.identities import ledger, outside, worst
+from collapse.conservation.identities import ledger, outside
+from collapse.conservation.rows import worst
 from collapse.conservation.slopes import (
     inverse_size_fit,
     layer_statistics,

@@ -2,208 +2,84 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from collapse.errors import RequestError
+from collapse.flow import unfollowed
+from collapse.flow.calls import (
+    added_constants,
+    axis_read,
+    axis_written,
+    layout,
+    norm_of,
+    relabelled,
+)
+from collapse.flow.in_place import Memory, out_of_place
+from collapse.flow.laws import LINEAR, MOVES, UNITWISE
+from collapse.flow.operations import INPUT, Operation, Origin, Use
+from collapse.flow.taps import note_of_parameter, note_of_tensor, tap
 from collapse.models import all_finite
 
-INPUT = -1  # the place of the network's input among the operations
+_ORIGIN = "_flow_origin"
 
-
-@dataclass
-class Use:
-    """One tensor on one use by one operation.
-
-    Attributes:
-        producer: index of the operation that made the tensor (``INPUT`` for the network's input);
-            None for a parameter.
-        consumer: index of the operation that uses it; None for the use as the network's output.
-        parameter: its name, if the tensor is a parameter.
-        slot: which argument of the operation it is: a position or a keyword.
-        units: flow a channel (dimension 1 of a batch), float64; of a parameter, a unit of its
-            output dimension. None until the backward, and where no gradient came.
-        inputs: of the weight of a linear map, the flow a unit of its input.
-        absolute: sum of ``|t ⊙ ∂R/∂t|`` a channel.
-        gradient: of a parameter of one dimension, ``∂R/∂θ``.
-    """
-
-    producer: int | None
-    consumer: int | None
-    parameter: str | None
-    slot: int | str
-    units: Tensor | None = None
-    inputs: Tensor | None = None
-    absolute: Tensor | None = None
-    gradient: Tensor | None = None
-
-    @property
-    def total(self) -> float:
-        """The flow of the whole tensor."""
-        return 0.0 if self.units is None else float(self.units.sum())
-
-    @property
-    def scale(self) -> float:
-        """The absolute flow of the whole tensor."""
-        return 0.0 if self.absolute is None else float(self.absolute.sum())
-
-
-@dataclass
-class Operation:
-    """One recorded operation.
-
-    Attributes:
-        index: its place in the order of execution.
-        function: its name, e.g. ``conv2d``.
-        place: the innermost module that ran it, e.g. ``layer1.0.conv1``.
-        uses: of tensors that depend on the input or on parameters.
-        outputs: the uses of its results, in order of execution.
-        out_total, out_scale: flow and absolute flow of its results over all their uses.
-        out_units: flow a channel of its (only) result, over all its uses.
-        constants: how it was called, for the few operations whose law needs it.
-    """
-
-    index: int
-    function: str
-    place: str
-    uses: list[Use] = field(default_factory=list)
-    outputs: list[Use] = field(default_factory=list)
-    results: list[Use] = field(default_factory=list)
-    constants: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def out_total(self) -> float:
-        """Flow of its results, from the gradient that all their uses add up to."""
-        return sum(result.total for result in self.results)
-
-    @property
-    def out_scale(self) -> float:
-        """Absolute flow of its results."""
-        return sum(result.scale for result in self.results)
-
-    @property
-    def out_units(self) -> Tensor | None:
-        """Flow a channel of its only result."""
-        return self.results[0].units if len(self.results) == 1 else None
-
-    def use(self, slot: int, keyword: str) -> Use | None:
-        """The use of one argument, by position or keyword."""
-        return next((use for use in self.uses if use.slot in (slot, keyword)), None)
-
-
-LINEAR = frozenset(
-    {
-        *("linear", "conv1d", "conv2d", "conv3d"),
-        *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    }
-)
-
-
-def unit_sums(values: Tensor, groups: int = 1, transposed: bool = False) -> tuple[Tensor, Tensor]:
-    """Sums over a weight's entries: one for each unit of its output and of its input, float64.
-
-    Args:
-        values: ``[out, in / groups, …]``, of a transposed convolution ``[in, out / groups, …]``.
-    """
-    table = wide(values.flatten(2).sum(-1) if values.ndim > 2 else values)
-    rows = table.sum(1)
-    columns = table.reshape(groups, -1, table.shape[1]).sum(1).reshape(-1)
-    return (columns, rows) if transposed else (rows, columns)
-
-
-class _Tap(torch.autograd.Function):
-    """The identity, which notes the flow when the gradient comes back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, note: Callable[[Tensor, Tensor], None], leaf: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.note, ctx.leaf = note, leaf
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
-        (x,) = ctx.saved_tensors
-        ctx.note(x, gradients[0])
-        # Past a parameter nobody wants the gradient: not passing it on saves its memory.
-        return (None if ctx.leaf else gradients[0]), None, None
-
-
-def tap_tensor(
-    x: Tensor, use: Use, *, channel: int = 1, groups: int = 1, transposed: bool = False
-) -> Tensor:
-    """``x`` itself, noting its flow in ``use`` when the gradient comes back."""
-    if use.parameter is None:
-        note = functools.partial(_note_tensor, use, channel)
-    else:
-        note = functools.partial(_note_parameter, use, groups, transposed)
-    tapped: Tensor = _Tap.apply(x, note, use.parameter is not None)
-    return tapped
-
-
-def _note_tensor(use: Use, channel: int, x: Tensor, gradient: Tensor) -> None:
-    flow = x * gradient
-    flow = flow.reshape(1, -1) if flow.ndim < 2 else flow.movedim(channel, 1)
-    use.units = _by_channel(flow)
-    use.absolute = _by_channel(flow.abs_())
-
-
-def _by_channel(flow: Tensor) -> Tensor:
-    """Positions are summed in the tensor's own precision, then the batch in float64."""
-    return wide(flow.flatten(2).sum(-1) if flow.ndim > 2 else flow).sum(0).cpu()
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float64, on the CPU where the device (MPS) has none. Notes are kept on the CPU."""
-    return x.cpu().double() if x.device.type == "mps" else x.double()
-
-
-def _note_parameter(use: Use, groups: int, transposed: bool, x: Tensor, gradient: Tensor) -> None:
-    if x.ndim < 2:
-        use.gradient = wide(gradient.detach()).reshape(-1).cpu()
-    saliency = x * gradient
-    if saliency.ndim < 2:
-        use.units = wide(saliency).reshape(-1).cpu()
-        use.absolute = use.units.abs()
-        return
-    units, inputs = unit_sums(saliency, groups, transposed)
-    use.units, use.inputs = units.cpu(), inputs.cpu()
-    use.absolute = wide(saliency.abs_().sum()).reshape(1).cpu()
-
-
-SOURCE = "_flow_source"
-
-
-_CHANNEL = "_flow_channel"  # -1 behind a Linear, whose units are the last dimension; else 1
-
-
-_REDIRECT = "_flow_redirect"
-
-
-# Operations that read a tensor's form, not its values.
+# Operations that read a tensor's form, or that leave it as it is.
 _IGNORED = frozenset({
-    *("size", "dim", "numel", "stride", "is_floating_point", "requires_grad_", "detach", "item"),
+    *("size", "dim", "numel", "stride", "is_floating_point", "requires_grad_", "item"),
     *("tolist", "is_contiguous", "data_ptr", "element_size", "get_device", "storage_offset"),
-    *("__bool__", "__len__", "__repr__", "__format__"),
+    *("__bool__", "__len__", "__repr__", "__format__", "register_hook", "retain_grad", "nelement"),
+    *("register_post_accumulate_grad_hook", "is_complex", "ndimension", "is_same_size"),
+    *("untyped_storage", "__hash__", "__set__", "is_pinned", "__int__", "__index__"),
 })  # fmt: skip
+
+# New tensors that take nothing from an activation but its form.
+_FORMS = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+
+# Python functions that are run in the open, operation by operation.
+_COMPOSITE = frozenset({"multi_head_attention_forward"})
+
+
+def origin_of(x: Any) -> Origin | None:
+    """Where a tensor of the recorded pass comes from; None for constants and parameters."""
+    return getattr(x, _ORIGIN, None)
 
 
 class Recorder(TorchFunctionMode):
-    """Runs each operation out of place on tapped tensors, and lists it in ``operations``."""
+    """Runs each operation out of place on tapped tensors, and lists it in ``operations``.
 
-    def __init__(self, parameters: Mapping[str, Tensor], where: Callable[[], str]) -> None:
+    Args:
+        parameters: by name; the flow is followed to these.
+        where: tells which module is running.
+        whole: note each parameter's saliency entry by entry.
+
+    Attributes:
+        detached: (place, operation) that took values from an activation without its gradient.
+        strangers: tensors of the user's own that gradients may reach, with their gradients.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], where: Callable[[], str], whole: bool = False
+    ) -> None:
         super().__init__()
         self.names = {id(tensor): name for name, tensor in parameters.items()}
-        self.where = where
+        self.where, self.whole = where, whole
         self.operations: list[Operation] = []
+        self.detached: list[tuple[str, str]] = []
+        self.strangers: list[tuple[Tensor, Tensor | None]] = []
+        self.memory = Memory(lambda func, name, args: self._record(func, name, args, {}))
+        self.paused = False
+        self.marks: unfollowed.Marks = {}
+        self.calls: dict[Any, tuple[Any, str, tuple[Any, ...]]] = {}  # of functions, by node
+        self.adopted: dict[Any, tuple[Operation, unfollowed.Probe]] = {}
+
+    # --- What is caught -----------------------------------------------------------------------
 
     def __torch_function__(
         self,
@@ -213,153 +89,338 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        name = getattr(func, "__name__", str(func))
-        args, options = tree_map(current, (args, options))
-        if name in _IGNORED:
+        if self.paused:
             return func(*args, **options)
+        held = args[0] if args else None  # what the user still holds, if this overwrites it
+        args, options = tree_map(self.memory.read, (args, options))
+        name = getattr(func, "__name__", str(func))
+        if name in _IGNORED or (name == "view_as" and args[0] is args[1]):
+            return func(*args, **options)  # torch makes such a view of what a function hands on
         if name == "__get__" and not isinstance(value := func(*args), Tensor):
             return value  # a shape, a device; x.T is an operation
-        changed = args[0] if args and _is_in_place(name) else None
-        func, name, args, options = _out_of_place(func, name, args, options)
+        if not self._carries_flow((args, options)):
+            return self._without_flow(func, name, held, args, options)
+        if name in _COMPOSITE:
+            with self:
+                return _opened(func)(*args, **options)
+        func, name, args, options, changes = out_of_place(func, name, args, options)
+        if changes and not torch.is_grad_enabled():
+            return self._behind_autograd(func, name, held, args, options)
+        result = self._record(func, name, args, options)
+        if changes and isinstance(held, Tensor):
+            self.memory.write(held, result)
+        return result
+
+    def custom_functions(self) -> AbstractContextManager[None]:
+        """Inside it, calls of the user's autograd.Functions are heard of."""
+        return unfollowed.functions_seen(self._called, self._quiet)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Operations inside it belong to the one that is running."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def _called(self, cls: type, node: Any, inputs: tuple[Any, ...]) -> None:
+        if self.paused:
+            return
+        if any(self.memory.read(x) is not x for x in inputs):
+            raise RequestError(
+                f"cannot follow {cls.__name__} in '{self.where() or 'the network'}': its input was "
+                "overwritten in place before (inplace=False)"
+            )
+        if getattr(node, "dirty_tensors", None):
+            raise RequestError(
+                f"cannot follow {cls.__name__} in '{self.where() or 'the network'}': it overwrites "
+                "its input; expected a function that returns a new tensor"
+            )
+        self.calls[node] = (cls, self.where(), inputs)
+
+    def adopt(self, part: Any) -> Any:
+        """Find where a tensor comes from that has a gradient but was made by nothing recorded."""
+        known = not isinstance(part, Tensor) or origin_of(part) is not None
+        if known or id(part) in self.names or not part.requires_grad:
+            return part
+        node = part.grad_fn
+        if node is None:  # a leaf of the user's own
+            self.strangers.append((part, part.grad))
+            return part
+        if (node, part.output_nr) in self.marks:  # a recorded result under another name
+            object.__setattr__(part, _ORIGIN, self.marks[node, part.output_nr][0])
+            return part
+        if node not in self.adopted:
+            self.adopted[node] = self._adopted(part, node)
+        operation, probe = self.adopted[node]
+        origin = Origin(operation.index, part.output_nr, learned=_learned(operation))
+        use = Use(origin, None, None, part.output_nr)
+        operation.results.append(use)
+        note = note_of_tensor(use, None, None, probe.derivative_of(part.output_nr))
+        values = part.detach()
+        part.register_hook(lambda gradient: note(values, gradient))
+        object.__setattr__(part, _ORIGIN, origin)
+        self.marks[node, part.output_nr] = (origin, values)
+        self.memory.keep(part)
+        return part
+
+    def _adopted(self, part: Tensor, node: Any) -> tuple[Operation, unfollowed.Probe]:
+        """What made a tensor, with its uses, and its derivative if it is a function's."""
+        cls, where, inputs = self.calls.get(node, (None, self.where(), ()))
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        probe = unfollowed.Probe(problem="it bypasses torch's functions")
+        if cls is not None:
+            for x in tensors:
+                self.adopt(x)
+            with self._quiet():
+                probe = unfollowed.probe(cls.apply, inputs, {}, lambda x: not self._is_constant(x))
+        operation = Operation(len(self.operations), unfollowed.name_of(node), where)
+        operation.unfollowed = probe.problem
+        self.operations.append(operation)
+        strangers = unfollowed.walk(part, operation, self.names, self.marks, tensors, probe)
+        self.strangers += [(leaf, leaf.grad) for leaf in strangers]
+        self._known_as_output(operation)
+        return operation, probe
+
+    # --- What is done with it -----------------------------------------------------------------
+
+    def _carries_flow(self, arguments: Any) -> bool:
+        leaves = [x for x in tree_leaves(arguments) if isinstance(x, Tensor)]
+        for x in leaves:
+            self.adopt(x)
+        return any(id(x) in self.names or origin_of(x) is not None for x in leaves)
+
+    def _without_flow(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        held: Any,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
+        """Constants: as they are, also in place, unless they lie in an activation's memory."""
+        if isinstance(held, Tensor) and self.memory.holds(held):
+            plain = out_of_place(func, name, args, options)
+            if plain[-1]:
+                return self._behind_autograd(*plain[:2], held, *plain[2:4])
+        return func(*args, **options)
+
+    def _behind_autograd(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        held: Any,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
+        """An in-place change that autograd does not see: new values, the gradient as before."""
+        target = args[0]
+        if id(target) in self.names:  # of a parameter: its values are others from now on
+            with torch.no_grad():
+                target.copy_(func(*args, **options))
+            return target
+        if origin_of(target) is None:
+            target = self.memory.attached(target)
+
+        def run(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                value = func(x.detach(), *args[1:], **options)
+            replaced: Tensor = unfollowed.Replaced.apply(x, value)
+            return replaced
+
+        with torch.enable_grad():
+            result = self._custom(run, f"{name} without gradient", (target,), {})
+        self.memory.write(held, result)
+        return result
+
+    def _custom(
+        self, run: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """A function with a gradient of its own, whose derivative is measured too."""
+        probe = unfollowed.probe(run, args, {}, lambda x: not self._is_constant(x))
+        return self._record(run, name, args, {}, probe)
+
+    def _record(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        probe: unfollowed.Probe | None = None,
+    ) -> Any:
         operation = Operation(len(self.operations), name, self.where())
-        tapped_args = tuple(
-            self._tapped(argument, position, operation, args, options)
-            for position, argument in enumerate(args)
-        )
-        tapped_options = {
-            key: self._tapped(value, key, operation, args, options)
-            for key, value in options.items()
-        }
-        result = func(*tapped_args, **tapped_options)
-        if not operation.uses:
-            return result
-        operation.constants = _constants(name, args, options)
+        tapped, tapped_options = self._tapped(operation, args, options, probe)
+        result = func(*tapped, **tapped_options)
+        operation.constants = added_constants(name, args, options, self._is_constant)
+        if name == "batch_norm":
+            operation.norm = norm_of(args, options)
+        if probe is not None:
+            operation.unfollowed = probe.problem
         noted: list[Tensor] = []
-        tensors = (a for a in args if isinstance(a, Tensor) and hasattr(a, SOURCE))
-        carried = next(tensors, None)
-        result = tree_map(lambda part: self._noted(part, operation, noted, carried), result)
+        axis = self._units(operation, func, args, options, result)
+        result = tree_map(
+            lambda part: self._noted(part, operation, noted, axis, probe, args), result
+        )
         if noted:
             self.operations.append(operation)
-            for use in operation.uses:
-                if use.producer is not None and use.producer != INPUT:
-                    self.operations[use.producer].outputs.append(use)
-        if isinstance(changed, Tensor):
-            object.__setattr__(changed, _REDIRECT, result)
+            self._known_as_output(operation)
+        elif _takes_values(name, result):
+            self.detached.append((operation.place, name))
         return result
+
+    def _is_constant(self, x: Any) -> bool:
+        return id(x) not in self.names and origin_of(x) is None
+
+    def _known_as_output(self, operation: Operation) -> None:
+        for use in operation.uses:
+            if use.producer is not None and use.producer != INPUT:
+                self.operations[use.producer].outputs.append(use)
 
     def _tapped(
         self,
-        argument: Any,
-        slot: int | str,
         operation: Operation,
         args: tuple[Any, ...],
-        options: Mapping[str, Any],
-    ) -> Any:
-        def tap(x: Any) -> Any:
+        options: dict[str, Any],
+        probe: unfollowed.Probe | None,
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with a tap on each tensor that carries flow."""
+        name = operation.function
+        places = LINEAR.get(name)
+        weight = None
+        if places is not None:
+            weight = args[places.weight[0]] if len(args) > places.weight[0] else None
+            weight = options.get(places.weight[1]) if weight is None else weight
+            if self._is_learned(weight) and weight.ndim >= 2:  # type: ignore[union-attr]
+                operation.linear = layout(name, args, options)
+
+        def tapped(argument: Any, slot: int | str) -> Any:
+            return tree_map(lambda x: one(x, slot), argument)
+
+        def one(x: Any, slot: int | str) -> Any:
             if not isinstance(x, Tensor):
                 return x
-            parameter = self.names.get(id(x))
-            source = getattr(x, SOURCE, None)
-            if parameter is None and source is None:
+            parameter, origin = self.names.get(id(x)), origin_of(x)
+            if parameter is None and origin is None:
                 return x
-            use = Use(None if parameter else source, operation.index, parameter, slot)
+            use = Use(None if parameter else origin, operation.index, parameter, slot)
             operation.uses.append(use)
-            if parameter is not None and operation.function in LINEAR and slot in (1, "weight"):
-                return tap_tensor(x, use, **_layout(operation.function, args, options))
-            last = operation.function == "linear" and slot in (0, "input")
-            return tap_tensor(x, use, channel=-1 if last else getattr(x, _CHANNEL, 1))
+            direction = None if probe is None else probe.direction_of(x)
+            of_weight = places is not None and slot in places.weight
+            if parameter is not None or (of_weight and operation.linear is not None):
+                placed = operation.linear if of_weight else None
+                whole = self.whole and parameter is not None
+                note = note_of_parameter(use, placed or {}, whole, direction)
+                return tap(x, note, leaf=parameter is not None)
+            made = None if origin is None else origin.axis
+            read = axis_read(name, x, slot)
+            use.aligned = made is not None and read in (None, made)
+            return tap(x, note_of_tensor(use, made, read, direction))
 
-        return tree_map(tap, argument)
+        return [tapped(a, i) for i, a in enumerate(args)], {
+            k: tapped(a, k) for k, a in options.items()
+        }
+
+    def _is_learned(self, x: Any) -> bool:
+        """Whether a tensor is a parameter, or made of parameters alone."""
+        origin = origin_of(x)
+        return id(x) in self.names or (origin is not None and origin.learned)
+
+    def _units(
+        self,
+        operation: Operation,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        result: Any,
+    ) -> int | None:
+        """The dimension of the result's units, and how they belong to those of the input."""
+        name = operation.function
+        if not isinstance(result, Tensor):
+            return None
+        data = [use for use in operation.uses if use.parameter is None]
+        if operation.linear is not None or name == "batch_norm":
+            return axis_written(name, result)
+        if len(data) != 1 or data[0].origin is None or data[0].origin.axis is None:
+            return None
+        axis = data[0].origin.axis
+        if name in UNITWISE:
+            operation.follows = data[0].aligned and not operation.constants
+            return axis if data[0].aligned else None
+        if name not in MOVES or origin_of(args[0]) is None:
+            return None
+        found = relabelled(lambda labels: func(labels, *args[1:], **options), args[0], axis)
+        if found is None:
+            return None
+        operation.follows = True
+        axis, operation.labels = found
+        return axis
 
     def _noted(
-        self, part: Any, operation: Operation, noted: list[Tensor], carried: Tensor | None
+        self,
+        part: Any,
+        operation: Operation,
+        noted: list[Tensor],
+        axis: int | None,
+        probe: unfollowed.Probe | None,
+        args: tuple[Any, ...],
     ) -> Any:
-        if not (isinstance(part, Tensor) and part.requires_grad):
+        if not (isinstance(part, Tensor) and part.requires_grad and operation.uses):
             return part
-        values = part.detach()
-        if not all_finite(values):
-            where = operation.place or "the network"
-            raise RequestError(
-                f"the output of {operation.function} in '{where}' holds NaN or infinite values: "
-                "expected finite activations"
-            )
-        use = Use(operation.index, None, None, len(noted))
+        _check_finite(part.detach(), operation, args)
+        origin = Origin(operation.index, len(noted), axis, _learned(operation))
+        use = Use(origin, None, None, len(noted))
         operation.results.append(use)
-        channel = -1 if operation.function == "linear" else 1
-        if operation.function != "linear" and carried is not None and carried.shape == part.shape:
-            channel = getattr(carried, _CHANNEL, 1)
-        part = tap_tensor(part, use, channel=channel)
-        object.__setattr__(part, _CHANNEL, channel)
+        direction = None if probe is None else probe.derivative_of(len(noted))
+        read = axis_read(operation.function, part, None) if axis is None else axis
+        part = tap(part, note_of_tensor(use, read, None, direction))
         noted.append(part)
-        object.__setattr__(part, SOURCE, operation.index)
+        self._originates(part, origin)
         return part
 
+    def _originates(self, part: Tensor, origin: Origin) -> None:
+        object.__setattr__(part, _ORIGIN, origin)
+        self.marks[part.grad_fn, 0] = (origin, None)
+        self.memory.keep(part)
 
-def current(x: Any) -> Any:
-    """What an in-place operation has made of a tensor that the user still holds."""
-    while isinstance(x, Tensor) and hasattr(x, _REDIRECT):
-        x = getattr(x, _REDIRECT)
-    return x
-
-
-def _is_in_place(name: str) -> bool:
-    others = ("__invert__", "__int__", "__index__")
-    dunder = name.startswith("__i") and name.endswith("__") and name not in others
-    return dunder or (name.endswith("_") and not name.endswith("__"))
+    def begin(self, x: Tensor) -> None:
+        """The network's input is a source of flow."""
+        object.__setattr__(x, _ORIGIN, Origin(INPUT))
+        self.memory.keep(x)
 
 
-def _out_of_place(
-    func: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[Callable[..., Any], str, tuple[Any, ...], dict[str, Any]]:
-    """The same operation without overwriting its input."""
-    if _is_in_place(name):
-        plain = f"__{name[3:]}" if name.startswith("__i") else name[:-1]
-        twin = (
-            getattr(Tensor, plain, None) or getattr(torch, plain, None) or getattr(F, plain, None)
-        )
-        if twin is None:
-            raise RequestError(
-                f"cannot follow the in-place operation '{name}': no '{plain}' exists"
-            )
-        return twin, plain, args, options
-    if "inplace" in options:
-        return func, name, args, {**options, "inplace": False}
-    if inspect.isfunction(func):
-        signature = inspect.signature(func)
-        if "inplace" in signature.parameters:
-            bound = signature.bind(*args, **options)
-            bound.arguments["inplace"] = False
-            return func, name, bound.args, bound.kwargs
-    return func, name, args, options
+def _learned(operation: Operation) -> bool:
+    """Whether the results are made of parameters alone; looking up tokens reads data too."""
+    seen = bool(operation.uses) and all(use.learned for use in operation.uses)
+    return seen and operation.function != "embedding"
 
 
-def _layout(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
-    """How a linear map's weight is laid out."""
-    # Position 6 in all of them: (…, dilation, groups), (…, output_padding, groups, dilation).
-    groups = options.get("groups", args[6] if len(args) > 6 else 1)
-    return {"groups": groups, "transposed": "transpose" in name}
+def _takes_values(name: str, result: Any) -> bool:
+    floats = any(isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(result))
+    return (floats or name == "numpy") and not name.startswith(_FORMS)
 
 
-def _constants(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the laws need to know of the call beyond its tensors' flow."""
-    if name in LINEAR:
-        return _layout(name, args, options)
-    if name == "batch_norm":
-        bound = inspect.signature(F.batch_norm).bind(*args, **options)
-        bound.apply_defaults()
-        values = bound.arguments
-        x = values["input"].detach()
-        dims = [d for d in range(x.ndim) if d != 1]
-        if values["training"]:
-            variance = wide(x).var(dims, unbiased=False).cpu()
-            return {"training": True, "epsilon": values["eps"], "variance": variance}
-        mean, variance, gamma = values["running_mean"], values["running_var"], values["weight"]
-        return {
-            "training": False,
-            "gamma": 1.0 if gamma is None else wide(gamma.detach()).cpu(),
-            "mean": wide(mean).cpu(),
-            "deviation": (wide(variance).cpu() + values["eps"]).sqrt(),
-        }
-    others = [a for a in (*args, *options.values()) if isinstance(a, Tensor | int | float)]
-    constants = [a for a in others if not (isinstance(a, Tensor) and a.requires_grad)]
-    return {"constants": len(constants)}
+def _check_finite(values: Tensor, operation: Operation, args: tuple[Any, ...]) -> None:
+    if all_finite(values):
+        return
+    infinite = [-float("inf"), torch.finfo(values.dtype).min]
+    masked = any(
+        bool((x == -float("inf")).any()) if isinstance(x, Tensor) else x in infinite
+        for x in tree_leaves(args)
+    )
+    if masked and not bool((values.isnan() | (values == float("inf"))).any()):
+        return  # scores that a mask has set to -inf, for softmax
+    where = operation.place or "the network"
+    raise RequestError(
+        f"the output of {operation.function} in '{where}' holds NaN or infinite values: "
+        "expected finite activations"
+    )
+
+
+def _opened(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch.nn.functional that calls its parts instead of handing itself over."""
+    assert isinstance(func, types.FunctionType)
+    inside = {**func.__globals__, "has_torch_function": lambda _: False}
+    opened = types.FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened

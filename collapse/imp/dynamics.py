@@ -19,8 +19,9 @@ from torch import Tensor
 
 from collapse import masks as masking
 from collapse.conservation import inverse_size_fit
+from collapse.devices import to_float64
 from collapse.errors import RequestError
-from collapse.flow import Closure, linear_closures, record, wide
+from collapse.flow import HiddenUnits, hidden_units, record
 from collapse.models import stand_ins, untouched
 from collapse.train import Trainer
 from collapse.train.recipes import learning_rate
@@ -47,7 +48,7 @@ class Dynamics:
         self,
         trainer: Trainer,
         layers: Mapping[str, Tensor],
-        closures: list[Closure],
+        closures: list[HiddenUnits],
         level: int,
         time: float = 0.0,
     ) -> None:
@@ -57,7 +58,7 @@ class Dynamics:
         self._reset()
 
     def _reset(self) -> None:
-        self.saliency = wide(torch.zeros(len(self.layers), device=self.trainer.device))
+        self.saliency = to_float64(torch.zeros(len(self.layers), device=self.trainer.device))
         self.measurements = 0
 
     @torch.no_grad()
@@ -71,7 +72,7 @@ class Dynamics:
         products = torch._foreach_mul(weights, gradients)
         sums = iter(torch._foreach_norm(products, 1))
         zero = torch.zeros((), device=self.trainer.device)
-        self.saliency += wide(torch.stack([
+        self.saliency += to_float64(torch.stack([
             next(sums) if name in parameters else zero for name in self.layers
         ]))  # fmt: skip
         self.measurements += 1
@@ -80,12 +81,11 @@ class Dynamics:
     def measured(self) -> Tensor:
         """``Σ θ²`` and mean ``Σ |θ ⊙ g|`` of each layer, then the conserved quantity by unit."""
         parameters = dict(self.trainer.model.named_parameters())
-        squares = torch.stack([wide(parameters[name]).square().sum() for name in self.layers])
+        squares = torch.stack([to_float64(parameters[name]).square().sum() for name in self.layers])
         saliency = self.saliency / max(1, self.measurements)
         parts = [squares, saliency]
         for closure in self.closures:
-            names = {name for name, _ in (*closure.inside, *closure.outside)}
-            values = {name: wide(parameters[name]).square() for name in names}
+            values = {name: to_float64(parameters[name]).square() for name in closure.names}
             parts.append(closure.inflow(values) - closure.outflow(values))
         return torch.cat(parts)
 
@@ -169,7 +169,7 @@ def conserved_table(
     )
 
 
-def conserving_units(trainer: Trainer) -> list[Closure]:
+def conserving_units(trainer: Trainer) -> list[HiddenUnits]:
     """The hidden units for which ``‖θ_in‖² − ‖θ_out‖²`` is conserved by gradient flow.
 
     Found from a recorded pass: units between weights with homogeneous operations in between. Of a
@@ -190,7 +190,7 @@ def conserving_units(trainer: Trainer) -> list[Closure]:
             )
         except RequestError:  # e.g. a collapsed network, whose output is constant
             return []
-    return linear_closures(trace, through_batchnorm=False)
+    return hidden_units(trace, through_batchnorm=False)
 
 
 def _fit(sizes: Mapping[str, int], sums: list[float]) -> tuple[float | None, float | None]:

@@ -21,7 +21,7 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError, unknown
-from collapse.flow import Closure
+from collapse.flow import HiddenUnits
 from collapse.imp.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
@@ -194,7 +194,7 @@ class _Run:
     output: Selector
     on_boundary: Callable[[State], None]
     trainer: Trainer = field(init=False)
-    closures: list[Closure] = field(init=False)
+    closures: list[HiddenUnits] = field(init=False)
 
     def compression_at(self, level: int) -> float:
         """The goal of a level: the same factor each time."""

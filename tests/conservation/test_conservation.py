@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collapse import masks as masking
 from collapse.conservation import audit, layer_statistics, ledger, outside, worst
 from collapse.errors import RequestError
-from collapse.flow import Trace, linear_closures, record
+from collapse.flow import Trace, hidden_units, record
 from collapse.models import build, stand_ins, untouched
 from collapse.scores import SCORES, ScoreInputs, score
 from collapse.testing import assert_conserved
@@ -235,7 +235,7 @@ def test_the_papers_pruners_pass_everywhere(pruner: str, mode: str, case: Case) 
     rows = set(found.ledger["identity"])
     if pruner == "grasp":  # residual and shared ones have no units with both sides known
         trace = _trace(model, x, y, mode, torch.float64)
-        assert ("grasp defect" in rows) == bool(linear_closures(trace, through_batchnorm=False))
+        assert ("grasp defect" in rows) == bool(hidden_units(trace, through_batchnorm=False))
     else:
         assert "score" in rows
 

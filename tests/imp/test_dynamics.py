@@ -103,7 +103,9 @@ def test_units_behind_batchnorm_are_counted_from_its_own_parameters() -> None:
     model = _convolutions()
     trainer = Trainer(model, _drawn(), _drawn(), SETTINGS)
     closures = conserving_units(trainer)
-    found = {tuple(n for n, _ in c.inside): tuple(n for n, _ in c.outside) for c in closures}
+    found = {
+        tuple(n for n, _ in c.inside): tuple(use.weight for use in c.outside) for c in closures
+    }
     assert found == {
         ("1.weight", "1.bias"): ("4.weight",),
         ("4.weight", "4.bias"): ("8.weight",),

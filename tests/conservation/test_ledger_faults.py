@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.conservation import ledger, worst
-from collapse.flow import Trace, linear_closures
+from collapse.flow import Trace, hidden_units
 from collapse.models import build
 from collapse.scores import SCORES, ScoreInputs
 from collapse.testing import assert_conserved
@@ -47,11 +47,11 @@ def test_one_layer_scaled_by_a_hundredth_is_named(
             model, torch.randn(4, 3, 32, 32), torch.arange(4), pruner=pruner, mode="eval"
         )
     if pruner == "grasp":  # the units on either side of it cannot tell whose fault it is
-        closures = linear_closures(
+        groups = hidden_units(
             _trace(model, torch.randn(2, 3, 32, 32), torch.arange(2), "eval", torch.float32),
             through_batchnorm=False,
         )
-        suspects = {c.place for c in closures if layer in dict((*c.inside, *c.outside))}
+        suspects = {c.place for c in groups if layer in dict((*c.inside, *c.outside))}
         assert any(place in str(caught.value) for place in suspects)
     else:
         assert f"score at {layer}" in str(caught.value)
