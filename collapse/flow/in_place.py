@@ -54,13 +54,13 @@ class _Alias:
     def places_of(self, x: Tensor) -> Tensor | None:
         """Which entries of the cell a tensor at this address shows; None: all."""
         origin = self.origin
-        if _geometry(x) == _geometry(origin):
-            return self.places
         if x.dtype != origin.dtype:
             raise RequestError(
                 f"cannot follow an in-place change seen as {x.dtype} and as {origin.dtype}: "
                 "expected views of one type"
             )
+        if _geometry(x) == _geometry(origin):
+            return self.places
         numbers = torch.arange(origin.numel(), device=x.device).reshape(origin.shape)
         numbers = numbers if self.places is None else self.places
         size = x.untyped_storage().nbytes() // x.element_size()
@@ -99,9 +99,7 @@ class Memory:
         if alias is None:
             whole = self.whole[address]
             alias = _Alias(_Cell(whole), whole, None)
-        places = alias.places_of(x)
-        now = alias.cell.now
-        return now if places is None else self.run(_taken, "take", (now, places))
+        return self._part(alias.cell, alias.places_of(x))
 
     def read(self, x: Any) -> Any:
         """The tensor now of what the user holds; anything else as it is."""
@@ -112,10 +110,15 @@ class Memory:
         alias = self.aliases.get(storage_of(x))
         if alias is None or storage_of(alias.cell.now) == storage_of(x):
             return x
-        places = alias.places_of(x)
+        return self._part(alias.cell, alias.places_of(x))
+
+    def _part(self, cell: _Cell, places: Tensor | None) -> Tensor:
+        """What is in a cell now, or in some places of it; it stands for that memory too."""
         if places is None:
-            return alias.cell.now
-        return self.run(_taken, "take", (alias.cell.now, places))
+            return cell.now
+        taken = self.run(_taken, "take", (cell.now, places))
+        self.aliases[storage_of(taken)] = _Alias(cell, taken, places)
+        return taken
 
     def write(self, target: Tensor, value: Tensor) -> None:
         """An in-place operation on ``target`` (as the user holds it) has given ``value``."""

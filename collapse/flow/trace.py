@@ -193,6 +193,8 @@ def _backward(R: Tensor, recorder: Recorder) -> None:
             "gradient checkpointing (switch it off for scoring)"
         )
 
+    for tensor, _ in recorder.strangers:  # of the user's own: they get their gradients back
+        tensor.grad = None
     guard = module_hooks.register_module_forward_pre_hook(refuse)
     try:
         R.backward()  # type: ignore[no-untyped-call]  # torch's own
