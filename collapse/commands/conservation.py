@@ -143,6 +143,7 @@ def _print(config: Config, found: Audit) -> None:
             f"{row['lhs']:.6g}", f"{row['rhs']:.6g}", "" if within else "BEYOND TOLERANCE",
         )  # fmt: skip
     console.print(table)
+    console.print(f"covered: {found.coverage}", highlight=False)
     for row in conservation.worst(found.ledger).to_dict("records"):
         if not row["residual"] <= config.tolerance:
             console.print(

@@ -134,7 +134,7 @@ def imp(
     run.trainer = Trainer(
         model, train, test, run.settings, seed=run.pruning.seed, output=output, compiled=compiled
     )
-    run.closures = conserving_units(run.trainer)
+    run.groups = conserving_units(run.trainer)
     if state is None:
         if masks is not None:
             masking.check_fit(model, masks)
@@ -144,7 +144,7 @@ def imp(
     else:
         run.trainer.restore(state.tensors)
         state.masks = {n: m.to(run.trainer.device) for n, m in state.masks.items()}
-    state.units = [(closure.place, closure.units) for closure in run.closures]
+    state.units = [(group.place, group.units) for group in run.groups]
     state.weight_decay = run.settings.weight_decay
     while True:
         run.train_level(state)
@@ -194,7 +194,7 @@ class _Run:
     output: Selector
     on_boundary: Callable[[State], None]
     trainer: Trainer = field(init=False)
-    closures: list[HiddenUnits] = field(init=False)
+    groups: list[HiddenUnits] = field(init=False)
 
     def compression_at(self, level: int) -> float:
         """The goal of a level: the same factor each time."""
@@ -204,7 +204,7 @@ class _Run:
     def train_level(self, state: State) -> None:
         self.trainer.hold(state.masks)
         time = state.conserved[-1][2] if _begun(state) else 0.0
-        watch = Dynamics(self.trainer, state.masks, self.closures, state.level, time)
+        watch = Dynamics(self.trainer, state.masks, self.groups, state.level, time)
         if not _begun(state):
             rows, numbers = self.trainer.test(state.level, state.epoch, watch)
             self._note(state, watch, rows, numbers)

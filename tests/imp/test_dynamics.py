@@ -41,8 +41,8 @@ def _watched(model: nn.Module, settings, epochs: int, dataset: Dataset | None = 
     """Rows of the dynamics, and the conserved table, of some epochs of training."""
     dataset = dataset or _vectors()
     trainer = Trainer(model, dataset, dataset, settings)
-    closures = conserving_units(trainer)
-    watch = Dynamics(trainer, masking.dense(model), closures, 0)
+    groups = conserving_units(trainer)
+    watch = Dynamics(trainer, masking.dense(model), groups, 0)
     rows, observations = [], []
     for epoch in range(epochs + 1):
         _, numbers = trainer.epoch(0, epoch - 1, watch) if epoch else trainer.test(0, 0, watch)
@@ -50,7 +50,7 @@ def _watched(model: nn.Module, settings, epochs: int, dataset: Dataset | None = 
         rows += layers
         observations.append(observation)
     return rows, conserved_table(
-        [(c.place, c.units) for c in closures], observations, settings.weight_decay
+        [(c.place, c.units) for c in groups], observations, settings.weight_decay
     )
 
 
@@ -102,10 +102,8 @@ def test_saliency_is_the_mean_of_every_eighth_step() -> None:
 def test_units_behind_batchnorm_are_counted_from_its_own_parameters() -> None:
     model = _convolutions()
     trainer = Trainer(model, _drawn(), _drawn(), SETTINGS)
-    closures = conserving_units(trainer)
-    found = {
-        tuple(n for n, _ in c.inside): tuple(use.weight for use in c.outside) for c in closures
-    }
+    groups = conserving_units(trainer)
+    found = {tuple(n for n, _ in c.inside): tuple(use.weight for use in c.outside) for c in groups}
     assert found == {
         ("1.weight", "1.bias"): ("4.weight",),
         ("4.weight", "4.bias"): ("8.weight",),
