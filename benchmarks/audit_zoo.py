@@ -68,18 +68,20 @@ class Averaged(nn.Module):
 
 
 def names() -> list[str]:
-    """Every network, as REGISTRY:NAME."""
+    """Every network, as REGISTRY:NAME; the second ones of timm's families last."""
     found = [
         f"torchvision:{name}"
         for module in (models, models.segmentation, models.video)
         for name in sorted(models.list_models(module=module))
     ]
-    for family in FAMILIES.split():
-        members = [n for n in timm.list_models(f"{family}*") if "untrained" not in n]
-        members.sort(key=lambda n: (not any(part in n for part in SMALL.split()), len(n), n))
-        found += [f"timm:{name}" for name in members[:2]]
     found += [f"transformers:{name}" for name in LANGUAGE_MODELS]
-    return list(dict.fromkeys(found))
+    second = []
+    for family in FAMILIES.split():
+        members = [n for n in timm.list_models(f"{family}*") if not n.endswith(("384", "512"))]
+        members.sort(key=lambda n: (not any(part in n for part in SMALL.split()), len(n), n))
+        found += [f"timm:{name}" for name in members[:1]]
+        second += [f"timm:{name}" for name in members[1:2]]
+    return list(dict.fromkeys([*found, *second]))
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
@@ -91,7 +93,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         network = timm.create_model(model, pretrained=False)
         size = network.pretrained_cfg["input_size"]
         if not network.pretrained_cfg.get("fixed_input_size", False):
-            size = (3, min(96, size[1]), min(96, size[2]))
+            size = (3, min(64, size[1]), min(64, size[2]))
         return network, torch.randn(2, *size, dtype=torch.float64)
     options: dict[str, Any] = {"weights": None}
     if model in ("googlenet", "inception_v3"):
@@ -167,10 +169,11 @@ def read(out: Path) -> list[dict[str, Any]]:
 def run(out: Path, chosen: Iterable[str], seconds: float, largest: float) -> None:
     done = {(row["name"], row["pruner"], row["mode"]) for row in read(out)}
     torch.set_num_threads(1)
-    sizes = {name: _size(name) for name in chosen}
+    open_ = {name: [a for a in AUDITS if (name, *a) not in done] for name in chosen}
+    sizes = {name: _size(name) for name, left in open_.items() if left}
     for name in sorted(sizes, key=lambda name: sizes[name]):
-        left = [audit for audit in AUDITS if (name, *audit) not in done]
-        if not left or sizes[name] > largest * 1e6:
+        left = open_[name]
+        if sizes[name] > largest * 1e6:
             continue
         child = multiprocessing.get_context("fork").Process(target=_child, args=(name, out, left))
         child.start()

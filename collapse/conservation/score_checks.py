@@ -54,13 +54,13 @@ def against_saliency(trace: Trace, scores: Scores, *, absolute: bool) -> Checked
     wanted = {name: saliency.get(name, torch.zeros_like(tensor)) for name, tensor in scores.items()}
     wanted = {name: s.abs() for name, s in wanted.items()} if absolute else wanted
     got = {name: to_float64(tensor) / trace.unit for name, tensor in scores.items()}
-    rows = []
+    rows, largest = [], _largest(wanted)
     for name in scores:
         lhs, rhs = (
             unit_sums(s, **layouts.get(name, {}))[0] if s.ndim > 1 else s
             for s in (got[name], to_float64(wanted[name]))
         )
-        scale = torch.maximum(lhs.abs(), rhs.abs())
+        scale = torch.maximum(lhs.abs(), rhs.abs()).clamp_min(_rounding(wanted[name], largest))
         rows.append(Row("score", name, lhs, rhs, scale, by_unit=True))
     return [*rows, *weight_by_weight(got, wanted)], set(scores)
 
@@ -72,16 +72,15 @@ def weight_by_weight(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     more. A layer in which everything cancels (the keys of an attention to equal positions) is
     rounding alone, so the unit is no less than a small share of the largest layer's.
     """
-    totals = {name: float(to_float64(s.abs()).sum()) for name, s in expected.items()}
-    largest = max(totals.values(), default=0.0) or 1.0
+    largest = _largest(expected)
     return [_worst_weight(name, got[name], expected[name], largest) for name in expected]
 
 
 def _worst_weight(name: str, got: Tensor, expected: Tensor, largest: float) -> Row:
-    share = _SHARE.get(expected.dtype, 1e-2)
+    floor = _rounding(expected, largest)
     got, expected = to_float64(got).detach().cpu(), to_float64(expected).detach().cpu()
     sums = expected.abs().reshape(len(expected) if expected.ndim else 1, -1).sum(1)
-    sums = sums.maximum(sums.mean()).clamp_min(share * largest / len(sums))
+    sums = sums.maximum(sums.mean()).clamp_min(floor / len(sums))
     lhs, rhs = (t.reshape(len(sums), -1) / sums[:, None] for t in (got, expected))
     worst = int((lhs - rhs).abs().argmax())
     place = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)]
@@ -90,8 +89,14 @@ def _worst_weight(name: str, got: Tensor, expected: Tensor, largest: float) -> R
     return Row("score weights", where, lhs.reshape(-1)[worst], rhs.reshape(-1)[worst], one)
 
 
-# By how much a layer's flow may lie below the largest before its rounding is no longer compared.
-_SHARE = {torch.float64: 1e-3, torch.float32: 1e-2}
+def _largest(saliency: Mapping[str, Tensor]) -> float:
+    """The largest absolute sum of a layer; 1 where all are zero."""
+    return max((float(to_float64(s.abs()).sum()) for s in saliency.values()), default=0.0) or 1.0
+
+
+def _rounding(saliency: Tensor, largest: float) -> float:
+    """Where a layer's flow lies so far below the largest, it may be rounding alone."""
+    return largest * (1e-3 if saliency.dtype == torch.float64 else 1e-2)
 
 
 def against_each_other(trace: Trace, scores: Mapping[str, Tensor]) -> Checked:
