@@ -55,7 +55,7 @@ class WeightNorm(nn.Conv2d):
     """The weight is a length times a direction."""
 
     def forward(self, x: Tensor) -> Tensor:
-        length = self.weight.norm(dim=(1, 2, 3), keepdim=True)
+        length = self.weight.flatten(1).norm(dim=1)[:, None, None, None]
         return F.conv2d(x, 0.5 * self.weight / length, self.bias, padding=1)
 
 
