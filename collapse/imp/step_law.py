@@ -58,7 +58,7 @@ class StepLaw:
             return
         options = self.trainer.optimizer.param_groups[0]
         rate, momentum, decay = options["lr"], options["momentum"], options["weight_decay"]
-        values = {n: to_float64(p.detach()) for n, p in self.parameters.items()}
+        values = {n: p.detach() for n, p in self.parameters.items()}
         before = {n: self._momentum(p) for n, p in self.parameters.items()}
         if self.conserved is None or self.along is None:
             self.conserved = self._balance({n: x.square() for n, x in values.items()})
@@ -66,15 +66,18 @@ class StepLaw:
         applied, products = {}, {}
         for name, parameter in self.parameters.items():
             gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            step = to_float64(gradient) + decay * values[name]
-            after = momentum * before[name] + step
-            step = step + momentum * after
-            applied[name], products[name] = step.square(), step * after
+            step = gradient.add(values[name], alpha=decay) if decay else gradient
+            if momentum:
+                after = step.add(before[name], alpha=momentum)
+                step = step.add(after, alpha=momentum)
+                products[name] = step * after
+            applied[name] = step.square()
         along_after = momentum * self.along + decay * self.conserved
         along_step = decay * self.conserved + momentum * along_after
-        change = rate**2 * self._balance(applied) - 2 * rate * along_step
-        self.conserved = self.conserved + change
-        self.along = along_after - rate * self._balance(products)
+        self.conserved = self.conserved + rate**2 * self._balance(applied) - 2 * rate * along_step
+        self.along = along_after
+        if momentum:
+            self.along = self.along - rate * self._balance(products)
 
     def predicted(self) -> Tensor:
         """The conserved quantity after the steps so far; NaN before the first."""
@@ -84,11 +87,13 @@ class StepLaw:
         return to_float64(torch.full((count,), float("nan"), device=self.trainer.device))
 
     def _momentum(self, parameter: Tensor) -> Tensor:
-        buffer = self.trainer.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        return to_float64(torch.zeros_like(parameter) if buffer is None else buffer)
+        buffer: Tensor | None = self.trainer.optimizer.state.get(parameter, {}).get(
+            "momentum_buffer"
+        )
+        return torch.zeros_like(parameter) if buffer is None else buffer
 
     def _balance(self, values: dict[str, Tensor]) -> Tensor:
         for name in self.frozen:
             like = dict(self.trainer.model.named_parameters())[name]
-            values[name] = torch.full_like(to_float64(like.detach()), float("nan"))
+            values[name] = torch.full_like(like.detach(), float("nan"))
         return balance(self.groups, values)
