@@ -77,6 +77,11 @@ def _from(edge: Use) -> int:
     return INPUT if edge.producer is None else edge.producer
 
 
+def _leaving(operation: Operation, crossing: set[int]) -> float:
+    """What goes aside into preparing a weight: a parameter may have two ways to the output."""
+    return sum(use.total for use in operation.outputs if id(use) not in crossing)
+
+
 def cuts(trace: Trace) -> Iterator[Row]:
     """Through every layer: its saliency, what flows beside it, and all sources below (DESIGN 4.5).
 
@@ -84,7 +89,8 @@ def cuts(trace: Trace) -> Iterator[Row]:
     """
     operations = carrying(trace)
     edges = _edges(trace, operations)
-    made = {operation.index: created(operation) for operation in operations}
+    crossing = {id(edge) for edge in edges}
+    made = {op.index: created(op) - _leaving(op, crossing) for op in operations}
     end, scale = trace.output.total, trace.output.scale
     chain, sums, expected, largest = True, [], 0.0, 0.0
     for operation in operations:

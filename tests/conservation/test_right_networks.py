@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import ScaledStdConv2d
+from timm.models.convit import ConVit
 from timm.models.levit import Levit
 from timm.models.xcit import Xcit
 from torch import Tensor, nn
@@ -145,6 +146,12 @@ def _levit() -> nn.Module:
                  num_classes=5)  # fmt: skip
 
 
+def _convit() -> nn.Module:
+    """Its gate is a factor of one attention and a summand of the other."""
+    return ConVit(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=5,
+                  local_up_to_layer=1)  # fmt: skip
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "efficientnet, stochastic depth": _efficientnet,
     "convnext, stochastic depth": _convnext,
@@ -152,6 +159,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit": _vit,
     "xcit": _xcit,
     "levit": _levit,
+    "convit": _convit,
     "densenet": lambda: models.DenseNet(4, (2, 2), 8, num_classes=5),
     "shufflenet": lambda: models.ShuffleNetV2([1, 1, 1], [8, 8, 16, 16, 16], num_classes=5),
     "inception": Inception,
