@@ -53,6 +53,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     **{f"vit_{size}": (3, 224, 224) for size in ("b_16", "b_32", "l_16", "l_32", "h_14")},
     **{f"mvit_{version}": (3, 16, 224, 224) for version in ("v1_b", "v2_s")},
     "s3d": (3, 16, 64, 64),
+    "halonet_h1": (3, 128, 128),
 }
 
 
@@ -91,8 +92,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         return LANGUAGE_MODELS[model]()
     if registry == "timm":
         network = timm.create_model(model, pretrained=False)
-        size = network.pretrained_cfg["input_size"]
-        if not network.pretrained_cfg.get("fixed_input_size", False):
+        size = SHAPES.get(model, network.pretrained_cfg["input_size"])
+        if model not in SHAPES and not network.pretrained_cfg.get("fixed_input_size", False):
             size = (3, min(64, size[1]), min(64, size[2]))
         return network, torch.randn(2, *size, dtype=torch.float64)
     options: dict[str, Any] = {"weights": None}

@@ -24,8 +24,9 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
 from collapse.errors import RequestError, first_line
+from collapse.flow.journal import Journal, origin_of
 from collapse.flow.operations import INPUT, Operation, Use
-from collapse.flow.recorder import Recorder, origin_of
+from collapse.flow.recorder import Recorder
 from collapse.flow.taps import note_of_tensor, tap
 from collapse.models import Selector, call, streams_at
 
@@ -123,22 +124,23 @@ def record(
         for name, tensor in tensors.items()
     }
     x = inputs.detach()
-    adopted: list[Recorder] = []
+    journals: list[Journal] = []
 
     def leaving(result: Any) -> None:
         with torch._C.DisableTorchFunction():
             for part in tree_leaves(result):
-                adopted[0].adopt(part)
+                journals[0].adopt(part)
 
     with torch.enable_grad(), _module_paths(model, leaving) as where:
-        recorder = Recorder({name: state[name] for name in names}, where, whole)
-        adopted.append(recorder)
+        journal = Journal({name: state[name] for name in names}, where, whole)
+        journals.append(journal)
+        recorder = Recorder(journal)
         if x.is_floating_point():
             x = x.requires_grad_()
-            recorder.begin(x)
+            journal.begin(x)
         with streams_at(model, seed), recorder.custom_functions(), recorder:
             y = call(model, state, x, output)
-        y = recorder.adopt(recorder.memory.read(y))
+        y = journal.adopt(journal.memory.read(y))
         _same_output(y, expected)
         origin = origin_of(y)
         if origin is None or origin.operation == INPUT:
@@ -146,15 +148,15 @@ def record(
                 "R does not depend on the parameters: the model's output was computed without them"
             )
         end = Use(origin, None, None, "output", aligned=True)
-        recorder.operations[origin.operation].outputs.append(end)
+        journal.operations[origin.operation].outputs.append(end)
         R = scalar(tap(y, note_of_tensor(end, origin.axis, None)))
         if not isinstance(R, Tensor) or R.numel() != 1:
             got = tuple(R.shape) if isinstance(R, Tensor) else type(R).__name__
             raise RequestError(f"R must be a scalar tensor: expected shape (), got {got}")
         if not R.requires_grad:
             raise RequestError("R does not depend on the parameters: it has no gradient")
-        _backward(R, recorder)
-    return Trace(recorder.operations, end, float(R.detach()), detached=recorder.detached)
+        _backward(R, journal)
+    return Trace(journal.operations, end, float(R.detach()), detached=journal.detached)
 
 
 def _plain(
@@ -186,14 +188,14 @@ def _same_output(y: Tensor, expected: Tensor) -> None:
         )
 
 
-def _backward(R: Tensor, recorder: Recorder) -> None:
+def _backward(R: Tensor, journal: Journal) -> None:
     def refuse(module: nn.Module, _: object) -> None:
         raise RequestError(
             f"a {type(module).__name__} runs again in the backward pass: expected a model without "
             "gradient checkpointing (switch it off for scoring)"
         )
 
-    for tensor, _ in recorder.strangers:  # of the user's own: they get their gradients back
+    for tensor, _ in journal.strangers:  # of the user's own: they get their gradients back
         tensor.grad = None
     guard = module_hooks.register_module_forward_pre_hook(refuse)
     try:
@@ -201,7 +203,7 @@ def _backward(R: Tensor, recorder: Recorder) -> None:
     except (torch.OutOfMemoryError, RequestError):
         raise
     except Exception as error:  # a user's backward may raise anything
-        last = next((op for op in reversed(recorder.operations) if op.unfollowed), None)
+        last = next((op for op in reversed(journal.operations) if op.unfollowed), None)
         near = f" (not followed: {last.function} in '{last.place}')" if last is not None else ""
         raise RequestError(
             f"the backward pass failed: {first_line(error)}{near}: expected a forward whose "
@@ -209,5 +211,5 @@ def _backward(R: Tensor, recorder: Recorder) -> None:
         ) from error
     finally:
         guard.remove()
-        for tensor, gradient in recorder.strangers:
+        for tensor, gradient in journal.strangers:
             tensor.grad = gradient

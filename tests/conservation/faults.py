@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from tests.conservation.planted import FAULTS, detached, functions, holds, hooks, outcome, scores
+from tests.conservation.planted import (
+    FAULTS,
+    detached,
+    formulas,
+    functions,
+    holds,
+    hooks,
+    outcome,
+    scores,
+)
 
-CATALOGUE = (functions, hooks, detached, scores)
+CATALOGUE = (functions, hooks, detached, scores, formulas)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse.conservation import audit, outside
+from collapse.errors import RequestError
 from tests.conservation.planted.networks import Around, custom, vectors
 from tests.conservation.traces import assert_balanced, traced
 from tests.zoo import _randomise
@@ -149,3 +150,15 @@ def test_attention_is_recorded_operation_by_operation() -> None:
     assert cuts == {"attention.in_proj_weight", "attention.out_proj.weight", "head.weight"}
     neurons = table.loc[table["identity"] == "neuron", "place"]
     assert neurons.str.startswith("attention.in_proj_weight").sum() == 24
+
+
+def test_a_function_behind_an_in_place_operation_is_refused_by_name() -> None:
+    """Autograd has taken its input before anyone can say what is in that memory now."""
+
+    def middle(x: Tensor) -> Tensor:
+        x = 1.5 * x
+        x.mul_(2)
+        return RIGHT["copy"](x)
+
+    with pytest.raises(RequestError, match="cannot follow Custom in 'middle': its input was over"):
+        traced(Around(middle).double(), torch.randn(5, 6), torch.arange(5) % 3)

@@ -105,7 +105,7 @@ def test_a_wrong_axis_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         found = right(run, x, axis)
         return None if found is None else (found[0], found[1].roll(1))
 
-    monkeypatch.setattr("collapse.flow.recorder.relabelled", wrong)
+    monkeypatch.setattr("collapse.flow.journal.relabelled", wrong)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
     table = ledger(traced(_randomise(model), torch.randn(3, 2, 4, 4), torch.arange(3)))
