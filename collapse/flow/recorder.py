@@ -89,7 +89,9 @@ class Recorder(TorchFunctionMode):
             return
         place = self.journal.where()
         what = f"cannot follow {cls.__name__} in '{place or 'the network'}'"
-        if any(self.journal.memory.read(x) is not x for x in inputs):
+        with torch._C.DisableTorchFunction():
+            overwritten = any(self.journal.memory.read(x) is not x for x in inputs)
+        if overwritten:
             raise RequestError(f"{what}: its input was overwritten in place before (inplace=False)")
         if getattr(node, "dirty_tensors", None):
             raise RequestError(
