@@ -1,6 +1,6 @@
 """Conservation laws on any network: the ledger, and scores held to it."""
 
-from collapse.conservation.auditing import Audit, audit, likely_cause
+from collapse.conservation.auditing import Audit, Coverage, audit, likely_cause
 from collapse.conservation.identities import ledger, outside
 from collapse.conservation.rows import worst
 from collapse.conservation.slopes import (
@@ -12,6 +12,7 @@ from collapse.conservation.slopes import (
 
 __all__ = [
     "Audit",
+    "Coverage",
     "audit",
     "inverse_size_fit",
     "layer_statistics",

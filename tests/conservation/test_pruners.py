@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from collapse import masks as masking
+from collapse.commands import conservation as command
 from collapse.conservation import audit, layer_statistics, worst
 from collapse.errors import RequestError
 from collapse.flow import hidden_units, record
 from collapse.models import build, stand_ins
 from collapse.scores import ScoreInputs, score
 from collapse.testing import assert_conserved
+from tests.conftest import Run
 from tests.conservation.traces import traced
 from tests.zoo import Case, _randomise
 
@@ -125,3 +127,9 @@ def test_a_network_beyond_float64_is_refused() -> None:
             layer.weight.fill_(1e30)
     with pytest.raises(RequestError, match="R is beyond float64 on this network"):
         audit(deep, (torch.zeros(1, 4), torch.zeros(1, dtype=torch.long)))
+
+
+def test_the_command_prints_its_coverage(run: Run) -> None:
+    code, out, _ = run(command, "--model resnet20 --dataset gaussian --input-shape 3 32 32 --quiet")
+    assert code == 0
+    assert "covered: cuts 22 of 22, units 794 of 794, scores 22 of 22" in out

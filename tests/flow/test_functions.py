@@ -162,3 +162,27 @@ def test_a_function_behind_an_in_place_operation_is_refused_by_name() -> None:
 
     with pytest.raises(RequestError, match="cannot follow Custom in 'middle': its input was over"):
         traced(Around(middle).double(), torch.randn(5, 6), torch.arange(5) % 3)
+
+
+def test_what_bypasses_torch_functions_is_found_and_balances() -> None:
+    """Two uses and a parameter, seen only in autograd's graph."""
+    scale = nn.Parameter(torch.randn(8, dtype=torch.float64))
+
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.relu()
+            with torch._C.DisableTorchFunction():
+                return (x * self.scale).exp() + y
+
+    torch.manual_seed(0)
+    case = vectors(Foreign())
+    found = audit(case.model, case.batch, pruner="snip", mode="eval")
+    assert float(found.ledger["residual"].max()) < 1e-12
+    assert len(found.coverage.crossed) == 3
+    assert found.outside["operation"].tolist() == ["Add"]
+    assert found.outside["place"].tolist() == ["middle"]
+    assert abs(float(found.outside["created"].iloc[0])) > 1e-3

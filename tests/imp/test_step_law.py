@@ -13,7 +13,7 @@ from collapse import masks as masking
 from collapse.imp import conserving_units
 from collapse.imp.step_law import StepLaw, balance
 from collapse.train import Trainer
-from tests.imp.test_dynamics import FULL_BATCH, _perceptron, _vectors, _watched
+from tests.imp.watched import FULL_BATCH, perceptron, vectors, watched
 from tests.train.test_train import _convolutions, _drawn
 
 EPOCHS = 4
@@ -27,7 +27,7 @@ def test_each_epoch_ends_where_the_law_says(momentum: float, decay: float, batch
     settings = replace(
         FULL_BATCH, lr=0.1, momentum=momentum, weight_decay=decay, train_batch_size=batch
     )
-    _, table = _watched(_perceptron(), settings, EPOCHS)
+    _, table = watched(perceptron(), settings, EPOCHS)
     first, later = table[table["epoch"] == 0], table[table["epoch"] > 0]
     assert first["predicted"].isna().all()
     assert float(later["drift"].abs().max()) > 1e-5  # it is no constant
@@ -36,8 +36,8 @@ def test_each_epoch_ends_where_the_law_says(momentum: float, decay: float, batch
 
 def test_one_step_by_autograd_alone() -> None:
     """The change of one plain step is η² times GraSP's defect, bias included."""
-    model, rate = _perceptron(), 0.3
-    data = _vectors()
+    model, rate = perceptron(), 0.3
+    data = vectors()
     F.cross_entropy(model(data.images.double()), data.labels).backward()
     into, out_of = (model[0].weight, model[0].bias), model[2].weight
 
@@ -84,9 +84,9 @@ def test_it_holds_under_batchnorm_dropout_and_masks() -> None:
 
 
 def test_a_frozen_parameter_leaves_its_units_without_a_prediction() -> None:
-    model = _perceptron()
+    model = perceptron()
     model[0].bias.requires_grad = False
-    _, table = _watched(model, FULL_BATCH, 1)
+    _, table = watched(model, FULL_BATCH, 1)
     last = table[table["epoch"] == 1]
     known = last.groupby("place")["predicted"].apply(lambda column: column.notna().all())
     assert known.to_dict() == {"0.weight": False, "2.weight": True}
@@ -96,7 +96,7 @@ def test_a_network_without_the_law_is_seen() -> None:
     """A softplus in place of ReLU is not homogeneous: the first order does not cancel."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    data = _vectors()
+    data = vectors()
     trainer = Trainer(model, data, data, replace(FULL_BATCH, lr=0.1))
     law = StepLaw(trainer, conserving_units(trainer))
     model[1] = nn.Softplus()
