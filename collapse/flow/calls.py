@@ -39,6 +39,20 @@ def axis_written(name: str, result: Tensor) -> int:
     return max(0, result.ndim - 1 - _positions(name))
 
 
+def weight_in(name: str, args: Arguments, options: Mapping[str, Any]) -> Tensor | None:
+    """The weight of a call of a linear map, if its entries are one for each pair of units."""
+    if name not in LINEAR:
+        return None
+    places = LINEAR[name]
+    weight = args[places.weight[0]] if len(args) > places.weight[0] else None
+    weight = options.get(places.weight[1]) if weight is None else weight
+    if not isinstance(weight, Tensor) or weight.ndim != 2 + _positions(name):
+        return None
+    if name == "addmm" and ((args[:1] and args[0].ndim != 1) or {"alpha", "beta"} & set(options)):
+        return None
+    return weight
+
+
 def layout(name: str, args: Arguments, options: Mapping[str, Any]) -> dict[str, Any]:
     """How a linear map's weight is laid out, as ``unit_sums`` takes it."""
     # Position 6 in all of them: (…, dilation, groups), (…, output_padding, groups, dilation).

@@ -18,6 +18,7 @@ from collapse.flow.calls import (
     layout,
     norm_of,
     relabelled,
+    weight_in,
 )
 from collapse.flow.in_place import Memory
 from collapse.flow.laws import LINEAR, MOVES, UNITWISE
@@ -77,9 +78,7 @@ class Journal:
             self.adopt(x)
         return any(id(x) in self.names or origin_of(x) is not None for x in leaves)
 
-    def record_function(
-        self, run: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
+    def record_function(self, run: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         """A function with a gradient of its own, whose derivative is measured too."""
         probe = unfollowed.probe(run, args, {}, lambda x: not self._is_constant(x))
         return self.record(run, name, args, {}, probe)
@@ -130,12 +129,9 @@ class Journal:
         """The arguments with a tap on each tensor that carries flow."""
         name = operation.function
         places = LINEAR.get(name)
-        weight = None
-        if places is not None:
-            weight = args[places.weight[0]] if len(args) > places.weight[0] else None
-            weight = options.get(places.weight[1]) if weight is None else weight
-            if self._is_learned(weight) and weight.ndim >= 2:  # type: ignore[union-attr]
-                operation.linear = layout(name, args, options)
+        weight = weight_in(name, args, options)
+        if weight is not None and self._is_learned(weight):
+            operation.linear = layout(name, args, options)
 
         def tapped(argument: Any, slot: int | str) -> Any:
             return tree_map(lambda x: one(x, slot), argument)

@@ -138,7 +138,7 @@ class Recorder(TorchFunctionMode):
             return replaced
 
         with torch.enable_grad():
-            result = self.journal.record_function(run, f"{name} without gradient", (target,), {})
+            result = self.journal.record_function(run, f"{name} without gradient", (target,))
         self.journal.memory.write(held, result)
         return result
 

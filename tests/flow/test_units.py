@@ -112,3 +112,29 @@ def test_a_wrong_axis_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     worst = table.loc[table["residual"].idxmax()]
     assert worst["identity"] == "neuron"
     assert worst["residual"] > 1e-3
+
+
+class Products(nn.Module):
+    """Maps that are written as products with a parameter, as some libraries write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.bias = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6))
+        self.two, self.rows = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(3, 5))
+        self.batched, self.head = nn.Parameter(torch.randn(3, 5, 5)), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addmm(self.bias, x, self.one).relu()
+        x = (
+            torch.addmm(self.rows, x, self.two)
+            + torch.addmm(x, x, self.one.t() @ self.one, beta=2)[:, :5]
+        )
+        return self.head((x[:, None] @ self.batched)[:, 0])
+
+
+def test_products_with_parameters_are_linear_maps_or_listed() -> None:
+    torch.manual_seed(0)
+    trace = traced(Products(), torch.randn(3, 4), torch.arange(3))
+    table = assert_balanced(trace)
+    cuts = set(table.loc[table["identity"] == "cut", "place"])
+    assert cuts == {"one", "head.weight"}  # the others have a bias a sample, or a weight a sample
