@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """In float64, on the CPU where the device (MPS) has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def has_bfloat16(device: torch.device, precision: str) -> bool:

@@ -61,7 +61,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "conserved_quantity": (
         *SETTINGS,
-        *("level", "epoch", "place", "unit", "value", "expected", "drift"),
+        *("level", "epoch", "place", "unit", "value", "expected", "drift", "predicted"),
     ),
     "levels": (
         *SETTINGS,

@@ -35,10 +35,11 @@ def assert_conserved(
         tolerance: largest allowed ``|lhs − rhs| / max(1, absolute flow)``.
 
     Returns:
-        The audit, for a closer look.
+        The audit, for a closer look: ``str(audit.coverage)`` says which cuts, units and scores
+        were checked.
 
     Raises:
-        AssertionError: names the layer or unit, both sides and the likely cause.
+        AssertionError: names the layer or unit, both sides, the likely cause, and the coverage.
         RequestError: the check cannot be made (see ``audit``), or a tolerance that is not
             positive.
     """
@@ -58,5 +59,8 @@ def assert_conserved(
             f"{likely_cause(row['identity'])}"
             for row in beyond.to_dict("records")
         ]
-        raise AssertionError(f"{pruner} is not conserved on this network:\n" + "\n".join(lines))
+        raise AssertionError(
+            f"{pruner} is not conserved on this network:\n"
+            + "\n".join([*lines, f"covered: {found.coverage}"])
+        )
     return found

@@ -142,6 +142,7 @@ def _print(config: Config, found: Audit) -> int:
             "": "{verdict}",
         },
         [
+            f"covered: {found.coverage}",
             *(
                 f"{row['identity']} fails at {row['place']}: {row['lhs']:.6g} against "
                 f"{row['rhs']:.6g}; likely cause: {likely_cause(row['identity'])}"

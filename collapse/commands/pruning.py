@@ -95,10 +95,8 @@ def main(config: Config) -> int:
     outputs.write("layers", frame, prepared.device)
     outputs.write("trace", trace, prepared.device)
     empty = masks.collapsed(result.masks)
-    cuts = {
-        n for n in empty if connectivity.is_cut_layer(prepared.model, n, example, output=output)
-    }
-    words = [f"{name} ({'cut layer' if name in cuts else 'branch'})" for name in empty]
+    is_cut = partial(connectivity.is_cut_layer, prepared.model, example=example, output=output)
+    words = [f"{name} ({'cut layer' if is_cut(name) else 'branch'})" for name in empty]
     notes = [f"collapsed: {', '.join(words)}"] if empty else []
     if not connected:
         notes.append("cut: no path of kept weights leads from the input to the output")

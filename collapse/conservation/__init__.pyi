@@ -1,9 +1,10 @@
 from .auditing import Audit as Audit
+from .auditing import Coverage as Coverage
 from .auditing import audit as audit
 from .auditing import likely_cause as likely_cause
 from .identities import ledger as ledger
 from .identities import outside as outside
-from .identities import worst as worst
+from .rows import worst as worst
 from .slopes import inverse_size_fit as inverse_size_fit
 from .slopes import layer_statistics as layer_statistics
 from .slopes import neuron_sums as neuron_sums

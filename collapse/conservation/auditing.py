@@ -5,9 +5,8 @@ What the command ``python -m collapse.conservation`` and ``collapse.testing.asse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.conservation.identities import Row, cut_layers, frame_of, ledger, outside
-from collapse.errors import RequestError
-from collapse.flow import Trace, layout_of, linear_closures, record, unit_sums, wide
+from collapse.conservation.cuts import carrying, crossed_layers
+from collapse.conservation.identities import ledger, outside
+from collapse.conservation.rows import Row, frame_of
+from collapse.conservation.score_checks import (
+    Checked,
+    against_each_other,
+    against_grasp,
+    against_saliency,
+    saliency_of,
+)
+from collapse.errors import RequestError, first_line
+from collapse.flow import Trace, record
 from collapse.models import (
     Masks,
     Selector,
@@ -30,19 +38,53 @@ from collapse.models import (
 )
 from collapse.options import Mode
 from collapse.scores import (
-    GRASP_TEMPERATURE,
     Batch,
     Loss,
     ScoreInputs,
     Scores,
-    loss_gradient,
     mode_of,
     positive,
     score,
     scoring_seed,
 )
 
-SCORE_IDENTITIES = ("score", "score layers", "score neurons", "grasp defect")
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of what is scored an audit has looked at.
+
+    Attributes:
+        layers: every scored layer.
+        crossed: those through which a cut was checked.
+        units, units_checked: output units of the scored layers, and those held to Theorem 1.
+        scored: layers whose scores were held to something.
+        still: layers that no flow reaches: R does not depend on them, or not by a gradient.
+    """
+
+    layers: tuple[str, ...]
+    crossed: frozenset[str]
+    units: int
+    units_checked: int
+    scored: frozenset[str]
+    still: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = len(self.layers)
+        text = (
+            f"cuts {len(self.crossed):,} of {count:,}, units {self.units_checked:,} of "
+            f"{self.units:,}, scores {len(self.scored):,} of {count:,}"
+        )
+        uncrossed = [n for n in self.layers if n not in self.crossed and n not in self.still]
+        unscored = [name for name in self.layers if name not in self.scored]
+        for what, names in (
+            ("no cut through", uncrossed),
+            ("no flow reaches", self.still),
+            ("scores held to nothing", unscored),
+        ):
+            if names:
+                more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+                text += f"; {what} {', '.join(names[:3])}{more}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -57,6 +99,7 @@ class Audit:
         unit: what the ledger's flows are given in multiples of: the absolute flow at the output
             where that is below 1, because residuals divide by ``max(1, absolute flow)``.
         saliency: each layer's signed ``Σ S``, in these units; of ``R``, whatever the pruner.
+        coverage: which layers, units and scores the ledger has a row for.
         absolute: for SNIP, the same neuron-wise comparison of ``|S|``, which is *not* conserved.
     """
 
@@ -66,6 +109,7 @@ class Audit:
     R: float
     unit: float
     saliency: dict[str, float]
+    coverage: Coverage
     absolute: pd.DataFrame | None = None
 
     def table(self) -> pd.DataFrame:
@@ -92,7 +136,7 @@ class Audit:
     @property
     def scores_checked(self) -> bool:
         """Whether any identity could hold the pruner's own scores to anything."""
-        return bool(self.ledger["identity"].isin(SCORE_IDENTITIES).any())
+        return bool(self.coverage.scored)
 
 
 def audit(
@@ -125,141 +169,103 @@ def audit(
     masks = masking.dense(model) if masks is None else masks
     check_finite(model)
     inputs = ScoreInputs([batch], mode_of(pruner, mode) or mode or "eval", loss, output, seed)
-    scores = score(model, pruner, masks, inputs)
-    trace = _flow(model, masks, inputs, pruner, scores).in_units_of_its_output()
-    rows: list[Row] = list(_modes(trace, inputs.mode))
+    scores = _scores(model, pruner, masks, inputs)
+    trace = flow_of(model, masks, inputs, pruner, scores).in_units_of_its_output()
     absolute = None
-    if pruner == "synflow":
-        rows += _scores_are_saliency(trace, scores)
-    elif pruner == "snip":
-        rows += _scores_are_absolute_saliency(trace, scores)
-        absolute = frame_of(_conserved(trace, scores))
+    if pruner in ("synflow", "snip"):
+        checked = against_saliency(trace, scores, absolute=pruner == "snip")
     elif pruner == "grasp":
-        rows += _grasp_defect(model, masks, inputs, trace)
+        checked = against_grasp(model, masks, inputs, trace, scores)
     else:
-        rows += _conserved(trace, scores)
-    table = pd.concat([ledger(trace), frame_of(rows)], ignore_index=True)
-    saliency = {
-        name: sum(float(units.sum()) for units, _, _ in uses)
-        for name, uses in _measured(trace).items()
-        if name in masks
-    }
-    return Audit(table, outside(trace), scores, trace.R, trace.unit, saliency, absolute)
+        checked = against_each_other(trace, scores)
+    if pruner == "snip":
+        absolute = frame_of(against_each_other(trace, scores)[0])
+    parts = [ledger(trace), frame_of([*_modes(trace, inputs.mode), *checked[0]])]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    saliency = {name: float(s.double().sum()) for name, s in saliency_of(trace).items()}
+    return Audit(
+        table,
+        outside(trace),
+        scores,
+        trace.R,
+        trace.unit,
+        {name: total for name, total in saliency.items() if name in masks},
+        _coverage(trace, masks, table, checked, saliency),
+        absolute,
+    )
 
 
-def _flow(
+def _scores(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> Scores:
+    try:
+        return score(model, pruner, masks, inputs)
+    except (RequestError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a user's forward or backward may raise anything
+        raise RequestError(f"{pruner} cannot score this network: {first_line(error)}") from error
+
+
+def _coverage(
+    trace: Trace, masks: Masks, table: pd.DataFrame, checked: Checked, moving: Iterable[str]
+) -> Coverage:
+    layers = tuple(masks)
+    reached = set(moving)
+    neurons = table.loc[table["identity"] == "neuron", "place"]
+    checked_units = neurons.str.replace(r"\[\d+\]$", "", regex=True).value_counts()
+    by_layer = {name: int(checked_units.get(name, 0)) for name in layers}
+    return Coverage(
+        layers,
+        frozenset(crossed_layers(trace)) & frozenset(layers),
+        sum(by_layer[name] or len(masks[name]) for name in layers),
+        sum(by_layer.values()),
+        frozenset(checked[1] & set(layers)),
+        tuple(name for name in layers if name not in reached),
+    )
+
+
+def flow_of(
     model: nn.Module, masks: Masks, inputs: ScoreInputs, pruner: str, scores: Scores
 ) -> Trace:
+    """The recorded flow that a pruner's scores are about: SynFlow's own R, else the loss."""
     x, y = inputs.batches[0]
+    seed = scoring_seed(inputs)
     if pruner == "synflow":
         if "rescaled" in scores.precision:
             raise RequestError(
                 "R is beyond float64 on this network: expected one whose flow can be written down"
             )
         dtype = getattr(torch, scores.precision)
-        tensors = positive(model, masks, dtype)
         ones = torch.ones((1, *x.shape[1:]), dtype=dtype, device=x.device)
+        tensors = positive(model, masks, dtype)
         with untouched(model, "eval"):
-            return record(model, tensors, ones, torch.sum, inputs.output)
+            return record(model, tensors, ones, torch.sum, inputs.output, seed=seed, whole=True)
     dtype = compute_dtype(model)
     tensors = stand_ins(model, dtype=dtype, parameter=kept_parameters(masks))
     x = x.to(dtype) if x.is_floating_point() else x
-    with untouched(model, inputs.mode, scoring_seed(inputs)):
-        return record(model, tensors, x, lambda output: inputs.loss(output, y), inputs.output)
+
+    def loss(output: Tensor) -> Tensor:
+        return inputs.loss(output, y)
+
+    with untouched(model, inputs.mode, seed):
+        return record(model, tensors, x, loss, inputs.output, seed=seed, whole=True)
 
 
 def _modes(trace: Trace, mode: Mode) -> list[Row]:
-    """Every BatchNorm ran in the mode that was asked for: across a train-mode one S is lost."""
+    """Every BatchNorm of activations ran in the mode that was asked for.
+
+    One that only standardises a weight does not count: it is part of what that weight is.
+    """
     one = torch.ones(1, dtype=torch.float64)
     return [
         Row(
             "batchnorm mode",
             f"{operation.place}:batch_norm",
-            one * operation.constants["training"],
+            one * operation.norm["training"],
             one * (mode == "train"),
             one,
         )
-        for operation in trace.operations
+        for operation in carrying(trace)
         if operation.function == "batch_norm"
     ]
-
-
-def _measured(trace: Trace) -> dict[str, list[tuple[Tensor, Tensor, dict[str, Any]]]]:
-    """Each weight's saliency on every use: (by output unit, absolute, layout of the weight)."""
-    found: dict[str, list[tuple[Tensor, Tensor, dict[str, Any]]]] = {}
-    for operation in trace.operations:
-        layout = layout_of(operation)
-        for use in operation.uses:
-            if use.parameter is not None and use.units is not None and use.absolute is not None:
-                found.setdefault(use.parameter, []).append((use.units, use.absolute, layout))
-    return found
-
-
-def _scores_are_saliency(trace: Trace, scores: Scores) -> list[Row]:
-    measured = _measured(trace)
-    rows = []
-    for name, tensor in scores.items():
-        uses = measured.get(name, [])
-        layout = uses[0][2] if uses else {}
-        units = (unit_sums(tensor, **layout)[0] if tensor.ndim > 1 else wide(tensor)).cpu()
-        units = units / trace.unit
-        saliency = sum((use[0] for use in uses), torch.zeros_like(units))
-        scale = torch.maximum(saliency.abs(), units.abs())
-        rows.append(Row("score", name, units, saliency, scale, by_unit=True))
-    return rows
-
-
-def _scores_are_absolute_saliency(trace: Trace, scores: Scores) -> list[Row]:
-    rows, sums = [], masking.sums(scores)
-    for name, uses in _measured(trace).items():
-        if name in scores and len(uses) == 1:  # |a + b| is not |a| + |b|
-            total = torch.tensor(sums[name][0], dtype=torch.float64) / trace.unit
-            absolute = uses[0][1].sum()
-            rows.append(Row("score", name, total, absolute, torch.maximum(total, absolute)))
-    return rows
-
-
-def _conserved(trace: Trace, scores: Mapping[str, Tensor]) -> list[Row]:
-    """Scores alone: in = out at hidden units, and one sum for every layer that is a cut.
-
-    In units of the median layer sum, so that the tolerance means the same for any scores.
-    """
-    cuts = [name for name in cut_layers(trace) if name in scores]
-    totals = masking.sums(scores)
-    sums = {name: torch.tensor(totals[name][0], dtype=torch.float64) for name in cuts or scores}
-    middle = torch.stack(list(sums.values())).median()
-    unit = float(middle.abs()) or 1.0
-    one = torch.ones((), dtype=torch.float64)
-    rows = [Row("score layers", name, sums[name] / unit, middle / unit, one) for name in cuts]
-    for closure in linear_closures(trace, through_batchnorm=True):
-        if closure.weights <= set(scores):
-            lhs, rhs = closure.inflow(scores).cpu() / unit, closure.outflow(scores).cpu() / unit
-            scale = torch.maximum(lhs.abs(), rhs.abs())
-            rows.append(Row("score neurons", closure.place, lhs, rhs, scale, by_unit=True))
-    return rows
-
-
-def _grasp_defect(model: nn.Module, masks: Masks, inputs: ScoreInputs, trace: Trace) -> list[Row]:
-    """``S_in − S_out = ‖g_in‖² − ‖g_out‖²`` at hidden units, in units of ``‖g‖²`` (DESIGN 4.10).
-
-    Scored with biases and normalisations, because a unit's incoming side has them.
-    """
-    every = {**masking.dense(model, biases=True, batchnorm=True), **masks}
-    scores = score(model, "grasp", every, inputs)
-    with untouched(model, inputs.mode), torch.enable_grad():
-        _, gradient = loss_gradient(model, every, inputs, GRASP_TEMPERATURE)
-    squares = {name: wide(g).square() for name, g in gradient.items()}
-    # Scores of pruned weights are zero; their gradient is not, and is no part of the network's.
-    squares = {name: s * every[name].to(s.device) for name, s in squares.items()}
-    unit = float(sum(s.sum() for s in squares.values())) or 1.0
-    rows = []
-    for closure in linear_closures(trace, through_batchnorm=False):
-        saliency = {name: -wide(s) for name, s in scores.items()}
-        lhs = (closure.inflow(saliency) - closure.outflow(saliency)).cpu() / unit
-        into, out_of = closure.inflow(squares).cpu(), closure.outflow(squares).cpu()
-        rhs, scale = (into - out_of) / unit, (into + out_of) / unit
-        rows.append(Row("grasp defect", closure.place, lhs, rhs, scale, by_unit=True))
-    return rows
 
 
 def likely_cause(identity: str) -> str:
@@ -275,6 +281,9 @@ _CAUSES: dict[str, str] = {
     "batchnorm eval": "running statistics were changed during the pass",
     "batchnorm train": "the batch statistics are not those of this input",
     "score": "the pruner's scores of this layer are not θ ⊙ ∂R/∂θ: scaled, or of another R or mode",
+    "score weights": "the pruner's score of this weight is another: permuted, or of another R",
+    "fan-out": "a hook or an autograd function changed the gradient of this tensor",
+    "gradient": "the backward of this function is not the derivative of its forward",
     "score layers": "the pruner's scores of this layer do not sum to the same as the other cuts'",
     "score neurons": "the pruner's scores into these units do not sum to those out of them",
     "grasp defect": "the pruner's scores are not θ ⊙ H g on the batch and mode of g",

@@ -11,9 +11,9 @@ from scipy.stats import linregress
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.conservation.auditing import _flow
+from collapse.conservation.auditing import flow_of
 from collapse.errors import RequestError
-from collapse.flow import linear_closures
+from collapse.flow import hidden_units
 from collapse.models import Selector, untouched
 from collapse.options import Mode
 from collapse.scores import Batch, ScoreInputs, Scores, loss_gradient
@@ -43,17 +43,17 @@ def neuron_sums(
         RequestError: anything that recording raises.
     """
     inputs = ScoreInputs([batch], mode or "eval", output=output)
-    trace = _flow(model, masking.dense(model), inputs, "", Scores({}))
+    trace = flow_of(model, masking.dense(model), inputs, "", Scores({}))
     rows = []
-    for closure in linear_closures(trace, through_batchnorm=True):
+    for group in hidden_units(trace, through_batchnorm=True):
         for quantity, tensors in values.items():
-            into, out_of = closure.inflow(tensors), closure.outflow(tensors)
+            into, out_of = group.inflow(tensors), group.outflow(tensors)
             rows.append(
                 pd.DataFrame(
                     {
                         "quantity": quantity,
-                        "place": closure.place,
-                        "unit": range(closure.units),
+                        "place": group.place,
+                        "unit": range(group.units),
                         "score_in": into.cpu().numpy(),
                         "score_out": out_of.cpu().numpy(),
                     }

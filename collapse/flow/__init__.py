@@ -1,13 +1,11 @@
 """The flow of every tensor in one pass through a network, and the laws of the operations."""
 
-from collapse.flow.hidden_units import Closure, linear_closures
+from collapse.flow.hidden_units import HiddenUnits, hidden_units
 from collapse.flow.laws import (
-    FOLDS,
     UNITWISE,
     affine,
     carriers,
     created,
-    fold,
     incoming,
     law,
     layout_of,
@@ -16,30 +14,30 @@ from collapse.flow.laws import (
     through_train,
     weight_of,
 )
-from collapse.flow.recorder import INPUT, Operation, Use, unit_sums, wide
+from collapse.flow.operations import INPUT, Flow, Operation, Origin, Use
+from collapse.flow.taps import unit_sums
 from collapse.flow.trace import Trace, record
 
 __all__ = [
-    "FOLDS",
     "INPUT",
     "UNITWISE",
-    "Closure",
+    "Flow",
+    "HiddenUnits",
     "Operation",
+    "Origin",
     "Trace",
     "Use",
     "affine",
     "carriers",
     "created",
-    "fold",
+    "hidden_units",
     "incoming",
     "law",
     "layout_of",
-    "linear_closures",
     "place",
     "record",
     "sources",
     "through_train",
     "unit_sums",
     "weight_of",
-    "wide",
 ]

@@ -5,6 +5,7 @@ On these a neuron-wise law can be checked for any numbers a parameter: a user's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,41 +13,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collapse.flow.laws import (
-    FOLDS,
-    UNITWISE,
-    carriers,
-    fold,
-    law,
-    layout_of,
-    place,
-    sources,
-    weight_of,
-)
-from collapse.flow.recorder import Operation, unit_sums, wide
+from collapse.devices import to_float64
+from collapse.flow.laws import biases, carriers, law, layout_of, place, weight_of
+from collapse.flow.operations import Operation
+from collapse.flow.taps import unit_sums
 from collapse.flow.trace import Trace
 
 
 @dataclass(frozen=True)
-class Closure:
+class Outgoing:
+    """A weight that uses hidden units.
+
+    Attributes:
+        weight: its name.
+        layout: as ``unit_sums`` takes it.
+        labels: the hidden unit of each unit of its input; None: one by one.
+    """
+
+    weight: str
+    layout: dict[str, Any]
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
     """Hidden units whose incoming and outgoing parameters are all known.
 
     Attributes:
         place: of the units.
         inside: (parameter, layout) whose output units are these; biases and BatchNorm's too.
-        outside: (weight, layout) whose input units are these.
+        outside: weights whose input units are these.
         units: how many.
     """
 
     place: str
     inside: list[tuple[str, dict[str, Any]]]
-    outside: list[tuple[str, dict[str, Any]]]
+    outside: list[Outgoing]
     units: int
+
+    @property
+    def names(self) -> set[str]:
+        """Every parameter involved."""
+        return {name for name, _ in self.inside} | {use.weight for use in self.outside}
 
     @property
     def weights(self) -> set[str]:
         """Every parameter involved, biases aside."""
-        return {name for name, layout in (*self.inside, *self.outside) if layout}
+        return {name for name, layout in self.inside if layout} | {
+            use.weight for use in self.outside
+        }
 
     def inflow(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum over the parameters into each unit; parameters without a value count as zero."""
@@ -54,24 +69,26 @@ class Closure:
         for name, layout in self.inside:
             if name in values:
                 value = values[name]
-                total = total + (unit_sums(value, **layout)[0] if layout else wide(value))
+                total = total + (unit_sums(value, **layout)[0] if layout else to_float64(value))
         return total
 
     def outflow(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum over the weights out of each unit."""
         total = self._zeros(values)
-        for name, layout in self.outside:
-            part = fold(unit_sums(values[name], **layout)[1], self.units)
-            assert part is not None
+        for use in self.outside:
+            part = unit_sums(values[use.weight], **use.layout)[1]
+            if use.labels is not None:
+                labels = use.labels.to(part.device)
+                part = torch.zeros_like(total).index_add(0, labels, part)
             total = total + part
         return total
 
     def _zeros(self, values: Mapping[str, Tensor]) -> Tensor:
-        device = wide(values[self.outside[0][0]].new_empty(0)).device
+        device = to_float64(values[self.outside[0].weight].new_empty(0)).device
         return torch.zeros(self.units, dtype=torch.float64, device=device)
 
 
-def linear_closures(trace: Trace, *, through_batchnorm: bool) -> list[Closure]:
+def hidden_units(trace: Trace, *, through_batchnorm: bool) -> list[HiddenUnits]:
     """The hidden units between weights with nothing but unit-wise operations in between.
 
     Args:
@@ -79,50 +96,60 @@ def linear_closures(trace: Trace, *, through_batchnorm: bool) -> list[Closure]:
             network without running means); otherwise BatchNorm's own parameters are the incoming
             side of the units behind it.
     """
-    uses: dict[str, int] = {}
-    for operation in trace.operations:
-        for use in operation.uses:
-            if use.parameter is not None:
-                uses[use.parameter] = uses.get(use.parameter, 0) + 1
+    uses = Counter(use.parameter for operation in trace.operations for use in operation.uses)
     found = []
     for operation in trace.operations:
         weight = weight_of(operation)
         if weight is not None and weight.parameter is not None:
             inside = [(weight.parameter, layout_of(operation))]
-            inside += [(b.parameter, {}) for b in sources(operation) if b.parameter is not None]
+            shifts = biases(operation)
         elif law(operation) == "batchnorm" and not through_batchnorm:
-            inside = [(u.parameter, {}) for u in operation.uses if u.parameter is not None]
+            inside = []
+            shifts = [use for use in operation.uses if use.learned]
         else:
             continue
-        if not inside or operation.out_units is None:
+        inside += [(use.parameter, {}) for use in shifts if use.parameter is not None]
+        if operation.out is None or len(inside) < len(shifts):
             continue
-        units = len(operation.out_units)
-        outside_ = _weights_behind(trace, operation, units, through_batchnorm)
-        if outside_ and all(uses[name] == 1 for name, _ in (*inside, *outside_)):
-            found.append(Closure(place(operation), inside, outside_, units))
+        units = len(operation.out.units)
+        outside = _weights_behind(trace, operation, None, through_batchnorm)
+        if outside and all(uses[n] == 1 for n in (*dict(inside), *(o.weight for o in outside))):
+            found.append(HiddenUnits(place(operation), inside, outside, units))
     return found
 
 
 def _weights_behind(
-    trace: Trace, operation: Operation, units: int, through_batchnorm: bool
-) -> list[tuple[str, dict[str, Any]]] | None:
-    """The weights that use the units of an operation; None if anything else uses them."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    trace: Trace, operation: Operation, labels: Tensor | None, through_batchnorm: bool
+) -> list[Outgoing] | None:
+    """The weights that use the units of an operation; None if anything else uses them.
+
+    Args:
+        labels: the hidden unit of each unit of the operation's result.
+    """
+    found: list[Outgoing] = []
     for use in operation.outputs:
-        if use.consumer is None:
+        if use.consumer is None or not use.aligned:
             return None
         consumer = trace.operations[use.consumer]
-        weight = weight_of(consumer)
-        if weight is not None and weight.parameter is not None and use in carriers(consumer):
-            found.append((weight.parameter, layout_of(consumer)))
-            continue
-        passes = consumer.function in UNITWISE | FOLDS and len(carriers(consumer)) == 1
-        if law(consumer) == "batchnorm" and through_batchnorm:
-            passes = True
-        if not passes or consumer.out_units is None or len(consumer.out_units) % units:
+        if use not in carriers(consumer):
             return None
-        behind = _weights_behind(trace, consumer, units, through_batchnorm)
+        weight = weight_of(consumer)
+        if weight is not None and weight.parameter is not None:
+            found.append(Outgoing(weight.parameter, layout_of(consumer), labels))
+            continue
+        if not (consumer.follows or (law(consumer) == "batchnorm" and through_batchnorm)):
+            return None
+        behind = _weights_behind(
+            trace, consumer, composed(labels, consumer.labels), through_batchnorm
+        )
         if behind is None:
             return None
         found += behind
     return found
+
+
+def composed(first: Tensor | None, then: Tensor | None) -> Tensor | None:
+    """Labels of labels: ``then`` points into what ``first`` labels; None is one by one."""
+    if first is None or then is None:
+        return then if first is None else first
+    return first[then]

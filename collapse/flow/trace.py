@@ -4,26 +4,34 @@ The flow of a tensor ``t`` along one use is ``t ⊙ ∂R/∂t`` with the gradien
 that use, summed over batch and positions: one number a channel. One forward and one backward give
 all of it. The forward is recorded operation by operation while it runs (a ``TorchFunctionMode``),
 which covers models that torch.fx cannot trace too: what a user's Python does between operations
-does not matter. A composite operation (``F.multi_head_attention_forward``) is one operation.
+does not matter.
 
 Nothing of the user's is changed: the model runs on stand-ins, and in-place operations run out of
-place, because they would overwrite a tensor whose flow is still wanted.
+place, because they would overwrite a tensor whose flow is still wanted. That the recorded network
+is the user's is checked each time: its output must be that of a plain forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
+from torch.utils._pytree import tree_leaves
 
-from collapse.errors import RequestError
-from collapse.flow.recorder import INPUT, SOURCE, Operation, Recorder, Use, current, tap_tensor
-from collapse.models import Selector, call
+from collapse.errors import RequestError, first_line
+from collapse.flow.journal import Journal, origin_of
+from collapse.flow.operations import INPUT, Operation, Use
+from collapse.flow.recorder import Recorder
+from collapse.flow.taps import note_of_tensor, tap
+from collapse.models import Selector, call, streams_at
+
+# Largest difference of two runs of one forward, relative to the largest output.
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 @dataclass
@@ -35,12 +43,14 @@ class Trace:
         output: the use of the network's output by ``R``: its flow is ``⟨∂R/∂y, y⟩``.
         R: the scalar.
         unit: what flows are given in multiples of.
+        detached: (place, operation) of values taken from an activation without their gradient.
     """
 
     operations: list[Operation]
     output: Use
     R: float
     unit: float = 1.0
+    detached: list[tuple[str, str]] = field(default_factory=list)
 
     def in_units_of_its_output(self) -> Trace:
         """The same with all flows divided by the absolute flow at the output, if that is below 1.
@@ -52,16 +62,14 @@ class Trace:
         if not 0 < self.output.scale < 1:
             return self
         unit = self.output.scale
-        uses = {id(use): use for op in self.operations for use in (*op.uses, *op.results)}
-        for use in (*uses.values(), self.output):
-            for name in ("units", "inputs", "absolute", "gradient"):
-                if (value := getattr(use, name)) is not None:
-                    setattr(use, name, value / unit)
-        return Trace(self.operations, self.output, self.R, unit)
+        uses = [use for op in self.operations for use in (*op.uses, *op.results)]
+        for use in (*uses, self.output):
+            use.divide(unit)
+        return Trace(self.operations, self.output, self.R, unit, self.detached)
 
 
 @contextmanager
-def _module_paths(model: nn.Module) -> Iterator[Callable[[], str]]:
+def _module_paths(model: nn.Module, leaving: Callable[[Any], None]) -> Iterator[Callable[[], str]]:
     """A function that tells which module is running. Global hooks: the model gets none."""
     paths = {id(module): path for path, module in model.named_modules()}
     stack: list[str] = []
@@ -69,7 +77,8 @@ def _module_paths(model: nn.Module) -> Iterator[Callable[[], str]]:
     def enter(module: nn.Module, _: Any) -> None:
         stack.append(paths.get(id(module), stack[-1] if stack else ""))
 
-    def leave(*_: Any) -> None:
+    def leave(_: nn.Module, __: Any, result: Any) -> None:
+        leaving(result)
         stack.pop()
 
     before = module_hooks.register_module_forward_pre_hook(enter)
@@ -87,46 +96,120 @@ def record(
     inputs: Tensor,
     scalar: Callable[[Tensor], Tensor],
     output: Selector = None,
+    *,
+    seed: int = 0,
+    whole: bool = False,
 ) -> Trace:
     """Run a model once forward and once backward, and note the flow of every tensor.
 
     Args:
-        tensors: the model's state, as from ``functional.stand_ins``; parameters among them are
-            those that the flow is followed to.
+        tensors: the model's state, as from ``stand_ins``; parameters among them are those that
+            the flow is followed to.
         inputs: ``[batch, …]``; floating-point inputs are a source of flow too.
         scalar: gives ``R`` from the model's output tensor.
         output: selects a tensor from a forward that returns several.
+        seed: of what the forward draws.
+        whole: note the saliency of parameters entry by entry.
 
     Raises:
         RequestError: ``R`` is no scalar or does not depend on the parameters, an activation is not
-            finite (the first is named), or the forward fails.
+            finite (the first is named), the forward or the backward fails, or the recorded
+            forward is not the plain one.
     """
     names = {name for name, _ in model.named_parameters()}
+    with streams_at(model, seed):
+        expected = _plain(model, tensors, inputs, output)
     state = {
         name: tensor.detach().requires_grad_() if name in names else tensor
         for name, tensor in tensors.items()
     }
     x = inputs.detach()
-    if x.is_floating_point():
-        x = x.requires_grad_()
-        object.__setattr__(x, SOURCE, INPUT)
-    parameters = {name: state[name] for name in names}
-    with torch.enable_grad(), _module_paths(model) as where:
-        recorder = Recorder(parameters, where)
-        with recorder:
-            y = current(call(model, state, x, output))
-        source = getattr(y, SOURCE, None)
-        if source is None or source == INPUT:
+    journals: list[Journal] = []
+
+    def leaving(result: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            for part in tree_leaves(result):
+                journals[0].adopt(part)
+
+    with torch.enable_grad(), _module_paths(model, leaving) as where:
+        journal = Journal({name: state[name] for name in names}, where, whole)
+        journals.append(journal)
+        recorder = Recorder(journal)
+        if x.is_floating_point():
+            x = x.requires_grad_()
+            journal.begin(x)
+        with streams_at(model, seed), recorder.custom_functions(), recorder:
+            y = call(model, state, x, output)
+        y = journal.adopt(journal.memory.read(y))
+        _same_output(y, expected)
+        origin = origin_of(y)
+        if origin is None or origin.operation == INPUT:
             raise RequestError(
                 "R does not depend on the parameters: the model's output was computed without them"
             )
-        end = Use(source, None, None, "output")
-        recorder.operations[source].outputs.append(end)
-        R = scalar(tap_tensor(y, end))
+        end = Use(origin, None, None, "output", aligned=True)
+        journal.operations[origin.operation].outputs.append(end)
+        R = scalar(tap(y, note_of_tensor(end, origin.axis, None)))
         if not isinstance(R, Tensor) or R.numel() != 1:
             got = tuple(R.shape) if isinstance(R, Tensor) else type(R).__name__
             raise RequestError(f"R must be a scalar tensor: expected shape (), got {got}")
         if not R.requires_grad:
             raise RequestError("R does not depend on the parameters: it has no gradient")
+        _backward(R, journal)
+    return Trace(journal.operations, end, float(R.detach()), detached=journal.detached)
+
+
+def _plain(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, output: Selector
+) -> Tensor:
+    """The model's output without a recorder, on copies: a forward may write into its state."""
+    names = {name for name, _ in model.named_parameters()}
+    state = {
+        name: tensor.detach().clone().requires_grad_(name in names)
+        for name, tensor in tensors.items()
+    }
+    x = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
+    with torch.enable_grad():  # and with gradients: a forward may put hooks on its tensors
+        return call(model, state, x, output).detach()
+
+
+def _same_output(y: Tensor, expected: Tensor) -> None:
+    """The recorded network is the user's, or nothing is said of it."""
+    same = y.shape == expected.shape
+    if same and y.numel():
+        a, b = y.detach(), expected
+        limit = _SAME.get(a.dtype, 1e-2) * max(1e-30, float(b.abs().max()))
+        same = bool(((a - b).abs() <= limit).all())
+    if not same:
+        raise RequestError(
+            "the forward gives another output each time it runs, recorded and plain: expected "
+            "one that depends on its input, its parameters and the seeded random streams only "
+            "(or an operation that cannot be followed overwrites a tensor)"
+        )
+
+
+def _backward(R: Tensor, journal: Journal) -> None:
+    def refuse(module: nn.Module, _: object) -> None:
+        raise RequestError(
+            f"a {type(module).__name__} runs again in the backward pass: expected a model without "
+            "gradient checkpointing (switch it off for scoring)"
+        )
+
+    for tensor, _ in journal.strangers:  # of the user's own: they get their gradients back
+        tensor.grad = None
+    guard = module_hooks.register_module_forward_pre_hook(refuse)
+    try:
         R.backward()  # type: ignore[no-untyped-call]  # torch's own
-    return Trace(recorder.operations, end, float(R.detach()))
+    except (torch.OutOfMemoryError, RequestError):
+        raise
+    except Exception as error:  # a user's backward may raise anything
+        last = next((op for op in reversed(journal.operations) if op.unfollowed), None)
+        near = f" (not followed: {last.function} in '{last.place}')" if last is not None else ""
+        raise RequestError(
+            f"the backward pass failed: {first_line(error)}{near}: expected a forward whose "
+            "gradients can be computed once"
+        ) from error
+    finally:
+        guard.remove()
+        for tensor, gradient in journal.strangers:
+            tensor.grad = gradient

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from collapse import masks as masking
 from collapse.conservation import inverse_size_fit
+from collapse.devices import to_float64
 from collapse.errors import RequestError
-from collapse.flow import Closure, linear_closures, record, wide
+from collapse.flow import HiddenUnits, hidden_units, record
+from collapse.imp.step_law import StepLaw, balance
 from collapse.models import stand_ins, untouched
 from collapse.train import Trainer
 from collapse.train.recipes import learning_rate
@@ -38,7 +40,7 @@ class Dynamics:
     Args:
         trainer: what is watched.
         layers: the prunable weights' masks.
-        closures: the units whose conserved quantity is followed (``conserving_units``).
+        groups: the units whose conserved quantity is followed (``conserving_units``).
         level: IMP's.
         time: gradient flow's, since the level began.
     """
@@ -47,22 +49,25 @@ class Dynamics:
         self,
         trainer: Trainer,
         layers: Mapping[str, Tensor],
-        closures: list[Closure],
+        groups: list[HiddenUnits],
         level: int,
         time: float = 0.0,
     ) -> None:
-        self.trainer, self.closures, self.level, self.time = trainer, closures, level, time
+        self.trainer, self.groups, self.level, self.time = trainer, groups, level, time
         self.layers = {name: mask.numel() for name, mask in layers.items()}
         self.kept = masking.kept_by_layer(layers)
+        self.law = StepLaw(trainer, groups)
         self._reset()
 
     def _reset(self) -> None:
-        self.saliency = wide(torch.zeros(len(self.layers), device=self.trainer.device))
+        self.saliency = to_float64(torch.zeros(len(self.layers), device=self.trainer.device))
         self.measurements = 0
+        self.law.begin()
 
     @torch.no_grad()
     def step(self, index: int) -> None:
-        """Add ``Σ |θ ⊙ g|`` of each layer for this step's mini-batch loss."""
+        """Add ``Σ |θ ⊙ g|`` of each layer for this step's loss; foresee the conserved quantity."""
+        self.law.step()
         if index % EVERY:
             return
         parameters = self.trainer.parameters
@@ -71,23 +76,23 @@ class Dynamics:
         products = torch._foreach_mul(weights, gradients)
         sums = iter(torch._foreach_norm(products, 1))
         zero = torch.zeros((), device=self.trainer.device)
-        self.saliency += wide(torch.stack([
+        self.saliency += to_float64(torch.stack([
             next(sums) if name in parameters else zero for name in self.layers
         ]))  # fmt: skip
         self.measurements += 1
 
     @torch.no_grad()
     def measured(self) -> Tensor:
-        """``Σ θ²`` and mean ``Σ |θ ⊙ g|`` of each layer, then the conserved quantity by unit."""
+        """``Σ θ²`` and mean ``Σ |θ ⊙ g|`` of each layer; by unit the conserved quantity, and what
+        the step law foresaw."""
         parameters = dict(self.trainer.model.named_parameters())
-        squares = torch.stack([wide(parameters[name]).square().sum() for name in self.layers])
+        squares = torch.stack([to_float64(parameters[name]).square().sum() for name in self.layers])
         saliency = self.saliency / max(1, self.measurements)
-        parts = [squares, saliency]
-        for closure in self.closures:
-            names = {name for name, _ in (*closure.inside, *closure.outside)}
-            values = {name: wide(parameters[name]).square() for name in names}
-            parts.append(closure.inflow(values) - closure.outflow(values))
-        return torch.cat(parts)
+        names = set().union(*(group.names for group in self.groups))
+        conserved = balance(
+            self.groups, {name: to_float64(parameters[name]).square() for name in names}
+        )
+        return torch.cat([squares, saliency, conserved.to(squares.device), self.law.predicted()])
 
     def observe(self, numbers: list[float], epoch: int) -> tuple[list[dict[str, Any]], list[float]]:
         """The end of an epoch, from what ``measured`` returned.
@@ -96,7 +101,8 @@ class Dynamics:
             epoch: epochs of the level that are done.
 
         Returns:
-            Rows of the ``score_dynamics`` table, and ``[level, epoch, time, *conserved]``.
+            Rows of the ``score_dynamics`` table, and ``[level, epoch, time, *conserved,
+            *predicted]``.
         """
         count = len(self.layers)
         squares, saliency = numbers[:count], numbers[count : 2 * count]
@@ -140,18 +146,21 @@ def conserved_table(
 
     The expected value is that of gradient flow with weight decay λ from the level's first
     observation on: ``c(0) exp(−2 λ t)``. The drift is what differs from it: what finite learning
-    rates and mini-batches do.
+    rates and mini-batches do. The predicted value is that of the step law (``step_law``), from the
+    epoch's start on: null before the first step.
 
     Args:
         units: the places of the units, and how many at each.
-        observations: ``[level, epoch, time, *conserved]`` as from ``Dynamics.observe``, in order.
+        observations: ``[level, epoch, time, *conserved, *predicted]`` as from ``Dynamics.observe``,
+            in order.
 
     Returns:
-        ``level, epoch, place, unit, value, expected, drift``, a row a unit and observation.
+        ``level, epoch, place, unit, value, expected, drift, predicted``, a row a unit and
+        observation.
     """
     count = sum(number for _, number in units)
-    table = np.array(observations, dtype=float).reshape(len(observations), 3 + count)
-    level, epoch, time, values = table[:, 0], table[:, 1], table[:, 2], table[:, 3:]
+    table = np.array(observations, dtype=float).reshape(len(observations), 3 + 2 * count)
+    level, epoch, time, values = table[:, 0], table[:, 1], table[:, 2], table[:, 3 : 3 + count]
     first = np.searchsorted(level, level)  # levels never fall
     expected = values[first] * np.exp(-2 * weight_decay * (time - time[first]))[:, None]
     places = [place for place, number in units for _ in range(number)]
@@ -165,11 +174,12 @@ def conserved_table(
             "value": values.ravel(),
             "expected": expected.ravel(),
             "drift": (values - expected).ravel(),
+            "predicted": table[:, 3 + count :].ravel(),
         }
     )
 
 
-def conserving_units(trainer: Trainer) -> list[Closure]:
+def conserving_units(trainer: Trainer) -> list[HiddenUnits]:
     """The hidden units for which ``‖θ_in‖² − ‖θ_out‖²`` is conserved by gradient flow.
 
     Found from a recorded pass: units between weights with homogeneous operations in between. Of a
@@ -190,7 +200,7 @@ def conserving_units(trainer: Trainer) -> list[Closure]:
             )
         except RequestError:  # e.g. a collapsed network, whose output is constant
             return []
-    return linear_closures(trace, through_batchnorm=False)
+    return hidden_units(trace, through_batchnorm=False)
 
 
 def _fit(sizes: Mapping[str, int], sums: list[float]) -> tuple[float | None, float | None]:

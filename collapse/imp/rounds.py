@@ -21,7 +21,7 @@ from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError, unknown
-from collapse.flow import Closure
+from collapse.flow import HiddenUnits
 from collapse.imp.dynamics import Dynamics, conserved_table, conserving_units
 from collapse.models import Masks, Selector
 from collapse.options import Pruning, Rewinding, Training
@@ -133,7 +133,7 @@ def imp(
     run.trainer = Trainer(
         model, train, test, run.settings, seed=run.pruning.seed, output=output, compiled=compiled
     )
-    run.closures = conserving_units(run.trainer)
+    run.groups = conserving_units(run.trainer)
     if state is None:
         if masks is not None:
             masking.check_fit(model, masks)
@@ -143,7 +143,7 @@ def imp(
     else:
         run.trainer.restore(state.tensors)
         state.masks = {n: m.to(run.trainer.device) for n, m in state.masks.items()}
-    state.units = [(closure.place, closure.units) for closure in run.closures]
+    state.units = [(group.place, group.units) for group in run.groups]
     state.weight_decay = run.settings.weight_decay
     while True:
         run.train_level(state)
@@ -193,7 +193,7 @@ class _Run:
     output: Selector
     on_boundary: Callable[[State], None]
     trainer: Trainer = field(init=False)
-    closures: list[Closure] = field(init=False)
+    groups: list[HiddenUnits] = field(init=False)
 
     def compression_at(self, level: int) -> float:
         """The goal of a level: the same factor each time."""
@@ -203,7 +203,7 @@ class _Run:
     def train_level(self, state: State) -> None:
         self.trainer.hold(state.masks)
         time = state.conserved[-1][2] if _begun(state) else 0.0
-        watch = Dynamics(self.trainer, state.masks, self.closures, state.level, time)
+        watch = Dynamics(self.trainer, state.masks, self.groups, state.level, time)
         if not _begun(state):
             rows, numbers = self.trainer.test(state.level, state.epoch, watch)
             self._note(state, watch, rows, numbers)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.data import Dataset, Feed
-from collapse.devices import Clock, has_bfloat16
+from collapse.devices import Clock, has_bfloat16, to_float64
 from collapse.errors import RequestError
-from collapse.flow import wide
 from collapse.models import (
     Selector,
     call,
@@ -176,7 +175,7 @@ class Trainer:
         tested = self._tested()
         clock.lap()
         # Everything comes over in one piece: the only time that the host waits for the device.
-        parts = [wide(losses), wide(hits), wide(tested)]
+        parts = [to_float64(losses), to_float64(hits), to_float64(tested)]
         measured = [] if watch is None else [watch.measured()]
         numbers = torch.cat([*parts, *measured]).tolist()
         steps = len(sizes)
@@ -194,7 +193,7 @@ class Trainer:
     ) -> tuple[list[dict[str, Any]], list[float]]:
         """Test without training: a level's row of epoch 0, and what ``watch`` measures there."""
         clock = Clock(self.device)
-        parts = [wide(self._tested())] + ([] if watch is None else [watch.measured()])
+        parts = [to_float64(self._tested())] + ([] if watch is None else [watch.measured()])
         clock.lap()
         numbers = torch.cat(parts).tolist()
         return [self._test_row(level, epoch, numbers, clock.seconds()[0])], numbers[3:]
@@ -253,12 +252,12 @@ class Trainer:
     @torch.no_grad()
     def _tested(self) -> Tensor:
         """Sum of the test losses, top-1 and top-5 hits, float64 ``[3]`` on the device."""
-        total = wide(torch.zeros(3, device=self.device))
+        total = to_float64(torch.zeros(3, device=self.device))
         with untouched(self.model, "eval"):
             for x, y in self.held_out.in_order():
                 logits = self._logits(x)
-                total[0] += wide(F.cross_entropy(logits, y, reduction="sum"))
-                total[1:] += wide(_hits(logits, y))
+                total[0] += to_float64(F.cross_entropy(logits, y, reduction="sum"))
+                total[1:] += to_float64(_hits(logits, y))
         return total
 
     def _test_row(

@@ -7,56 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from collapse import masks as masking
 from collapse.conservation import layer_statistics
-from collapse.data import Dataset
-from collapse.imp import EVERY, Dynamics, conserved_table, conserving_units
+from collapse.imp import EVERY, Dynamics, conserving_units
 from collapse.scores import ScoreInputs, score
 from collapse.train import Trainer
+from tests.imp.watched import FULL_BATCH, perceptron, vectors, watched
 from tests.train.test_train import SETTINGS, _convolutions, _drawn
-
-FULL_BATCH = replace(
-    SETTINGS, train_batch_size=64, momentum=0.0, weight_decay=0.0, lr_drops=(), lr=0.01
-)
-
-
-def _vectors() -> Dataset:
-    draw = torch.Generator().manual_seed(0)
-    inputs = torch.randn(64, 5, generator=draw)
-    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
-    return Dataset("vectors", inputs, labels, 3, (0.0,), (1.0,))
-
-
-def _perceptron() -> nn.Module:
-    """Homogeneous units with biases, in float64."""
-    torch.manual_seed(0)
-    layers = [nn.Linear(5, 8), nn.LeakyReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)]
-    return nn.Sequential(*layers).double()
-
-
-def _watched(model: nn.Module, settings, epochs: int, dataset: Dataset | None = None):
-    """Rows of the dynamics, and the conserved table, of some epochs of training."""
-    dataset = dataset or _vectors()
-    trainer = Trainer(model, dataset, dataset, settings)
-    closures = conserving_units(trainer)
-    watch = Dynamics(trainer, masking.dense(model), closures, 0)
-    rows, observations = [], []
-    for epoch in range(epochs + 1):
-        _, numbers = trainer.epoch(0, epoch - 1, watch) if epoch else trainer.test(0, 0, watch)
-        layers, observation = watch.observe(numbers, epoch)
-        rows += layers
-        observations.append(observation)
-    return rows, conserved_table(
-        [(c.place, c.units) for c in closures], observations, settings.weight_decay
-    )
 
 
 def test_rows_are_mean_squares_with_their_fit() -> None:
     model = _convolutions()
-    rows, _ = _watched(model, SETTINGS, 2, _drawn())
+    rows, _ = watched(model, SETTINGS, 2, _drawn())
     assert [row["epoch"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     squares = {n: p.detach().double() ** 2 for n, p in model.named_parameters() if p.ndim > 1}
     slope, r = layer_statistics(squares)
@@ -70,11 +34,11 @@ def test_rows_are_mean_squares_with_their_fit() -> None:
 
 def test_saliency_of_a_full_batch_is_snip() -> None:
     """With one step an epoch, mean |θ ⊙ g| is SNIP's score of the weights before that step."""
-    model, dataset = _perceptron(), _vectors()
+    model, dataset = perceptron(), vectors()
     batch = (dataset.images.double(), dataset.labels)
     inputs = ScoreInputs([batch], "train", nn.functional.cross_entropy, None, 0)
     snip = score(model, "snip", masking.dense(model), inputs)
-    rows, _ = _watched(model, FULL_BATCH, 1)
+    rows, _ = watched(model, FULL_BATCH, 1)
     for row, scores in zip(rows[-3:], snip.values(), strict=True):
         assert row["saliency_mean"] == pytest.approx(float(scores.mean()), rel=1e-9)
 
@@ -102,13 +66,13 @@ def test_saliency_is_the_mean_of_every_eighth_step() -> None:
 def test_units_behind_batchnorm_are_counted_from_its_own_parameters() -> None:
     model = _convolutions()
     trainer = Trainer(model, _drawn(), _drawn(), SETTINGS)
-    closures = conserving_units(trainer)
-    found = {tuple(n for n, _ in c.inside): tuple(n for n, _ in c.outside) for c in closures}
+    groups = conserving_units(trainer)
+    found = {tuple(n for n, _ in c.inside): tuple(use.weight for use in c.outside) for c in groups}
     assert found == {
         ("1.weight", "1.bias"): ("4.weight",),
         ("4.weight", "4.bias"): ("8.weight",),
     }
-    _, table = _watched(_convolutions(), SETTINGS, 0, _drawn())
+    _, table = watched(_convolutions(), SETTINGS, 0, _drawn())
     weights = dict(_convolutions().named_parameters())
     by_hand = (
         (weights["4.weight"] ** 2).sum((1, 2, 3))
@@ -124,7 +88,7 @@ def test_drift_is_of_first_order_in_the_learning_rate() -> None:
     rates = [0.02, 0.01, 0.005, 0.0025]
     drifts = []
     for rate in rates:
-        _, table = _watched(_perceptron(), replace(FULL_BATCH, lr=rate), round(0.4 / rate))
+        _, table = watched(perceptron(), replace(FULL_BATCH, lr=rate), round(0.4 / rate))
         last = table[table["epoch"] == table["epoch"].max()]
         drifts.append(float(last["drift"].abs().mean()))
     order = np.polyfit(np.log(rates), np.log(drifts), 1)[0]
@@ -132,9 +96,9 @@ def test_drift_is_of_first_order_in_the_learning_rate() -> None:
 
 
 def test_the_quantity_is_conserved_while_the_weights_move() -> None:
-    _, table = _watched(_perceptron(), replace(FULL_BATCH, lr=0.002), 300)
-    model = _perceptron()
-    trainer = Trainer(model, _vectors(), _vectors(), replace(FULL_BATCH, lr=0.002))
+    _, table = watched(perceptron(), replace(FULL_BATCH, lr=0.002), 300)
+    model = perceptron()
+    trainer = Trainer(model, vectors(), vectors(), replace(FULL_BATCH, lr=0.002))
     before = trainer.snapshot()
     for epoch in range(300):
         trainer.epoch(0, epoch)
@@ -147,7 +111,7 @@ def test_the_quantity_is_conserved_while_the_weights_move() -> None:
 def test_weight_decay_lets_it_decay_exponentially(momentum: float) -> None:
     """``c(t) = c(0) exp(−2 λ t)``, with momentum in the time ``η / (1 − momentum)`` a step."""
     settings = replace(FULL_BATCH, lr=0.002, momentum=momentum, weight_decay=0.5)
-    _, table = _watched(_perceptron(), settings, 200)
+    _, table = watched(perceptron(), settings, 200)
     first, last = (table[table["epoch"] == epoch] for epoch in (0, 200))
     decay = math.exp(-2 * 0.5 * 200 * 0.002 / (1 - momentum))
     assert decay < 0.7
@@ -159,5 +123,5 @@ def test_weight_decay_lets_it_decay_exponentially(momentum: float) -> None:
 def test_a_collapsed_layer_has_no_fit_and_stops_nothing() -> None:
     model = _convolutions()
     nn.init.zeros_(model[8].weight)
-    rows, _ = _watched(model, replace(SETTINGS, lr=1e-30), 0, _drawn())
+    rows, _ = watched(model, replace(SETTINGS, lr=1e-30), 0, _drawn())
     assert {(row["slope"], row["r"]) for row in rows} == {(None, None)}

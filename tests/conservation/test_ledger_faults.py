@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.conservation import ledger, worst
-from collapse.flow import Trace, linear_closures
+from collapse.flow import Flow, Trace
 from collapse.models import build
 from collapse.scores import SCORES, ScoreInputs
 from collapse.testing import assert_conserved
-from tests.conservation.test_conservation import _trace
+from tests.conservation.traces import traced
 from tests.zoo import _randomise
 
 
@@ -42,19 +40,11 @@ def test_one_layer_scaled_by_a_hundredth_is_named(
     layer = list(masking.dense(model))[5]
     fault = _planted(pruner, lambda name, s: s * 1.01 if name == layer else s)
     monkeypatch.setitem(SCORES, pruner, fault)
-    with pytest.raises(AssertionError, match="likely cause") as caught:
+    with pytest.raises(AssertionError, match=f"score weights at {layer}") as caught:
         assert_conserved(
             model, torch.randn(4, 3, 32, 32), torch.arange(4), pruner=pruner, mode="eval"
         )
-    if pruner == "grasp":  # the units on either side of it cannot tell whose fault it is
-        closures = linear_closures(
-            _trace(model, torch.randn(2, 3, 32, 32), torch.arange(2), "eval", torch.float32),
-            through_batchnorm=False,
-        )
-        suspects = {c.place for c in closures if layer in dict((*c.inside, *c.outside))}
-        assert any(place in str(caught.value) for place in suspects)
-    else:
-        assert f"score at {layer}" in str(caught.value)
+    assert "likely cause" in str(caught.value)
 
 
 @pytest.mark.parametrize("layer", [0, 3, 6])
@@ -89,10 +79,10 @@ def _worst_place(trace: Trace, identity: str) -> str:
 def test_a_dropped_bias_is_named(index: int) -> None:
     torch.manual_seed(0)
     model = _randomise(build("vgg11"))
-    trace = _trace(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
+    trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
     operation = [op for op in trace.operations if op.function == "conv2d"][index]
     bias = operation.use(2, "bias")
-    bias.units = torch.zeros_like(bias.units)
+    bias.by_output = Flow.none(len(bias.by_output.units))
     assert float(worst(ledger(trace))["residual"].max()) > 1e-5
     name = operation.use(1, "weight").parameter
     assert _worst_place(trace, "output units").startswith(name)
@@ -101,36 +91,23 @@ def test_a_dropped_bias_is_named(index: int) -> None:
 def test_a_changed_weight_and_a_changed_activation_are_named() -> None:
     torch.manual_seed(0)
     model = _randomise(build("vgg11"))
-    for what in ("units", "inputs"):
-        trace = _trace(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
+    for what in ("by_output", "by_input"):
+        trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
         weight = [op for op in trace.operations if op.function == "conv2d"][3].use(1, "weight")
-        setattr(weight, what, getattr(weight, what) * 1.01)
-        identity = "output units" if what == "units" else "input units"
+        setattr(weight, what, getattr(weight, what).divided(1.01))
+        identity = "output units" if what == "by_output" else "input units"
         assert _worst_place(trace, identity).startswith(weight.parameter)
-    trace = _trace(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
+    trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
     relu = [op for op in trace.operations if op.function == "relu"][2]
-    relu.results[0] = replace(relu.results[0], units=relu.results[0].units * 1.01)
+    relu.results[0].by_output = relu.results[0].by_output.divided(1.01)
     assert _worst_place(trace, "homogeneous").startswith(relu.place)
-
-
-def test_batchnorm_in_the_wrong_mode_is_named() -> None:
-    class Wrong(nn.BatchNorm2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True)
-
-    model, batch = build("vgg11_bn"), torch.randn(2, 3, 32, 32)
-    model.features[5] = Wrong(128)
-    with pytest.raises(
-        AssertionError, match=r"batchnorm mode at features\.5:batch_norm: 1 against 0"
-    ):
-        assert_conserved(model, batch, torch.arange(2), pruner="snip", mode="eval")
 
 
 def test_a_wrong_law_for_batchnorm_fails() -> None:
     torch.manual_seed(0)
     model = _randomise(build("vgg11_bn"))
-    trace = _trace(model, torch.randn(4, 3, 32, 32), torch.arange(4), "train", torch.float64)
+    trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "train", torch.float64)
     operation = [op for op in trace.operations if op.function == "batch_norm"][2]
-    operation.constants["variance"] = operation.constants["variance"] * 0.01
+    operation.norm["variance"] = operation.norm["variance"] * 0.01
     assert _worst_place(trace, "batchnorm train").startswith(operation.place)
     assert float(worst(ledger(trace))["residual"].max()) > 1e-10
