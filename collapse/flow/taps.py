@@ -30,7 +30,10 @@ class Tap(torch.autograd.Function):
         ctx.note(x, gradients[0])
         # Past a parameter only hooks want the gradient: not passing it on saves its memory.
         ends = ctx.leaf and not x._backward_hooks
-        return (None if ends else gradients[0]), None, None
+        if ends:
+            return None, None, None
+        # See models.ContiguousGradients: in another layout, what made one sample may be wrong.
+        return (gradients[0].contiguous() if x.ndim and len(x) == 1 else gradients[0]), None, None
 
 
 def tap(x: Tensor, note: Note, *, leaf: bool = False) -> Tensor:

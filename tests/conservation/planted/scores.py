@@ -189,8 +189,8 @@ def _() -> Case:
     return replace(
         case,
         masks=_half(case),
-        wrong=lambda right, model, masks, inputs: right(
-            model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
+        wrong=lambda right, _, masks, inputs: right(  # its own copy of the model is pruned
+            case.model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
         ),
     )
 
@@ -202,8 +202,8 @@ def _() -> Case:
     return replace(
         case,
         masks=_half(case),
-        wrong=lambda right, model, masks, inputs: right(
-            model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
+        wrong=lambda right, _, masks, inputs: right(  # its own copy of the model is pruned
+            case.model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
         ),
     )
 
