@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# One thread a worker, here and in the processes that tests start: workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from torch import nn
 

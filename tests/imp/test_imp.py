@@ -131,7 +131,9 @@ def test_no_levels_is_pruning_at_initialisation() -> None:
     assert len(training) == 1 + 2 * 3
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_training_brings_magnitude_to_the_inverse_layer_size(seed: int) -> None:
     """Figure 5b's effect, and its consequence: several levels escape the collapse of one."""
     training = Training(epochs=10, lr=0.05)

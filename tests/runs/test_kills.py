@@ -33,7 +33,7 @@ def _run_killed(tmp_path: Path, kills: int) -> Killer:
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    assert _run_killed(tmp_path, 8).kills == 8
+    assert _run_killed(tmp_path, 4).kills == 4
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def _sweep_killed(tmp_path: Path, kills: int) -> None:
 
 
 def test_a_killed_sweep_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    _sweep_killed(tmp_path, 5)
+    _sweep_killed(tmp_path, 3)
 
 
 @pytest.mark.slow

@@ -14,16 +14,18 @@ from collapse.runs import Experiment
 from collapse.runs.source import source_hash
 
 FILES = {
-    "net/__init__.py": "",
-    "net/model.py": "from torch import nn\nfrom .blocks import width\nfrom . import helpers as h\n"
+    "edited_net/__init__.py": "",
+    "edited_net/model.py": "from torch import nn\nfrom .blocks import width\n"
+    "from . import helpers as h\n"
     "import numpy\n\n"
     "def build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(48, width()))\n",
-    "net/blocks.py": "import net.deep.inner\n\ndef width():\n    return net.deep.inner.WIDTH\n",
-    "net/helpers.py": "",
-    "net/deep/__init__.py": "",
-    "net/deep/inner.py": "WIDTH = 10\n",
-    "net/other.py": "# nobody imports this\n",
-    "scores.py": "def ones(model, masks, inputs):\n"
+    "edited_net/blocks.py": "import edited_net.deep.inner\n\n"
+    "def width():\n    return edited_net.deep.inner.WIDTH\n",
+    "edited_net/helpers.py": "",
+    "edited_net/deep/__init__.py": "",
+    "edited_net/deep/inner.py": "WIDTH = 10\n",
+    "edited_net/other.py": "# nobody imports this\n",
+    "edited_scores.py": "def ones(model, masks, inputs):\n"
     "    return {n: m.float() for n, m in masks.items()}\n",
 }
 
@@ -34,18 +36,18 @@ def folder(tmp_path: Path, module_named: Callable[[str, str], None]) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     yield tmp_path
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("net", "scores")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("edited_net", "edited_scores")]:
         del sys.modules[name]
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_module_behind_a_network_counts(file: str, folder: Path) -> None:
-    before = source_hash("net.model:build", "model")
-    assert before == source_hash("net.model:build", "model")
+    before = source_hash("edited_net.model:build", "model")
+    assert before == source_hash("edited_net.model:build", "model")
     with (folder / file).open("a") as edited:
         edited.write("\n# edited\n")
-    counts = file not in ("net/other.py", "scores.py")
-    assert (source_hash("net.model:build", "model") != before) == counts
+    counts = file not in ("edited_net/other.py", "edited_scores.py")
+    assert (source_hash("edited_net.model:build", "model") != before) == counts
 
 
 def test_code_with_a_version_does_not_count() -> None:
@@ -55,15 +57,15 @@ def test_code_with_a_version_does_not_count() -> None:
 
 
 def test_what_cannot_be_imported_is_one_line(folder: Path) -> None:
-    with pytest.raises(RequestError, match="model 'nett.model:build': importing 'nett.model'"):
-        source_hash("nett.model:build", "model")
+    with pytest.raises(RequestError, match="'edited_nett.model:build': importing 'edited_nett"):
+        source_hash("edited_nett.model:build", "model")
 
 
 def test_runs_and_points_of_an_edited_network_have_other_names(folder: Path) -> None:
-    setup = Setup("net.model:build", dataset="gaussian", input_shape=(3, 4, 4), classes=10)
-    experiment = Experiment(setup, Pruning("scores:ones"), compression=2.0)
+    setup = Setup("edited_net.model:build", dataset="gaussian", input_shape=(3, 4, 4), classes=10)
+    experiment = Experiment(setup, Pruning("edited_scores:ones"), compression=2.0)
     names = [(experiment.run(folder / "runs").name, str(experiment.scoring_config()))]
-    for file in ("net/deep/inner.py", "scores.py"):
+    for file in ("edited_net/deep/inner.py", "edited_scores.py"):
         with (folder / file).open("a") as edited:
             edited.write("\n# edited\n")
         names.append((experiment.run(folder / "runs").name, str(experiment.scoring_config())))

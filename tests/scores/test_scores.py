@@ -148,6 +148,7 @@ def test_imagenet_resnet50_is_finite() -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in scores.values())
 
 
+@pytest.mark.slow
 def test_resnet1202_is_rescaled_to_finite_conserved_scores() -> None:
     model = build("resnet1202")
     scores = score(model, "synflow", masking.dense(model), _shape_only())
