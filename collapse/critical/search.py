@@ -17,6 +17,7 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.connectivity import is_cut_layer, paths
+from collapse.critical.certificate import theorem_3_holds
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks
@@ -34,7 +35,6 @@ from collapse.pruning import (
     iterations_of,
     prune,
 )
-from collapse.schedules import CERTIFIED_MARGIN
 from collapse.scores import Batch, Scores
 
 Watch = Callable[[str], None]
@@ -218,10 +218,7 @@ def _certified(family: _Family) -> Critical:
     """
     dense = masking.dense(family.problem.model)
     first = family.score()
-    every_layer_is_a_cut = first.total is not None and all(
-        abs(layer_sum - first.total) <= CERTIFIED_MARGIN * first.total
-        for layer_sum, _ in masking.sums(first).values()
-    )
+    proved = theorem_3_holds(family.problem, first, family.is_cut)
 
     def on_step(step: Step) -> bool:
         family.watch(f"step {step.iteration}, {step.kept:,} kept")
@@ -248,7 +245,7 @@ def _certified(family: _Family) -> Critical:
         collapsed_is_cut=None if layer is None else family.is_cut(layer),
         connected_kept=_certified_path(family, result),
         effective_kept=_fewest_alive(points),
-        evidence="certified schedule" if every_layer_is_a_cut else "one run",
+        evidence="certified schedule" if proved else "one run",
         evaluations=1,
         iterations=len(result.steps),
         points=points,
