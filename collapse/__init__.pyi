@@ -1,5 +1,6 @@
 __version__: str
 
+from .connectivity import connected as connected
 from .connectivity import living as living
 from .critical import Critical as Critical
 from .critical import critical_compression as critical_compression
@@ -20,6 +21,7 @@ from .options import Pruning as Pruning
 from .options import Rewinding as Rewinding
 from .options import Setup as Setup
 from .options import Training as Training
+from .problem import Problem as Problem
 from .pruning import Pruned as Pruned
 from .pruning import prune as prune
 from .runs import Experiment as Experiment
@@ -27,4 +29,5 @@ from .runs import perform as perform
 from .scores import SCORES as SCORES
 from .scores import ScoreInputs as ScoreInputs
 from .scores import Scores as Scores
+from .scores import pruner as pruner
 from .scores import score as score
