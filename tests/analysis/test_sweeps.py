@@ -242,6 +242,7 @@ def _workers() -> set[int]:
     return {json.loads(line)["process"] for line in lines}
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_node_returns_every_result(grid: Path) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

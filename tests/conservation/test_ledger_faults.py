@@ -31,7 +31,7 @@ def _planted(pruner: str, fault: Callable[[str, Tensor], Tensor]) -> Callable[..
 
 
 @pytest.mark.parametrize("pruner", ["synflow", "snip", "grasp"])
-@pytest.mark.parametrize("network", ["vgg11", "vgg11_bn"])
+@pytest.mark.parametrize("network", ["minivgg", "resnet20"])
 def test_one_layer_scaled_by_a_hundredth_is_named(
     pruner: str, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,9 +17,12 @@ import time
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["collapse.commands.imp", "analysis.commands.sweep", "sklearn.datasets", "tests.runs.killing"]
-)
+# Commands import late what they work with: here it is loaded once for all processes.
+_CONTEXT.set_forkserver_preload([
+    *("collapse.runs.execution", "collapse.runs.report", "collapse.tables", "pandas"),
+    *("collapse.commands.imp", "analysis.commands.sweep", "analysis.sweeps.sweeping"),
+    *("analysis.sweeps.overview", "tests.runs.killing"),
+])  # fmt: skip
 # What a saved file goes through: to disk, under its name, away.
 CALLS = ("fsync", "replace", "unlink")
 

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,8 +320,11 @@ def test_who_waits_finds_it_done(tmp_path: Path) -> None:
     """Another process has the run and finishes it; ours does nothing then."""
     mine = SMALL.run(tmp_path)
     other = start(_perform, tmp_path)
+    deadline = time.monotonic() + 120
     while not (mine.folder / "journal.jsonl").exists():
         assert other.is_alive() or other.exitcode == 0
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     perform(SMALL, Execution(runs=tmp_path), wait=True)
     other.join()
     assert other.exitcode == 0
