@@ -109,6 +109,12 @@ def test_every_import_points_to_the_left() -> None:
     assert complaints(ROOT) == []
 
 
+def test_the_top_of_the_engine_is_read_at_a_glance() -> None:
+    top = (ROOT / "collapse").iterdir()
+    modules = [path for path in top if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert len(modules) <= 26
+
+
 @pytest.mark.parametrize(
     ("file", "line", "complaint"),
     [

@@ -19,7 +19,7 @@ from collapse.critical import critical_compression, search
 from collapse.critical.search import _fewest
 from collapse.errors import RequestError
 from collapse.models import build
-from collapse.options import Pruning
+from collapse.options import PAPER_PRUNERS, Pruning
 from collapse.plots import critical_bars, save
 from collapse.pruning import fastest, prune
 from collapse.scores import SCORES
@@ -246,7 +246,7 @@ def test_command_plans_rows_of_the_paper_and_the_certified_one() -> None:
 
     plans = command._plans(command.Config(Setup(model="fc")))
     assert [(p.pruner, p.schedule) for p in plans] == [
-        *((name, "exponential") for name in SCORES),
+        *((name, "exponential") for name in PAPER_PRUNERS),
         ("synflow", "certified"),
     ]
 
