@@ -258,3 +258,17 @@ def test_connected_is_a_path_and_not_a_living_layer() -> None:
     assert connected(case, masks, example)
     masks["stem.weight"][:] = False
     assert not connected(case, masks, example)
+
+
+def test_paths_that_are_subtracted_do_not_cancel() -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.one(x) - self.two(x))
+
+    model = Difference()
+    masks = masking.dense(model)
+    assert masking.density(living(model, masks, torch.zeros(1, 4))) == 1

@@ -16,6 +16,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse.commands import critical as command
 from collapse.critical import critical_compression, search
+from collapse.critical.result import Point
 from collapse.critical.search import _fewest
 from collapse.errors import RequestError
 from collapse.models import build
@@ -277,3 +278,15 @@ def test_the_dense_network_is_scored_once_in_a_search(
     before = len(iterations)
     assert critical_compression(model, batches, options) == found
     assert len(iterations) - before > before
+
+
+def test_points_of_the_layer_scope_are_its_masks(mlp: nn.Module) -> None:
+    batches = [(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long))]
+    options = Pruning(pruner="magnitude", iterations=1, scope="layer")
+    for point in critical_compression(mlp, batches, options).points:
+        masks = prune(mlp, batches, options, keep=point.total).masks
+        assert point.kept == masking.kept_by_layer(masks)
+
+
+def test_a_dead_layer_has_no_effective_total() -> None:
+    assert Point({"a": 2, "b": 3}, {"a": 2, "b": 0}, {}, None, None).effective_total is None

@@ -296,3 +296,15 @@ def test_small_networks_learn(
     accuracies = pd.Series(found)
     print(f"{model} {dataset}: {accuracies.mean():.1f} ± {accuracies.std():.1f} %")
     assert low < accuracies.mean() < high
+
+
+def test_the_best_accuracy_is_that_of_any_epoch() -> None:
+    training = Training(epochs=4, lr=0.5, lr_drops=(), train_samples=200, test_samples=100)
+    tickets = imp(
+        build("fc", classes=10, init="xavier"), load("digits"), load("digits", "test"), 5,
+        training=training, rewinding=Rewinding(levels=0), pruning=Pruning(pruner="magnitude"),
+    )  # fmt: skip
+    table, row = tickets.tables["training"], tickets.tables["levels"].iloc[-1]
+    tests = table[table["split"] == "test"]["top1"]
+    assert tests.max() > tests.iloc[-1]
+    assert (row["best_top1"], row["top1"]) == (tests.max(), tests.iloc[-1])

@@ -79,3 +79,14 @@ def test_every_place_alike_is_no_trouble() -> None:
     assert found is not None
     assert len(found[0]["a"]) == 1000
     assert bool((found[0]["a"] % 9 == 0).all())
+
+
+def test_ties_of_a_strided_layer_go_by_index() -> None:
+    draw = torch.Generator().manual_seed(0)
+    score_ = torch.randint(3, (8, 6, 3, 3), generator=draw).float()
+    score_ = score_.contiguous(memory_format=torch.channels_last)
+    scores, masks = {"a": score_}, {"a": torch.ones(8, 6, 3, 3, dtype=torch.bool)}
+    alive = masking.kept(masks)
+    found = drop_lowest(scores, masks, alive, 40)
+    assert found is not None
+    assert _without(scores, masks, found[0], reference.select(scores, alive - 40, masks))

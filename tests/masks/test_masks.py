@@ -219,3 +219,18 @@ def test_wrong_mask_files(mlp: nn.Module, tmp_path: Path) -> None:
 
 settings.register_profile("ci", deadline=None, max_examples=100)
 settings.load_profile("ci")
+
+
+def test_absolute_sums() -> None:
+    assert masking.sums({"a": torch.tensor([1.0, -2.0])}) == {"a": (-1.0, 3.0)}
+
+
+def test_mass_of_the_layer_scope_is_that_of_all_layers() -> None:
+    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([4.0, 8.0])}
+    masks = {name: torch.ones(2, dtype=torch.bool) for name in scores}
+    assert masking.select_with_mass(scores, 2, masks, "layer")[1] == 5.0
+
+
+def test_a_share_below_its_floor() -> None:
+    sizes = [30, 3, 3, 3, 3, 3]
+    assert masking.apportion(sizes, 10) == reference.apportion(sizes, 10) == [5, 1, 1, 1, 1, 1]

@@ -115,3 +115,8 @@ def test_wrong_requests(mlp: nn.Module) -> None:
     assert masking.kept(stop.value.pruned.masks) == 3
     with pytest.raises(RequestError, match="forward failed on an input of shape"):
         prune(mlp, [(torch.zeros(1, 5), torch.zeros(1))], keep=10)
+
+
+def test_layers_count_from_one(mlp: nn.Module) -> None:
+    trace = prune(mlp, [(torch.zeros(1, 6), None)], Pruning(iterations=1), compression=2).trace()
+    assert trace["layer_index"].tolist() == [1, 2, 3]

@@ -280,3 +280,17 @@ def test_later_iterations_cost_less() -> None:
     first, last = spent[0], spent[-1] - spent[-2]
     assert first > 1.8e9  # three times one image forward
     assert last < 0.4 * first  # what is left is the maps of 32×32 and 16×16
+
+
+def test_uneven_convolutions_as_products() -> None:
+    torch.manual_seed(0)
+    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
+    model = nn.Sequential(nn.Conv2d(2, 4, (3, 2), **options), nn.Flatten(), nn.LazyLinear(3))
+    batches = [(torch.zeros(1, 2, 8, 6), None)]
+    model(batches[0][0])
+    masks = masking.dense(model.double())
+    batches = [(x.double(), y) for x, y in batches]
+    ours = prune(model, batches, Pruning(iterations=1), compression=2, engine=always)
+    expected = reference.synflow(model, masks, batches, "eval")
+    for name in masks:
+        torch.testing.assert_close(ours.scores[name], expected[name])

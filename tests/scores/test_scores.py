@@ -346,3 +346,14 @@ def test_a_users_function_may_return_a_plain_dict(
     scores = score(mlp, "ones", masking.dense(mlp), ScoreInputs())
     assert isinstance(scores, Scores)
     assert scores.total is None
+
+
+def test_negative_scales_of_batchnorm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    nn.init.uniform_(model[1].weight, -1, 1)
+    masks, batches = masking.dense(model), [(torch.zeros(1, 6), None)]
+    ours = score(model, "synflow", masks, ScoreInputs(batches))
+    expected = reference.synflow(model, masks, batches, "eval")
+    for name in masks:
+        torch.testing.assert_close(ours[name].double(), expected[name], rtol=1e-5, atol=1e-8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -319,3 +320,23 @@ def test_divergence_in_the_last_step_is_seen_in_the_test() -> None:
     trainer = Trainer(_convolutions(), dataset, dataset, Settings(**{**vars(SETTINGS), "lr": 1e38}))
     with pytest.raises(DivergedError, match="at the test of epoch 1"):
         trainer.epoch(0, 0)
+
+
+def test_labels_are_smoothed_in_training_only() -> None:
+    dataset = _drawn(16)
+    losses = []
+    for smoothing in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(128, 3))
+        settings = replace(SETTINGS, label_smoothing=smoothing, lr=1e-30)
+        rows, _ = Trainer(model, dataset, dataset, settings).epoch(0, 0)
+        losses.append([row["loss"] for row in rows])
+        expected = F.cross_entropy(
+            model(dataset.inputs()), dataset.labels, label_smoothing=smoothing
+        )
+        assert rows[0]["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert losses[0][1] == losses[1][1]
+
+
+def test_a_drop_at_the_end_is_none() -> None:
+    assert resolve(Training(epochs=10, lr_drops=(4, 10)), "fc", "digits").lr_drops == (4,)
