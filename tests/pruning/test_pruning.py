@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.pruning import PathsExhaustedError, prune
+from collapse.scores import ScoreInputs, score
 
 
 @pytest.mark.parametrize("pruner", ["random", "magnitude", "synflow"])
@@ -120,3 +122,19 @@ def test_wrong_requests(mlp: nn.Module) -> None:
 def test_layers_count_from_one(mlp: nn.Module) -> None:
     trace = prune(mlp, [(torch.zeros(1, 6), None)], Pruning(iterations=1), compression=2).trace()
     assert trace["layer_index"].tolist() == [1, 2, 3]
+
+
+def test_random_scores_are_drawn_anew_in_each_iteration(mlp: nn.Module) -> None:
+    result = prune(mlp, [], Pruning("random", iterations=2, seed=4), keep=9)
+    inputs = ScoreInputs(seed=4)
+    first, second = (
+        score(mlp, "random", result.masks, replace(inputs, iteration=i)) for i in (1, 2)
+    )
+    assert all(torch.equal(result.scores[name], second[name]) for name in second)
+    assert not any(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_densities_are_of_the_whole_network_whatever_it_starts_from(mlp: nn.Module) -> None:
+    start = prune(mlp, [], Pruning("magnitude"), keep=50).masks
+    steps = prune(mlp, [], Pruning("magnitude"), keep=25, masks=start).steps
+    assert [step.density for step in steps] == [25 / 125]
