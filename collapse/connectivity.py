@@ -10,7 +10,7 @@ model whose forward runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from collapse.errors import RequestError
 from collapse.masks import dense
-from collapse.models import Masks, Selector, call, stand_ins, untouched
+from collapse.models import Masks, Selector, call, stand_ins, tensors_in, untouched
 
 
 class _Connected(torch.autograd.Function):
@@ -206,7 +206,7 @@ class _ConnectionMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        given = list(_tensors((args, options)))
+        given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
             return self._of_parameters(func, func(*args, **options), given)
         if func is F.embedding and self._integers:
@@ -226,7 +226,7 @@ class _ConnectionMode(TorchFunctionMode):
         """A part of a scored weight, or a product of several, is scored; one with constants not."""
         scored = [id(x) in self._scored for x in given]
         if any(scored) and (all(scored[:2]) or func not in self.products):
-            self._scored.update({id(tensor): tensor for tensor in _tensors(result)})
+            self._scored.update({id(tensor): tensor for tensor in tensors_in(result)})
         return result
 
     def _embedded(self, ids: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -240,7 +240,7 @@ class _ConnectionMode(TorchFunctionMode):
         return entered
 
     def _mark(self, result: Any) -> Any:
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             self._from_input[id(tensor)] = tensor
         return result
 
@@ -259,17 +259,6 @@ class _ConnectionMode(TorchFunctionMode):
         if "bias" in options:
             options = {**options, "bias": self._from(options["bias"])}
         return args, options
-
-
-def _tensors(x: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for part in x:
-            yield from _tensors(part)
-    elif isinstance(x, Mapping):
-        yield from _tensors(list(x.values()))
 
 
 def living(

@@ -15,6 +15,7 @@ from collapse.models.stateless import (
     select_output,
     stand_ins,
     streams_at,
+    tensors_in,
     untouched,
     with_contiguous_gradient,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "select_output",
     "stand_ins",
     "streams_at",
+    "tensors_in",
     "untouched",
     "with_contiguous_gradient",
 ]

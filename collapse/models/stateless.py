@@ -206,3 +206,14 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 def kept_parameters(masks: Masks) -> Callable[[str, Tensor], Tensor]:
     """For ``stand_ins``: masked, and all in memory of their own (a forward may write there)."""
     return lambda name, value: value * masks[name] if name in masks else value.clone()
+
+
+def tensors_in(x: Any) -> Iterator[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for part in x:
+            yield from tensors_in(part)
+    elif isinstance(x, Mapping):
+        yield from tensors_in(list(x.values()))

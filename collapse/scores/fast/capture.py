@@ -6,7 +6,7 @@ weight; a linear map by one is computed on its block, and any other use of it ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from collapse.models import with_contiguous_gradient
+from collapse.models import tensors_in, with_contiguous_gradient
 from collapse.scores.fast import matmul
 from collapse.scores.fast.blocks import Block
 
@@ -115,7 +115,7 @@ class LinearMaps(TorchFunctionMode):
         if func in _MAPS:
             given = {**dict(zip(_MAPS[func], args, strict=False)), **kwargs}
             leaf = self._by_id.get(id(given.get("weight")))
-            others = _tensors([given.get("input"), given.get("bias")])
+            others = tensors_in([given.get("input"), given.get("bias")])
             alone = not any(id(x) in self._by_id for x in others)
             if leaf is not None and alone and _is_plain(leaf.weight, given):
                 leaf.caught = True
@@ -124,7 +124,7 @@ class LinearMaps(TorchFunctionMode):
             attribute = func(*args, **kwargs)
             if not isinstance(attribute, Tensor):  # the shape or the like, not a view
                 return attribute
-        given_leaves = (self._by_id.get(id(x)) for x in _tensors((args, kwargs)))
+        given_leaves = (self._by_id.get(id(x)) for x in tensors_in((args, kwargs)))
         used = [leaf for leaf in given_leaves if leaf is not None]
         for leaf in used:
             leaf.other = True
@@ -173,14 +173,3 @@ def _is_plain(weight: Tensor, given: Mapping[str, Any]) -> bool:
         and weight.ndim > 1
         and weight.numel() * x.numel() > 0
     )
-
-
-def _tensors(x: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for part in x:
-            yield from _tensors(part)
-    elif isinstance(x, Mapping):
-        yield from _tensors(list(x.values()))

@@ -182,10 +182,8 @@ def _half(case: Case) -> dict[str, Tensor]:
     return {n: torch.rand(weights[n].shape, generator=draw) < 0.5 for n in names}
 
 
-@caught(EVERYWHERE)
-def _() -> Case:
-    """SynFlow of the dense network where half is pruned."""
-    case = normed(pruner="synflow")
+def _dense(pruner: str) -> Case:
+    case = normed(pruner=pruner)
     return replace(
         case,
         masks=_half(case),
@@ -193,19 +191,18 @@ def _() -> Case:
             case.model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
         ),
     )
+
+
+@caught(EVERYWHERE)
+def _() -> Case:
+    """SynFlow of the dense network where half is pruned."""
+    return _dense("synflow")
 
 
 @caught(EVERYWHERE)
 def _() -> Case:
     """GraSP of the dense network where half is pruned."""
-    case = normed(pruner="grasp")
-    return replace(
-        case,
-        masks=_half(case),
-        wrong=lambda right, _, masks, inputs: right(  # its own copy of the model is pruned
-            case.model, {n: torch.ones_like(m) for n, m in masks.items()}, inputs
-        ),
-    )
+    return _dense("grasp")
 
 
 @caught(EVERYWHERE)
