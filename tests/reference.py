@@ -42,7 +42,7 @@ def snip(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
 
 
 def grasp(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
-    """The whole Hessian of the mean loss, times the gradient."""
+    """The whole Hessian of the mean loss, times the gradient of the weights that are left."""
     twin = _masked_double(model, masks, mode)
     parameters = dict(twin.named_parameters())
     others = {name: p.detach() for name, p in parameters.items() if name not in masks}
@@ -62,7 +62,8 @@ def grasp(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
 
     gradient = torch.autograd.functional.jacobian(loss, start)
     hessian = torch.autograd.functional.hessian(loss, start)
-    scores = (start * (hessian @ gradient)).split([s.numel() for s in shapes.values()])
+    kept = torch.cat([masks[name].flatten() for name in masks])
+    scores = (start * (hessian @ (gradient * kept))).split([s.numel() for s in shapes.values()])
     return {name: part.view(shapes[name]) for name, part in zip(shapes, scores, strict=True)}
 
 

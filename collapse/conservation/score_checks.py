@@ -151,7 +151,8 @@ def _plain_grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> dict[st
         x = x.to(dtype) if x.is_floating_point() else x
         loss = inputs.loss(call(model, tensors, x, inputs.output) / GRASP_TEMPERATURE, y)
         g = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-        product = torch.stack([(part * part.detach()).sum() for part in g]).sum()
+        kept = [part.detach() * mask for part, mask in zip(g, masks.values(), strict=True)]
+        product = torch.stack([(a * b).sum() for a, b in zip(g, kept, strict=True)]).sum()
         if not product.requires_grad:
             return {name: torch.zeros_like(leaf) for name, leaf in zip(masks, leaves, strict=True)}
         Hg = torch.autograd.grad(product, leaves, materialize_grads=True)
@@ -170,8 +171,7 @@ def _grasp_defect(
     scores = score(model, "grasp", every, inputs)
     with untouched(model, inputs.mode), torch.enable_grad():
         _, gradient = loss_gradient(model, every, inputs, GRASP_TEMPERATURE)
-    # Scores of pruned weights are zero; their gradient is not, and is no part of the network's.
-    squares = {n: to_float64(g).square() * every[n].to(g.device) for n, g in gradient.items()}
+    squares = {name: to_float64(part).square() for name, part in gradient.items()}
     unit = float(sum(s.sum() for s in squares.values())) or 1.0
     saliency = {name: -to_float64(s) for name, s in scores.items()}
     for group in hidden_units(trace, through_batchnorm=False):

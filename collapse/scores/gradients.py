@@ -40,7 +40,8 @@ def loss_gradient(
         along: the vector, by parameter name; None for the gradient itself.
 
     Returns:
-        The masked parameters, and the gradient (or product) with respect to each.
+        The masked parameters, and the gradient (or product) with respect to each. Pruned weights
+        are no variables of the network: their part is zero.
     """
     batches = _weighted(model, inputs, compute_dtype(model))
     # Dropout draws the same units in each pass, so that all passes see one function.
@@ -57,7 +58,7 @@ def loss_gradient(
             value = sum(parts, torch.zeros((), device=value.device))
         for name, part in gradients(value, leaves).items():
             totals[name] += part
-    return leaves, totals
+    return leaves, {name: total.mul_(masks[name]) for name, total in totals.items()}
 
 
 def _weighted(
