@@ -36,6 +36,7 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     maximum = float(rows["maximal_compression"].iloc[0])
     ax.axhline(maximum, color="black", linestyle="--", linewidth=0.8, label="maximal")
     ax.set(xlabel="iterations", ylabel="critical compression", xscale="log", yscale="log")
+    ax.set_ylim(0.7, 3 * maximum)  # an interval may reach far beyond what a compression can be
     title(found, ax)
 
 
