@@ -1,0 +1,190 @@
+"""Every block of the documents works as printed: Python runs, command lines are understood."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import collapse
+from collapse import cli
+from collapse.options import Pruning
+from collapse.scores import SCORES
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+# Where the slow test finds images in place of DIR: CIFAR-10 and -100, Tiny-ImageNet.
+DATA = Path(os.environ.get("COLLAPSE_DATA_ROOT", ROOT.parent / "shared" / "data"))
+SECONDS = 90  # longer work is interrupted
+USERS = {
+    "mypackage/__init__.py": "",
+    "mypackage/models.py": """
+        from torch import nn
+
+        class MyNet(nn.Sequential):
+            def __init__(self, classes):
+                super().__init__(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Flatten(),
+                                 nn.Linear(8 * 16 * 16, classes))
+        """,
+    "mypackage/prune.py": """
+        import torch
+
+        def score(model, masks, inputs):
+            (x, y), = inputs.batches
+            inputs.loss(model(x), y).backward()
+            weights = dict(model.named_parameters())
+            return {name: (weights[name] * weights[name].grad).detach().abs() for name in masks}
+        """,
+}
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, those inside lists too."""
+    pattern = rf"^( *)```{language}\n(.*?)^ *```"
+    found = re.findall(pattern, document.read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each command line of the toolkit, with the document that prints it; once each."""
+    seen = set()
+    for document in DOCUMENTS:
+        for block in blocks(document, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and (words[0] in ("uv", "run", "--extra") or words[0] in _EXTRAS):
+                    words = words[1:]
+                text = shlex.join(words)
+                if words[:1] in (["python"], ["collapse"]) and text not in seen:
+                    seen.add(text)
+                    yield document.name, text
+
+
+_EXTRAS = ("report", "cluster", "zoo", "transformers")
+COMMANDS = list(commands())
+
+
+def _ids(text: str) -> str:
+    return text.removeprefix("python -m ")[:60]
+
+
+class Understood(BaseException):
+    """A command line that was parsed; nothing is to run."""
+
+
+@pytest.fixture
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the documents take for granted: the reader's modules, a sweep's file."""
+    for name, text in USERS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    (grid,) = blocks(ROOT / "docs" / "training.md", "toml")
+    (tmp_path / "grid.toml").write_text(grid)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS, ids=_ids)
+def test_command_lines_are_understood(
+    document: str, command: str, users_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = cli.parse
+
+    def parsed(*arguments, **options):
+        request = parse(*arguments, **options)
+        if hasattr(request, "setup"):
+            request.setup.check()
+        raise Understood
+
+    monkeypatch.setattr(cli, "parse", parsed)
+    words = shlex.split(command)
+    module, rest = ("collapse", words[1:]) if words[0] == "collapse" else (words[2], words[3:])
+    monkeypatch.setattr(sys, "argv", [module, *rest])
+    with pytest.raises(Understood):
+        runpy.run_module(module, run_name="__main__")
+
+
+def test_there_are_command_lines_to_understand() -> None:
+    assert len(COMMANDS) > 30
+    assert {name for name, _ in COMMANDS} >= {"README.md", "figures.md", "training.md"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="set COLLAPSE_DATA_ROOT to a folder of images")
+@pytest.mark.parametrize(("document", "command"), COMMANDS, ids=_ids)
+def test_command_lines_run(document: str, command: str, users_folder: Path) -> None:
+    """To the end, or for 90 seconds: long work that is interrupted has said nothing wrong.
+
+    A command that draws or reads what another one makes comes after it in its block.
+    """
+    words = shlex.split(re.sub(r"\bDIR\b", str(DATA), command))
+    for table in re.findall(r"[\w-]+\.parquet", command):
+        if words[:3] == ["python", "-m", "figures"] and table in words:
+            _table_of(table, users_folder)
+    if "--data-root" not in words and any(word.startswith("cifar") for word in words):
+        words += ["--data-root", str(DATA)]
+    program = [sys.executable, "-m", "collapse"] if words[0] == "collapse" else [sys.executable]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{users_folder}"}
+    with subprocess.Popen(
+        [*program, *words[1:]], cwd=users_folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as work:  # fmt: skip
+        try:
+            said, _ = work.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(work.pid, signal.SIGINT)
+            said, _ = work.communicate(timeout=60)
+    assert work.returncode in (0, 1, 130, -signal.SIGINT), said[-2000:]
+    assert "Traceback" not in said
+
+
+def _table_of(table: str, folder: Path) -> None:
+    """The table that a figure's command line draws, small."""
+    name = table.removesuffix(".parquet")
+    words = ["-m", "analysis", name, "--preset", "smoke", "--out", table]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True)
+
+
+def test_readmes_python_runs() -> None:
+    registered = set(SCORES)
+    found: dict[str, object] = {}
+    for block in blocks(ROOT / "README.md", "python"):  # each by itself, as a reader copies it
+        names: dict[str, object] = {}
+        exec(block, names)
+        found |= names
+    assert set(SCORES) - registered == {"saliency"}
+    assert abs(collapse.density(found["pruned"].masks) - 0.01) < 1e-4
+    assert found["result"].evidence == "closed form"
+    assert found["result"].critical_compression > 10  # of a network that nobody pruned before
+    found["test_my_pruner"]()
+    batches = [(torch.randn(6, 6), torch.arange(6) % 3)]
+    mlp = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    assert len(collapse.prune(mlp, batches, Pruning("saliency"), compression=4).steps) == 10
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.parent.name == "docs"], ids=lambda d: d.stem
+)
+def test_python_of_the_pages_runs(document: Path, users_folder: Path) -> None:
+    """In order, as one session; or it is a quotation of the engine, word for word."""
+    engine = [_bare(path.read_text()) for path in (ROOT / "collapse").rglob("*.py")]
+    names: dict[str, object] = {}
+    for block in blocks(document, "python"):
+        if not any(_bare(block) in source for source in engine):
+            exec(block, names)
+
+
+def _bare(source: str) -> str:
+    """Without indentation and the last line's end."""
+    return "\n".join(line.strip() for line in source.strip().splitlines())
