@@ -18,7 +18,7 @@ from scipy.stats import linregress
 from analysis.experiments import densities, layer_scores
 from analysis.experiments.shared import PRUNERS, Scored, measured
 from analysis.resumable import Resources, complete
-from collapse import conservation
+from collapse import cli, conservation
 from collapse import masks as masking
 from collapse.conservation import audit, likely_cause
 from collapse.critical import frame_of, measure
@@ -185,7 +185,7 @@ def reasons(report: Report) -> list[dict[str, Any]]:
     if critical is None:
         return []
     found = []
-    for row in critical[critical["schedule"] != "certified"].to_dict("records"):
+    for row in cli.rows_of(critical[critical["schedule"] != "certified"]):
         pruner, layer = row["pruner"], row["first_collapsed_layer"]
         slope = r = None
         if scores is not None:
@@ -200,6 +200,10 @@ def reasons(report: Report) -> list[dict[str, Any]]:
             f"{layer} goes first: {size:,} of {report.parameters:,} parameters "
             f"({size / report.parameters:.2%})"
         )
+        if row["collapsed_is_cut"] is not None and not row["collapsed_is_cut"]:
+            until = row["connected_until"]
+            far = "without it" if until is None else f"to {until:,.6g}"
+            text += f", in a branch: the network stays connected {far}"
         if slope is not None:
             text += f"; {_explained(slope)}"
         found.append({**one, "parameters": size, "share": size / report.parameters, "text": text})

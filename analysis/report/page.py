@@ -121,8 +121,16 @@ def _critical(table: pd.DataFrame | None) -> go.Figure | None:
         name=f"maximal compression {maximum:,.6g}",
         hoverinfo="skip",
     )
+    figure.add_scatter(
+        x=labels.tolist(),
+        y=table["connected_until"].astype(float).tolist(),
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 11, "color": "black", "line": {"width": 2}},
+        name="connected until",
+        hovertemplate="%{x}: connected until %{y:,.6g}<extra></extra>",
+    )
     figure.data[0].showlegend = False
-    figure.update_yaxes(title="critical compression", **_LOG)
+    figure.update_yaxes(title="compression", **_LOG)
     return figure
 
 

@@ -14,14 +14,25 @@ from numpy.typing import NDArray
 from collapse.errors import RequestError
 from collapse.plots import style
 
+_DIAMOND: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "D",
+    "markersize": 5,
+    "zorder": 4,
+    "color": "black",
+    "markerfacecolor": "white",
+}
+
 
 @style.on_own_figure("page")
 def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Critical compression of each pruner as bars, the maximum as a dashed line.
+    """Critical compression of each pruner as bars, connected until as diamonds.
+
+    The maximum is a dashed line.
 
     Args:
-        table: a ``critical`` table of one network. With several seeds a bar is their geometric
-            mean and dots show each.
+        table: a ``critical`` table of one network. With several seeds a bar and a diamond are
+            their geometric means, and dots show each critical compression.
         ax: where to draw; a new figure without it.
 
     Raises:
@@ -40,20 +51,26 @@ def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     maximum = float(table["maximal_compression"].iloc[0])
     for place, (_, rows) in enumerate(table.groupby(labels, sort=False)):
         values = rows["critical_compression"].to_numpy(float)
-        height = float(np.exp(np.log(values).mean()))
+        height = _geometric_mean(values)
         colour = style.colour(str(rows["pruner"].iloc[0]))
         hatch = "//" if rows["schedule"].iloc[0] == "certified" else None
         ax.bar(place, height, color=colour, edgecolor="white", width=0.7, hatch=hatch)
         if len(values) > 1:
             ax.plot([place] * len(values), values, "o", color="black", markersize=3)
+        until = _geometric_mean(rows["connected_until"].dropna().to_numpy(float))
         ax.annotate(
             style.number(height),
             (place, height),
-            xytext=(0, 2),
+            xytext=(0, 8 if height <= until < 1.2 * height else 2),  # above the diamond
             textcoords="offset points",
             ha="center",
             va="bottom",
         )
+        label = None if ax.get_legend_handles_labels()[0] else "connected until"
+        if not np.isnan(until):
+            ax.plot(place, until, label=label, **_DIAMOND)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper right")
     ax.axhline(maximum, color="black", linestyle="--", linewidth=1)
     ax.annotate(
         f"maximal compression {style.number(maximum)}",
@@ -69,6 +86,10 @@ def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     seeds = table["seed"].nunique()
     ax.set_title(_network(table) + (f" ({seeds} seeds)" if seeds > 1 else ""), loc="left")
     return ax
+
+
+def _geometric_mean(values: NDArray[np.float64]) -> float:
+    return float(np.exp(np.log(values).mean())) if len(values) else float("nan")
 
 
 @style.on_own_figure()

@@ -77,6 +77,8 @@ def _check_page(browser: Any, path: Path, report: Report) -> None:
     cells = tab.locator("#critical-table tr").all_inner_texts()[1:]
     for text, row in zip(cells, critical.to_dict("records"), strict=True):
         assert f"{row['critical_compression']:,.6g}" in text
+        assert f"{row['connected_until']:,.6g}" in text
+        assert ("(branch)" in text) == (row["collapsed_is_cut"] is False)
         assert str(row["evidence"]) in text
     stops = sorted(layers["compression"].unique())
     assert tab.locator("#densities .slider-label").count() >= 2
@@ -216,6 +218,11 @@ def test_reasons_name_the_layer_and_its_share(made: tuple[Report, Path]) -> None
     assert found["magnitude"]["layer"] == first["magnitude"]
     assert found["magnitude"]["parameters"] == report.layers[first["magnitude"]]
     assert "goes first" in found["magnitude"]["text"]
+    asked = critical[critical["schedule"] != "certified"]
+    cut = asked.set_index("pruner")["collapsed_is_cut"]
+    assert not all(cut)
+    for pruner, one in found.items():
+        assert ("in a branch: the network stays connected to" in one["text"]) == (not cut[pruner])
 
 
 def test_what_cannot_be_computed_is_said_and_the_rest_stands(

@@ -203,12 +203,13 @@ def _table(seeds: int = 1) -> pd.DataFrame:
             "model": "net", "dataset": "digits", "pruner": pruner, "iterations": iterations,
             "schedule": schedule, "seed": seed, "maximal_compression": 1e4,
             "critical_compression": critical * 4**seed,
+            "connected_until": until,
         }
         for seed in range(seeds)
-        for pruner, iterations, schedule, critical in (
-            ("random", 1, "exponential", 100.0),
-            ("synflow", 100, "exponential", 1000.0),
-            ("synflow", 30, "certified", 1000.0),
+        for pruner, iterations, schedule, critical, until in (
+            ("random", 1, "exponential", 100.0, 60.0),
+            ("synflow", 100, "exponential", 1000.0, 5000.0),
+            ("synflow", 30, "certified", 1000.0, None),
         )
     ])  # fmt: skip
 
@@ -220,6 +221,9 @@ def test_bars_show_each_pruner_and_the_maximum() -> None:
     assert names == ["Random", "SynFlow\n100 it.", "SynFlow\ncertified"]
     (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert list(line.get_ydata()) == [1e4, 1e4]
+    diamonds = [line for line in axes.lines if line.get_marker() == "D"]
+    assert [y for line in diamonds for y in line.get_ydata()] == pytest.approx([60, 5000])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["connected until"]
     assert axes.get_yscale() == "log"
     assert axes.get_ylabel() == "critical compression"
 
