@@ -229,7 +229,7 @@ class _ConnectionMode(TorchFunctionMode):
         given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
             return self._of_parameters(func, func(*args, **options), given)
-        if func in self.choices:  # where: both may come through
+        if func in self.choices and len(args) > 1:  # where: both may come through
             return self._mark(sum(self._from(x) for x in args[1:]))
         if func in self.sums:
             args = tuple(self._from(x) for x in args)

@@ -73,6 +73,17 @@ class Problem:
             models.check_batches([batches])
         return cls(model, list(batches))
 
+    @staticmethod
+    def options(options: Pruning | None) -> Pruning:
+        """The options, or the defaults.
+
+        Raises:
+            RequestError: they are none.
+        """
+        if options is not None and not isinstance(options, Pruning):
+            raise RequestError(f"options: expected collapse.Pruning(pruner=…), got {options!r}")
+        return options or Pruning()
+
     @property
     def example(self) -> Inputs:
         """The first batch's inputs.

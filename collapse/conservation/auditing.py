@@ -32,7 +32,6 @@ from collapse.models import (
     Masks,
     Selector,
     cast,
-    check_batches,
     check_finite,
     compute_dtype,
     kept_parameters,
@@ -41,6 +40,7 @@ from collapse.models import (
     untouched,
 )
 from collapse.options import Mode
+from collapse.problem import Problem
 from collapse.scores import (
     Batch,
     Loss,
@@ -170,7 +170,7 @@ def audit(
     Raises:
         RequestError: anything that scoring and recording raise, or an ``R`` beyond float64.
     """
-    check_batches([batch])
+    _ = Problem(model, [batch])  # says what is no model or no batch
     masks = masking.dense(model) if masks is None else masks
     check_finite(model)
     inputs = ScoreInputs([batch], mode_of(pruner, mode) or mode or "eval", loss, output, seed)

@@ -110,7 +110,7 @@ def for_scoring(
     if input_shape is not None and min(input_shape, default=0) < 1:
         raise RequestError(f"input shape: expected positive sizes, got {input_shape}")
     if classes is not None and not (isinstance(classes, int) and classes >= 1):
-        raise RequestError(f"classes: expected at least 1, got {classes}")
+        raise RequestError(f"classes: expected at least 1, got {classes!r}")
     if name.startswith(FRAMED):
         return _framed(load(name.removeprefix(FRAMED), split, root=root))
     if name == "digits":

@@ -131,7 +131,8 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def entering(inputs: Any, enter: Callable[[Tensor], Tensor]) -> Any:
-    """The inputs with ``enter`` applied to all that are numbers to the network: floats, no masks.
+    """The inputs with ``enter`` applied to the activations among them: floats, but for masks and
+    what the forward computes a loss from.
 
     The ids of tokens enter where they are looked up (``lookups``).
     """
@@ -141,7 +142,12 @@ def entering(inputs: Any, enter: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _is_number(x: Tensor, name: str) -> bool:
-    return x.is_floating_point() and "mask" not in name
+    return x.is_floating_point() and not any(word in name for word in _STAY)
+
+
+# Words in the names of what a forward takes and is no activation: masks, and what it computes a
+# loss of its own from.
+_STAY = ("mask", "label", "target", "boxes")
 
 
 def is_integer(x: Tensor) -> bool:
@@ -153,8 +159,9 @@ def is_integer(x: Tensor) -> bool:
 class Ones:
     """SynFlow's input: one sample in which every number is one.
 
-    Floating-point tensors are ones. Integers, booleans and masks are the first sample's; where
-    the ids of tokens are looked up in a table, ones come out (``lookups``).
+    Floating-point tensors are ones. Integers, booleans, masks and labels (by the keys of a dict)
+    are the first sample's; where the ids of tokens are looked up in a table, ones come out
+    (``lookups``).
 
     Attributes:
         inputs: one sample.

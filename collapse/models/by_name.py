@@ -123,8 +123,8 @@ def build(
     Raises:
         RequestError: unknown name, an input shape that does not fit, or weights that do not.
     """
-    if classes < 1:
-        raise RequestError(f"classes: expected at least 1, got {classes}")
+    if not isinstance(classes, int) or classes < 1:
+        raise RequestError(f"classes: expected at least 1, got {classes!r}")
     pretrained = weights == "pretrained"
     try:
         with torch.random.fork_rng(devices=[]):

@@ -22,7 +22,10 @@ from collapse.models.batches import Inputs, arguments, shapes, tensors_in
 
 _HERE = Path(__file__).parents[1]
 # Ours and torch's own frames around an operation: it is named by the one below them.
-_AROUND = re.compile(rf"^{re.escape(str(_HERE))}|torch/overrides\.py$|torch/utils/_contextlib\.py$")
+_AROUND = re.compile(
+    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|nn/modules/module)\.py$"
+    r"|torch/(_functorch/functional_call|nn/utils/stateless)\.py$"
+)
 
 _SIZES = re.compile(
     r"shapes cannot be multiplied|to have \d+ channels|[Kk]ernel size can't be greater"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -52,6 +53,9 @@ def from_transformers(
     for key, value in {"num_labels": classes, "use_pretrained_backbone": False, **settings}.items():
         if key in settings or hasattr(config, key):
             setattr(config, key, value)
+    log = logging.getLogger("transformers")
+    before = log.level
+    log.setLevel(logging.ERROR)  # ids of special tokens lie beyond a small vocabulary
     try:
         # Built again from its settings, because some are derived from others.
         config = type(config).from_dict(config.to_dict())
@@ -61,6 +65,8 @@ def from_transformers(
             f"model 'transformers:{name}' cannot be built: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
+    finally:
+        log.setLevel(before)
     return network
 
 
@@ -86,7 +92,7 @@ def _unknown_class(transformers: Any, name: str) -> RequestError:
     short = "".join(filter(str.isalnum, name)).lower()
     near = [n for n in names if short and n.lower().startswith(short)]
     if near:
-        error = f"unknown transformers class '{name}'; nearest: {', '.join(near[:3])}"
+        error = f"unknown transformers class '{name}'; nearest: {', '.join(near[:6])}"
     else:
         listing = "python -c 'import transformers; print(dir(transformers))'"
         error = str(unknown("transformers class", name, names, listing))
