@@ -18,9 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from collapse.errors import RequestError
 from collapse.masks import dense
-from collapse.models import Masks, Selector, call, stand_ins, tensors_in, untouched
+from collapse.models import (
+    Inputs,
+    Masks,
+    Ones,
+    Selector,
+    call,
+    output_sum,
+    stand_ins,
+    tensors_in,
+    untouched,
+)
 
 
 class _Connected(torch.autograd.Function):
@@ -59,6 +68,9 @@ def _gate(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    if key.shape[:-2] != query.shape[:-2] and query.ndim > 2:  # grouped queries share keys
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
     return _connected((1 + query @ key.transpose(-1, -2)) @ value)
 
 
@@ -179,8 +191,10 @@ class _ConnectionMode(TorchFunctionMode):
     """Runs each operation as its replacement, and every linear map through ``_Connected``.
 
     Args:
-        entry: the input.
         scored: the parameters that are masked; all others are constants.
+
+    Attributes:
+        inputs: what has entered the network.
     """
 
     replacements = _replacements()
@@ -191,12 +205,18 @@ class _ConnectionMode(TorchFunctionMode):
     creations = frozenset(_functions(*_CREATIONS))
     choices = frozenset(_functions("where"))
 
-    def __init__(self, entry: Tensor, scored: Sequence[Tensor]) -> None:
+    def __init__(self, scored: Sequence[Tensor]) -> None:
         super().__init__()
-        self._from_input = {id(entry): entry}  # held, so that ids stay
+        self._from_input: dict[int, Tensor] = {}  # held, so that ids stay
         self._scored = {id(tensor): tensor for tensor in scored}
-        self._integers = not entry.is_floating_point()
-        self.inputs = [] if self._integers else [entry]
+        self.inputs: list[Tensor] = []
+
+    def enter(self, x: Tensor) -> Tensor:
+        """An input begins here: ones, or the kept rows of a table that is scored."""
+        x = x if x.requires_grad else x.requires_grad_()
+        self.inputs.append(x)
+        entered: Tensor = self._mark(x)
+        return entered
 
     def __torch_function__(
         self,
@@ -209,9 +229,7 @@ class _ConnectionMode(TorchFunctionMode):
         given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
             return self._of_parameters(func, func(*args, **options), given)
-        if func is F.embedding and self._integers:
-            return self._embedded(*args, **options)
-        if func in self.choices:  # where: both may come through
+        if func in self.choices and len(args) > 1:  # where: both may come through
             return self._mark(sum(self._from(x) for x in args[1:]))
         if func in self.sums:
             args = tuple(self._from(x) for x in args)
@@ -228,16 +246,6 @@ class _ConnectionMode(TorchFunctionMode):
         if any(scored) and (all(scored[:2]) or func not in self.products):
             self._scored.update({id(tensor): tensor for tensor in tensors_in(result)})
         return result
-
-    def _embedded(self, ids: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Integer inputs enter here: ones, or the kept entries of a table that is scored."""
-        if id(weight) in self._scored:
-            rows = F.embedding(ids, weight)
-        else:
-            rows = torch.ones((*ids.shape, weight.shape[1]), device=weight.device)
-        self.inputs.append(torch.ones_like(rows).requires_grad_())
-        entered: Tensor = self._mark(rows * self.inputs[-1])
-        return entered
 
     def _mark(self, result: Any) -> Any:
         for tensor in tensors_in(result):
@@ -264,7 +272,7 @@ class _ConnectionMode(TorchFunctionMode):
 def living(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    example: Tensor,
+    example: Inputs,
     *,
     output: Selector = None,
 ) -> Masks:
@@ -272,9 +280,11 @@ def living(
 
     Args:
         masks: boolean, by parameter name.
-        example: an input batch ``[n, …]``; of floats only the shape is used. A path is a path at
-            this input size: kernel entries that only ever see padding are dead.
-        output: selects a tensor from a forward that returns several.
+        example: an input batch, a tensor ``[n, …]``, a tuple or a dict; of floats only the shape is
+            used. A path is a path at this input size: kernel entries that only ever see padding
+            are dead.
+        output: selects a tensor from a forward that returns several; with ``"all"`` a path may
+            lead to any of them.
 
     Returns:
         Masks that are a subset of ``masks``. Effective density is their density.
@@ -292,7 +302,7 @@ def living(
 def connected(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    example: Tensor,
+    example: Inputs,
     *,
     output: Selector = None,
 ) -> bool:
@@ -300,7 +310,7 @@ def connected(
     return paths(model, masks, example, output=output)[1]
 
 
-def is_cut_layer(model: nn.Module, layer: str, example: Tensor, *, output: Selector = None) -> bool:
+def is_cut_layer(model: nn.Module, layer: str, example: Inputs, *, output: Selector = None) -> bool:
     """Whether every input→output path crosses a layer: empty it and the network is cut.
 
     Any other layer lies in a branch.
@@ -313,7 +323,7 @@ def is_cut_layer(model: nn.Module, layer: str, example: Tensor, *, output: Selec
 def paths(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    example: Tensor,
+    example: Inputs,
     *,
     output: Selector = None,
 ) -> tuple[Masks, bool]:
@@ -328,22 +338,15 @@ def paths(
     with untouched(model, "eval"), torch.enable_grad():
         tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
         leaves = [tensors[name].requires_grad_() for name in masks]
-        integers = not example.is_floating_point()
-        entry = example[:1]
-        if not integers:
-            entry = torch.ones(entry.shape, device=entry.device, requires_grad=True)
-        mode = _ConnectionMode(entry, leaves)
+        mode = _ConnectionMode(leaves)
+        entry = Ones.like(example, torch.float32, scored=masks).entering(mode.enter)
         with mode:
             reached = call(model, tensors, entry, output)
-        if not reached.requires_grad:
+        R = output_sum(reached)
+        if not R.requires_grad:
             return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
-        if not mode.inputs:
-            raise RequestError(
-                "integer inputs never reach an embedding: expected floating-point inputs, or a "
-                "forward that looks them up in a table"
-            )
         wanted = [*leaves, *mode.inputs]
-        gradients = torch.autograd.grad(reached.sum(), wanted, allow_unused=True)
+        gradients = torch.autograd.grad(R, wanted, allow_unused=True)
     arrived = any(g is not None and bool((g != 0).any()) for g in gradients[len(leaves) :])
     alive = {
         name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)

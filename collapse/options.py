@@ -34,8 +34,9 @@ NETWORKS = (
 )
 DATASETS = (
     *("digits", "gaussian", "sparse-gaussian", "mnist", "cifar10", "cifar100"),
-    *("tinyimagenet", "imagenet"),
+    *("tinyimagenet", "imagenet", "tokens"),
 )
+TOKENS = "tokens"  # random ones, for scoring a network of token ids
 PAPER_PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 FRAMED = "framed-"  # before a dataset's name: its images in a frame of zeros
 
@@ -50,7 +51,9 @@ def pruner_names() -> tuple[str, ...]:
 def unknown_model(name: str) -> RequestError:
     """The error for a model that is none of ``NETWORKS``."""
     near = unknown("model", name, NETWORKS)
-    return RequestError(f"{near} (or torchvision:NAME, timm:NAME, package.module:factory)")
+    return RequestError(
+        f"{near} (or torchvision:NAME, timm:NAME, transformers:CONFIG, package.module:factory)"
+    )
 
 
 def unknown_dataset(name: str, root: Path) -> RequestError:
@@ -164,6 +167,18 @@ class Quiet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring(Quiet):
+    """Shared by every command that scores and does not train.
+
+    Attributes:
+        loss: package.module:function of (output, targets) in place of cross-entropy, for scores
+            that follow a loss; it is given exactly what --output selects.
+    """
+
+    loss: Annotated[str | None, shown("MODULE:FUNCTION", "cross-entropy")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Where the data is.
 
@@ -201,20 +216,21 @@ class Setup:
     """The network, the data and the device: what every command starts from.
 
     Attributes:
-        model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME or package.module:factory (called
-            with classes= and input_shape= if it takes them).
+        model: vgg16_bn, resnet18, …, torchvision:NAME, timm:NAME, transformers:CLASS or
+            transformers:FOLDER (randomly initialised, with settings as in CLASS?n_layer=2), or
+            package.module:factory (called with classes= and input_shape= if it takes them).
         dataset: digits (embedded), gaussian, sparse-gaussian, mnist, cifar10, cifar100,
             tinyimagenet, imagenet, a folder's name under the data root, or
             package.module:function that returns a collapse.Dataset (called with split=, seed=,
-            classes= and input_shape= if it takes them); framed-NAME for its images at half their
-            size in a frame of zeros.
+            classes= and input_shape= if it takes them), or batches to score on; framed-NAME for
+            its images at half their size in a frame of zeros; tokens for random token ids.
         data_root: where the data lies.
-        input_shape: C H W, where the dataset does not say.
+        input_shape: C H W, where the dataset does not say; of tokens, how many (16 without it).
         classes: outputs of the network, where the dataset does not say.
         init: kaiming, kaiming_fan_out, kaiming_uniform, xavier, xavier_uniform or orthogonal.
         weights: pretrained, or a .safetensors file.
-        output: which part of the output is meant when the forward returns several: a name or an
-            index.
+        output: which part of the output is meant when the forward returns several: a name, an
+            index, or all.
         samples_per_class: examples a class that snip and grasp are scored on.
         samples: score on so many examples in all instead, spread over the classes.
         batch_size: of the scoring batches.

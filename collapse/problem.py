@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from collapse import data, models
 from collapse.errors import RequestError
-from collapse.models import Selector
-from collapse.options import Mode, Pruning, Setup
-from collapse.scores import Batch, Loss, mode_of
+from collapse.models import Inputs, Selector
+from collapse.options import TOKENS, Mode, Pruning, Setup
+from collapse.scores import Batch, Loss, load_loss, mode_of, needs_labels, token_cross_entropy
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,9 +43,10 @@ class Problem:
     """A network with the data that it is scored on.
 
     Attributes:
-        batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
-        output: selects a tensor from a forward that returns several.
-        loss: of (output, targets), for the scores that follow one.
+        batches: pairs of inputs (a tensor ``[n, …]``, a tuple of arguments, a dict of keywords)
+            and targets, on the model's device.
+        output: selects a tensor from a forward that returns several; ``"all"`` for all of them.
+        loss: of (what ``output`` selects, targets), for the scores that follow one.
         uncounted: a word on weights that are no layer's; empty if there are none.
     """
 
@@ -55,14 +56,37 @@ class Problem:
     loss: Loss = F.cross_entropy
     uncounted: str = ""
 
+    def __post_init__(self) -> None:
+        """Raise RequestError for what is no model or no batches."""
+        if not isinstance(self.model, nn.Module):
+            raise RequestError(
+                f"model: expected a torch.nn.Module, got {type(self.model).__name__}"
+            )
+        models.check_batches(self.batches)
+
     @classmethod
     def of(cls, model: nn.Module | Problem, batches: Sequence[Batch] = ()) -> Problem:
         """A problem as it is; a model with its batches."""
-        return model if isinstance(model, Problem) else cls(model, list(batches))
+        if isinstance(model, Problem):
+            return model
+        if isinstance(batches, Tensor | Mapping):
+            models.check_batches([batches])
+        return cls(model, list(batches))
+
+    @staticmethod
+    def options(options: Pruning | None) -> Pruning:
+        """The options, or the defaults.
+
+        Raises:
+            RequestError: they are none.
+        """
+        if options is not None and not isinstance(options, Pruning):
+            raise RequestError(f"options: expected collapse.Pruning(pruner=…), got {options!r}")
+        return options or Pruning()
 
     @property
-    def example(self) -> Tensor:
-        """The first batch's inputs ``[n, …]``.
+    def example(self) -> Inputs:
+        """The first batch's inputs.
 
         Raises:
             RequestError: there is none.
@@ -73,13 +97,13 @@ class Problem:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
-        return tuple(self.example.shape[1:])
+        """Shape of one input, without the batch; of the first, if there are several."""
+        return tuple(models.first_tensor(self.example).shape[1:])
 
     @property
     def device(self) -> torch.device:
         """Where the model and the batches are."""
-        return self.example.device
+        return models.first_tensor(self.example).device
 
 
 def _uncounted(model: nn.Module) -> str:
@@ -94,7 +118,7 @@ def _uncounted(model: nn.Module) -> str:
     )
 
 
-def check_setup(setup: Setup, dataset: data.Dataset) -> None:
+def check_setup(setup: Setup, dataset: data.Dataset | data.Given) -> None:
     """Raise RequestError where the options contradict the dataset."""
     if setup.input_shape is not None and setup.input_shape != dataset.input_shape:
         raise RequestError(
@@ -105,10 +129,21 @@ def check_setup(setup: Setup, dataset: data.Dataset) -> None:
         raise RequestError(
             f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
         )
+    drawn = (setup.samples, setup.batch_size, setup.samples_per_class) != (None, None, 10)
+    if isinstance(dataset, data.Given) and drawn:
+        raise RequestError(
+            f"'{setup.dataset}' returns batches, which are scored as they are: expected no "
+            "--samples, --samples-per-class and --batch-size"
+        )
 
 
 def prepare(
-    setup: Setup, seed: int, *, labelled: bool, dataset: data.Dataset | None = None
+    setup: Setup,
+    seed: int,
+    *,
+    labelled: bool,
+    dataset: data.Dataset | data.Given | None = None,
+    loss: str | None = None,
 ) -> Problem:
     """Build the network and draw its scoring batches.
 
@@ -116,10 +151,68 @@ def prepare(
         seed: of the initialisation and of the samples.
         labelled: whether a data-driven score will be computed; one sample is enough otherwise.
         dataset: the training split, if it is loaded already.
+        loss: ``package.module:function`` in place of cross-entropy.
     """
-    device = choose_device(setup.device)
+    device, function = choose_device(setup.device), load_loss(loss)
+    if setup.dataset == TOKENS:
+        problem = _on_tokens(setup, seed, labelled, function)
+    else:
+        problem = _on_dataset(setup, seed, labelled, function, dataset)
+    if setup.output is not None:
+        _check_selects(problem)
+    return replace(
+        problem, model=problem.model.to(device), batches=models.moved(problem.batches, device)
+    )
+
+
+def _on_tokens(setup: Setup, seed: int, labelled: bool, loss: Loss) -> Problem:
+    """Random tokens: the network says which there are, so it is built first."""
+    shape = (16,) if setup.input_shape is None else setup.input_shape
+    if len(shape) != 1 or shape[0] < 1:
+        raise RequestError(f"--input-shape: expected how many tokens, one number, got {shape}")
+    classes = setup.classes or 10
+    model = _built(setup, shape, classes, seed)
+    count = (setup.samples or classes * setup.samples_per_class) if labelled else 1
+    if count < 1 or (setup.batch_size or 1) < 1:
+        raise RequestError("samples and batch size: expected at least 1")
+    batches, each = data.tokens(model, shape[0], count, setup.output, seed, setup.batch_size)
+    loss = token_cross_entropy if each and loss is F.cross_entropy else loss
+    return Problem(model, batches, setup.output, loss, _uncounted(model))
+
+
+def _built(setup: Setup, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    return models.build(
+        setup.model,
+        input_shape=input_shape,
+        classes=classes,
+        init=setup.init,
+        weights=setup.weights,
+        seed=seed,
+    )
+
+
+def _check_selects(problem: Problem) -> None:
+    """Raise RequestError where --output chooses a part of what is one tensor in both modes."""
+    model, example = problem.model, models.taken(problem.example, [0, 0])
+    tensors = models.stand_ins(model)
+    for mode in ("eval", "train"):  # GoogLeNet returns several in train mode only
+        with models.untouched(model, mode), torch.no_grad():
+            if models.returns_several(model, tensors, example):
+                return
+    raise RequestError(
+        f"--output {problem.output}: the model returns one tensor; leave the option out"
+    )
+
+
+def _on_dataset(
+    setup: Setup,
+    seed: int,
+    labelled: bool,
+    loss: Loss,
+    dataset: data.Dataset | data.Given | None,
+) -> Problem:
     if dataset is None:
-        dataset = data.load(
+        dataset = data.for_scoring(
             setup.dataset,
             root=setup.data_root,
             input_shape=setup.input_shape,
@@ -127,25 +220,19 @@ def prepare(
             seed=seed,
         )
     check_setup(setup, dataset)
-    model = models.build(
-        setup.model,
-        input_shape=dataset.input_shape,
-        classes=setup.classes or dataset.classes,
-        init=setup.init,
-        weights=setup.weights,
-        seed=seed,
-    )
+    model = _built(setup, dataset.input_shape, setup.classes or dataset.classes, seed)
     uncounted = _uncounted(model)  # says so now if there is nothing to prune
-    if labelled:
+    batches: Sequence[Batch]
+    if isinstance(dataset, data.Given):
+        batches = dataset.batches if labelled else dataset.one()
+    elif labelled:
         batches = dataset.score_batches(
             setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
         )
     else:
         first = slice(0, 1)
         batches = [(dataset.inputs(first), dataset.labels[first])]
-    model = model.to(device)
-    batches = [(x.to(device), y.to(device)) for x, y in batches]
-    return Problem(model, batches, setup.output, uncounted=uncounted)
+    return Problem(model, batches, setup.output, loss, uncounted)
 
 
 def check_mode(mode: Mode | None, *pruners: str) -> None:
@@ -154,6 +241,15 @@ def check_mode(mode: Mode | None, *pruners: str) -> None:
         raise RequestError(
             f"--mode {mode}: expected a pruner that is scored in this mode (snip or grasp, say), "
             f"got {', '.join(pruners)}"
+        )
+
+
+def check_loss(loss: str | None, *pruners: str) -> None:
+    """Raise RequestError where a loss is named that none of the pruners follows."""
+    if loss is not None and not any(map(needs_labels, pruners)):
+        raise RequestError(
+            f"--loss {loss}: expected a pruner that follows a loss (snip or grasp, say), got "
+            f"{', '.join(pruners)}"
         )
 
 

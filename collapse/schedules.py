@@ -68,10 +68,14 @@ def certified(ascending: np.ndarray, cut: float) -> int:
         cut: ``R``, the size of every cut.
 
     Raises:
-        RequestError: ``R`` is zero: no path is left to preserve.
+        RequestError: ``R`` is zero (no path is left to preserve) or negative (Theorem 3 says
+            nothing of such a network).
     """
     if not cut > 0:
-        raise RequestError("the certified schedule needs a living path: expected R > 0, got 0")
+        why = ", as only homogeneous networks have it" if cut < 0 else ""
+        raise RequestError(
+            f"the certified schedule needs a living path: expected R > 0{why}, got {cut:.6g}"
+        )
     mass = np.cumsum(ascending, dtype=np.float64)
     removable = int(np.searchsorted(mass, cut * (1 - CERTIFIED_MARGIN), side="left"))
     return len(ascending) - removable

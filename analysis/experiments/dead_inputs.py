@@ -15,7 +15,7 @@ from analysis.resumable import Trained, runner
 from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.errors import RequestError
-from collapse.models import Masks, build
+from collapse.models import Masks, build, first_tensor
 from collapse.options import Pruning, Setup, Training
 from collapse.runs import Experiment, Run
 from collapse.scores import ScoreInputs, Scores, about, score
@@ -35,7 +35,7 @@ _SHORT = Training(
 
 def informed_synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """SynFlow that is told which inputs are always zero in its batches: those weights go first."""
-    alive = _alive(*(x for x, _ in inputs.batches))
+    alive = _alive(*(first_tensor(x) for x, _ in inputs.batches))
     first = next(iter(masks))
     seen = {**masks, first: masks[first] & alive.flatten()}
     return score(model, "synflow", seen, inputs)

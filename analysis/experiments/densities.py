@@ -73,7 +73,7 @@ run = runner(points, TABLE)
 
 def _measure(config: Config, options: Pruning, compressions: Sequence[float]) -> pd.DataFrame:
     prepared, output = config.prepared(), config.setup.output
-    model, batches, dense = prepared.model, prepared.batches, masking.dense(prepared.model)
+    model, dense = prepared.model, masking.dense(prepared.model)
     total, scores = masking.total(dense), Scores({})
     rows = []
     for compression in sorted(compressions, reverse=True):
@@ -87,7 +87,7 @@ def _measure(config: Config, options: Pruning, compressions: Sequence[float]) ->
         kept, alive = masking.kept_by_layer(masks), None
         sums = masking.sums(scores) if keep < total else {}
         if config.living:
-            living = connectivity.living(model, masks, batches[0][0][:1], output=output)
+            living = connectivity.living(model, masks, prepared.example, output=output)
             alive = masking.kept_by_layer(living)
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
             rows.append({**layer, "compression": compression})

@@ -13,6 +13,7 @@ from collapse import masks as masking
 from collapse import tables
 from collapse.conservation import neuron_sums, signed_saliency
 from collapse.errors import RequestError
+from collapse.models import taken
 from collapse.options import Pruning, Setup
 from collapse.scores import ScoreInputs, mode_of, score
 
@@ -67,8 +68,8 @@ def _measure(config: Config, options: Pruning, quantity: str) -> pd.DataFrame:
         mode = mode_of(options.pruner, config.mode) or "eval"
         inputs = ScoreInputs(batches, mode, output=output, seed=config.seed)
         values = dict(score(model, options.pruner, masking.dense(model), inputs))
-    one = [part[:1] for part in batches[0]]  # the connections are the same for every sample
-    sums = neuron_sums(model, (one[0], one[1]), {quantity: values}, output=output)
+    one = taken(batches[0], slice(0, 1))  # the connections are the same for every sample
+    sums = neuron_sums(model, one, {quantity: values}, output=output)
     if sums.empty:
         raise RequestError(
             f"{config.setup.model}: no hidden unit lies between two weights with nothing but "

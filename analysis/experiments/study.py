@@ -136,7 +136,7 @@ def untrained(
 
 def _untrained(setup: Setup, options: Pruning, compression: float) -> pd.DataFrame:
     prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
-    model, batches, output = prepared.model, prepared.batches, setup.output
+    model, output = prepared.model, setup.output
     result = prune(prepared, options=options, compression=compression)
     if iterations_of(options) == 1:  # known from this one ranking
         rank = masking.first_to_collapse(result.scores, result.ranked)[1]
@@ -145,7 +145,7 @@ def _untrained(setup: Setup, options: Pruning, compression: float) -> pd.DataFra
         critical = critical_compression(
             prepared, options=options, scan=0, effective=False
         ).critical_compression
-    alive = connectivity.living(model, result.masks, batches[0][0][:1], output=output)
+    alive = connectivity.living(model, result.masks, prepared.example, output=output)
     rows = tables.layer_rows(
         masking.sizes(result.masks),
         masking.kept_by_layer(result.masks),

@@ -23,6 +23,7 @@ from collapse import masks as masking
 from collapse.conservation import audit, likely_cause
 from collapse.critical import frame_of, measure
 from collapse.errors import RequestError
+from collapse.models import taken
 from collapse.options import Pruning, Setup
 from collapse.plots import layer_means
 
@@ -145,7 +146,7 @@ def _densities(scored: Scored, sizes: dict[str, int], resources: Resources) -> p
 def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:
     """The worst residual of each identity, and what lies outside the theory."""
     prepared = scored.prepared()
-    batch = prepared.batches[0][0][:8], prepared.batches[0][1][:8]
+    batch = taken(prepared.batches[0], slice(0, 8))
     parts = []
     for pruner in ("synflow", "snip"):
         try:

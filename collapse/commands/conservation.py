@@ -11,7 +11,7 @@ import tyro
 
 from collapse import cli
 from collapse.errors import RequestError
-from collapse.options import File, Mode, Pruning, Quiet, Setup, check_pruners, check_seed, shown
+from collapse.options import File, Mode, Pruning, Scoring, Setup, check_pruners, check_seed, shown
 
 if TYPE_CHECKING:
     from collapse.conservation import Audit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(Quiet):
+class Config(Scoring):
     """Are a network's saliencies conserved, neuron by neuron, layer by layer, cut by cut?
 
     Exit code 0 if every residual is within the tolerance, 1 if one is not.
@@ -64,19 +64,24 @@ def main(config: Config) -> int:
     outputs = cli.Outputs(conservation=config.out, layers=config.layers, plot=config.plot)
 
     import pandas as pd
+    import torch
 
     from collapse import conservation, tables
     from collapse import masks as masking
-    from collapse.problem import check_mode, prepare, settings_row
+    from collapse.models import cast
+    from collapse.problem import check_loss, check_mode, prepare, settings_row
     from collapse.scores import load_pruner, mode_of
 
     pruner = load_pruner(config.pruner)
     if mode_of(pruner, None) is not None:  # the network's own flow is in any mode
         check_mode(config.mode, pruner)
-    prepared = prepare(config.setup, config.seed, labelled=pruner != "synflow")
+    if pruner == "synflow":  # any other's flow is the loss's
+        check_loss(config.loss, pruner)
+    labelled = pruner != "synflow"
+    prepared = prepare(config.setup, config.seed, labelled=labelled, loss=config.loss)
     model, (inputs, targets) = prepared.model, prepared.batches[0]
     if config.dtype == "float64":
-        model, inputs = model.double(), inputs.double()
+        model, inputs = model.double(), cast(inputs, torch.float64)
     masks = _masks(config, prepared)
     with cli.progress(1, config.quiet) as update:
         update(f"{config.pruner}: one forward and one backward", 0)
@@ -86,6 +91,7 @@ def main(config: Config) -> int:
             pruner=pruner,
             mode=config.mode,
             masks=masks,
+            loss=prepared.loss,
             output=config.setup.output,
             seed=config.seed,
         )
@@ -108,6 +114,7 @@ def main(config: Config) -> int:
 
 def _masks(config: Config, prepared: Problem) -> Masks:
     from collapse import masks as masking
+    from collapse.models import cast
     from collapse.pruning import prune
 
     if config.masks is not None:
@@ -115,7 +122,7 @@ def _masks(config: Config, prepared: Problem) -> Masks:
     if config.compression is None:
         return masking.dense(prepared.model)
     dtype = next(prepared.model.parameters()).dtype
-    problem = replace(prepared, batches=[(x.to(dtype), y) for x, y in prepared.batches])
+    problem = replace(prepared, batches=[(cast(x, dtype), y) for x, y in prepared.batches])
     options = Pruning(pruner=config.pruner, mode=config.mode, seed=config.seed)
     return prune(problem, options=options, compression=config.compression).masks
 

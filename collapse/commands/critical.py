@@ -16,9 +16,9 @@ from collapse.options import (
     File,
     Mode,
     Pruning,
-    Quiet,
     ScheduleName,
     Scope,
+    Scoring,
     Setup,
     check_iterations,
     check_once,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(Quiet):
+class Config(Scoring):
     """How far can each pruner go before a layer collapses?
 
     Without further options: all five pruners in the paper's settings, and SynFlow with the
@@ -79,12 +79,13 @@ def main(config: Config) -> None:
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
     from collapse.critical import frame_of, measure
-    from collapse.problem import check_mode, prepare
+    from collapse.problem import check_loss, check_mode, prepare
     from collapse.scores import load_pruner, needs_labels
 
     for pruner in config.pruners:
         load_pruner(pruner)
     check_mode(config.mode, *config.pruners)
+    check_loss(config.loss, *config.pruners)
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -96,7 +97,7 @@ def main(config: Config) -> None:
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
         for seed in config.seeds:
             labelled = any(needs_labels(plan.pruner) for plan in plans)
-            prepared = prepare(config.setup, seed, labelled=labelled)
+            prepared = prepare(config.setup, seed, labelled=labelled, loss=config.loss)
             device = str(prepared.device)
             notes += [prepared.uncounted] if prepared.uncounted and not notes else []
             for plan in plans:

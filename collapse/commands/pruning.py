@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from collapse import cli
-from collapse.options import File, Pruning, Quiet, Setup
+from collapse.options import File, Pruning, Scoring, Setup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(Quiet):
+class Config(Scoring):
     """Prune a network to one compression: masks, per-layer densities, trace.
 
     Attributes:
@@ -48,14 +48,16 @@ def main(config: Config) -> int:
     outputs = cli.Outputs(masks=config.out, layers=config.layers, trace=config.trace)
 
     from collapse import connectivity, masks, tables
-    from collapse.problem import check_mode, prepare, settings_row
+    from collapse.problem import check_loss, check_mode, prepare, settings_row
     from collapse.pruning import iterations_of, prune
     from collapse.scores import load_pruner, needs_labels
 
     options = config.pruning
     load_pruner(options.pruner)
     check_mode(options.mode, options.pruner)
-    prepared = prepare(config.setup, options.seed, labelled=needs_labels(options.pruner))
+    check_loss(config.loss, options.pruner)
+    labelled = needs_labels(options.pruner)
+    prepared = prepare(config.setup, options.seed, labelled=labelled, loss=config.loss)
     start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
     with cli.progress(iterations_of(options), config.quiet) as update:
 
@@ -70,7 +72,7 @@ def main(config: Config) -> int:
             masks=start,
             on_step=report,
         )
-    example = prepared.batches[0][0]
+    example = prepared.example
     output = config.setup.output
     alive, connected = connectivity.paths(prepared.model, result.masks, example, output=output)
     settings = settings_row(

@@ -6,7 +6,8 @@ What the command ``python -m collapse.conservation`` and ``collapse.testing.asse
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,13 +31,16 @@ from collapse.flow import Trace, record
 from collapse.models import (
     Masks,
     Selector,
+    cast,
     check_finite,
     compute_dtype,
     kept_parameters,
+    output_sum,
     stand_ins,
     untouched,
 )
 from collapse.options import Mode
+from collapse.problem import Problem
 from collapse.scores import (
     Batch,
     Loss,
@@ -159,13 +163,14 @@ def audit(
       neuron and from cut to cut (magnitude's and random ones are not, and fail).
 
     Args:
-        batch: inputs and targets. Computed in the model's precision: pass a model in float64 for
-            residuals at its rounding.
+        batch: inputs in any form (``ScoreInputs.batches``) and targets. Computed in the model's
+            precision: pass a model in float64 for residuals at its rounding.
         masks: keep these weights only.
 
     Raises:
         RequestError: anything that scoring and recording raise, or an ``R`` beyond float64.
     """
+    _ = Problem(model, [batch])  # says what is no model or no batch
     masks = masking.dense(model) if masks is None else masks
     check_finite(model)
     inputs = ScoreInputs([batch], mode_of(pruner, mode) or mode or "eval", loss, output, seed)
@@ -234,19 +239,18 @@ def flow_of(
                 "R is beyond float64 on this network: expected one whose flow can be written down"
             )
         dtype = getattr(torch, scores.precision)
-        ones = torch.ones((1, *x.shape[1:]), dtype=dtype, device=x.device)
+        ones = replace(inputs, dtype=dtype).ones(masks)
         tensors = positive(model, masks, dtype)
         with untouched(model, "eval"):
-            return record(model, tensors, ones, torch.sum, inputs.output, seed=seed, whole=True)
+            return record(model, tensors, ones, output_sum, inputs.output, seed=seed, whole=True)
     dtype = compute_dtype(model)
     tensors = stand_ins(model, dtype=dtype, parameter=kept_parameters(masks))
-    x = x.to(dtype) if x.is_floating_point() else x
 
-    def loss(output: Tensor) -> Tensor:
-        return inputs.loss(output, y)
+    def loss(outputs: Any) -> Tensor:
+        return inputs.loss_of(outputs, y)
 
     with untouched(model, inputs.mode, seed):
-        return record(model, tensors, x, loss, inputs.output, seed=seed, whole=True)
+        return record(model, tensors, cast(x, dtype), loss, inputs.output, seed=seed, whole=True)
 
 
 def _modes(trace: Trace, mode: Mode) -> list[Row]:

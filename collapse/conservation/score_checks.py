@@ -19,7 +19,15 @@ from collapse.conservation.rows import Row
 from collapse.devices import to_float64
 from collapse.errors import RequestError
 from collapse.flow import Trace, hidden_units, layout_of, unit_sums, weight_of
-from collapse.models import Masks, call, compute_dtype, kept_parameters, stand_ins, untouched
+from collapse.models import (
+    Masks,
+    call,
+    cast,
+    compute_dtype,
+    kept_parameters,
+    stand_ins,
+    untouched,
+)
 from collapse.scores import (
     GRASP_TEMPERATURE,
     ScoreInputs,
@@ -131,7 +139,7 @@ def against_grasp(
     """
     try:
         exact = copy.deepcopy(model).double()
-        batches = [(x.double() if x.is_floating_point() else x, y) for x, y in inputs.batches]
+        batches = [(cast(x, torch.float64), y) for x, y in inputs.batches]
         twice = replace(inputs, batches=batches)
         found = score(exact, "grasp", masks, twice)
         rows = weight_by_weight(found, _plain_grasp(exact, masks, twice))
@@ -148,8 +156,8 @@ def _plain_grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> dict[st
     leaves = [tensors[name].requires_grad_() for name in masks]
     seed = scoring_seed(inputs)
     with untouched(model, inputs.mode, seed), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        x = x.to(dtype) if x.is_floating_point() else x
-        loss = inputs.loss(call(model, tensors, x, inputs.output) / GRASP_TEMPERATURE, y)
+        outputs = call(model, tensors, cast(x, dtype), inputs.output)
+        loss = inputs.loss_of(outputs, y, GRASP_TEMPERATURE)
         g = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
         kept = [part.detach() * mask for part, mask in zip(g, masks.values(), strict=True)]
         product = torch.stack([(a * b).sum() for a, b in zip(g, kept, strict=True)]).sum()

@@ -15,7 +15,7 @@ from collapse import masks as masking
 from collapse.conservation import outside
 from collapse.conservation.auditing import flow_of
 from collapse.errors import RequestError
-from collapse.models import call, untouched
+from collapse.models import Ones, call, floats_of, untouched
 from collapse.problem import Problem
 from collapse.schedules import CERTIFIED_MARGIN
 from collapse.scores import ScoreInputs, Scores, positive
@@ -44,9 +44,10 @@ def _homogeneous(problem: Problem) -> bool:
     state = positive(problem.model, masking.dense(problem.model), torch.float64)
 
     def f(scale: float) -> Tensor:
-        x = torch.full((1, *problem.input_shape), scale, dtype=torch.float64, device=problem.device)
+        x = Ones.like(problem.example, torch.float64, value=scale)
         tensors = {name: tensor.clone() for name, tensor in state.items()}
-        return call(problem.model, tensors, x, problem.output)
+        outputs = floats_of(call(problem.model, tensors, x, problem.output))
+        return torch.cat([y.flatten() for y in outputs])
 
     try:
         with untouched(problem.model, "eval"), torch.no_grad():

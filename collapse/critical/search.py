@@ -72,7 +72,7 @@ def critical_compression(
         raise RequestError(f"scan: expected 0 or more, got {scan}")
     if not 0 <= tolerance < float("inf"):
         raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
-    problem, options = Problem.of(model, batches), options or Pruning()
+    problem, options = Problem.of(model, batches), Problem.options(options)
     _ = problem.example  # there is one
     family = _Family(problem, options, effective, watch or (lambda _: None))
     if options.schedule == "certified":

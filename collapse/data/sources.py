@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import distribution
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from collapse.data import image_files
 from collapse.data.dataset import Dataset, Split, _hash
+from collapse.data.given import Given
 from collapse.errors import RequestError, first_line
 from collapse.files import atomic
 from collapse.models import call_user, import_user, parameters_of
-from collapse.options import DATASETS, FRAMED, data_folder, unknown_dataset
+from collapse.options import DATASETS, FRAMED, TOKENS, data_folder, unknown_dataset
 from collapse.seeding import generator
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -57,7 +59,7 @@ def load(
     name: str = "digits",
     split: Split = "train",
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     input_shape: tuple[int, ...] | None = None,
     classes: int | None = None,
     seed: int = 0,
@@ -78,12 +80,37 @@ def load(
         seed: of gaussian inputs.
 
     Raises:
-        RequestError: unknown name, files missing, empty or truncated, or a failed download.
+        RequestError: unknown name, files missing, empty or truncated, a failed download, or a
+            function that returns batches (``for_scoring``).
     """
+    found = for_scoring(name, split, root=root, input_shape=input_shape, classes=classes, seed=seed)
+    if isinstance(found, Given):
+        raise RequestError(
+            f"dataset '{name}' returns batches, which are for scoring only: expected a "
+            "collapse.Dataset"
+        )
+    return found
+
+
+def for_scoring(
+    name: str,
+    split: Split = "train",
+    *,
+    root: Path | str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    seed: int = 0,
+) -> Dataset | Given:
+    """``load``, which also takes a function that returns batches (``Given``)."""
+    if name == TOKENS:
+        raise RequestError(
+            f"dataset '{TOKENS}': random tokens are for scoring a network of token ids only: "
+            "expected images"
+        )
     if input_shape is not None and min(input_shape, default=0) < 1:
         raise RequestError(f"input shape: expected positive sizes, got {input_shape}")
-    if classes is not None and classes < 1:
-        raise RequestError(f"classes: expected at least 1, got {classes}")
+    if classes is not None and not (isinstance(classes, int) and classes >= 1):
+        raise RequestError(f"classes: expected at least 1, got {classes!r}")
     if name.startswith(FRAMED):
         return _framed(load(name.removeprefix(FRAMED), split, root=root))
     if name == "digits":
@@ -93,7 +120,7 @@ def load(
         return dense if name == "gaussian" else _sparse(dense, seed)
     if ":" in name:
         return _users(name, split, seed=seed, input_shape=input_shape, classes=classes)
-    root = data_folder(root)
+    root = data_folder(None if root is None else Path(root))
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
     found = image_files.find(root, name, split, size)
     if found is None:
@@ -118,7 +145,7 @@ def load(
     return Dataset(name, images, labels, max(count, _CLASSES.get(name, 0)), mean, std)
 
 
-def _users(name: str, split: Split, **offered: Any) -> Dataset:
+def _users(name: str, split: Split, **offered: Any) -> Dataset | Given:
     """What a user's function returns, held to what a ``Dataset`` says of itself."""
     function, what = import_user(name, "dataset"), f"dataset '{name}'"
     if callable(function) and "split" in parameters_of(function):
@@ -127,8 +154,13 @@ def _users(name: str, split: Split, **offered: Any) -> Dataset:
         raise RequestError(f"{what}: expected a function that takes split=, 'train' or 'test'")
     given = {option: value for option, value in offered.items() if value is not None}
     found = call_user(function, what, **given)
+    if isinstance(found, Iterable) and not isinstance(found, Tensor | Mapping | str):
+        return Given(name, list(found))
     if not isinstance(found, Dataset):
-        raise RequestError(f"{what}: expected a collapse.Dataset, got {type(found).__name__}")
+        raise RequestError(
+            f"{what}: expected a collapse.Dataset, or batches of (inputs, targets); got "
+            f"{type(found).__name__}"
+        )
     labels = found.labels
     if labels.shape != found.images.shape[:1] or labels.dtype != torch.int64 or not len(labels):
         raise RequestError(

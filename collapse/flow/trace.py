@@ -28,7 +28,17 @@ from collapse.flow.journal import Journal, origin_of
 from collapse.flow.operations import INPUT, Operation, Use
 from collapse.flow.recorder import Recorder
 from collapse.flow.taps import note_of_tensor, tap
-from collapse.models import Selector, call, streams_at
+from collapse.models import (
+    Inputs,
+    Ones,
+    Selector,
+    call,
+    entering,
+    floats_of,
+    mapped,
+    streams_at,
+    with_floats,
+)
 
 # Largest difference of two runs of one forward, relative to the largest output.
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -93,8 +103,8 @@ def _module_paths(model: nn.Module, leaving: Callable[[Any], None]) -> Iterator[
 def record(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    inputs: Tensor,
-    scalar: Callable[[Tensor], Tensor],
+    inputs: Inputs | Ones,
+    scalar: Callable[[Any], Tensor],
     output: Selector = None,
     *,
     seed: int = 0,
@@ -105,9 +115,10 @@ def record(
     Args:
         tensors: the model's state, as from ``stand_ins``; parameters among them are those that
             the flow is followed to.
-        inputs: ``[batch, …]``; floating-point inputs are a source of flow too.
-        scalar: gives ``R`` from the model's output tensor.
-        output: selects a tensor from a forward that returns several.
+        inputs: as ``models.call`` takes them; floating-point inputs are a source of flow too, and
+            so are the ones that ids of tokens give.
+        scalar: gives ``R`` from what ``output`` selects.
+        output: selects a tensor from a forward that returns several, or all of them.
         seed: of what the forward draws.
         whole: note the saliency of parameters entry by entry.
 
@@ -123,7 +134,6 @@ def record(
         name: tensor.detach().requires_grad_() if name in names else tensor
         for name, tensor in tensors.items()
     }
-    x = inputs.detach()
     journals: list[Journal] = []
 
     def leaving(result: Any) -> None:
@@ -135,13 +145,19 @@ def record(
         journal = Journal({name: state[name] for name in names}, where, whole)
         journals.append(journal)
         recorder = Recorder(journal)
-        if x.is_floating_point():
-            x = x.requires_grad_()
-            journal.begin(x)
+
+        def enter(x: Tensor) -> Tensor:
+            if not x.requires_grad:  # or the rows of a table, which come from a parameter
+                x = x.detach().requires_grad_()
+                journal.begin(x)
+            return x
+
         with streams_at(model, seed), recorder.custom_functions(), recorder:
-            y = call(model, state, x, output)
-        y = journal.adopt(journal.memory.read(y))
-        _same_output(y, expected)
+            outputs = call(model, state, entering(_detached(inputs), enter), output)
+        outputs = with_floats(outputs, lambda y: journal.adopt(journal.memory.read(y)))
+        _same_outputs(outputs, expected)
+        with recorder:
+            y = _joined(outputs)
         origin = origin_of(y)
         if origin is None or origin.operation == INPUT:
             raise RequestError(
@@ -149,7 +165,7 @@ def record(
             )
         end = Use(origin, None, None, "output", aligned=True)
         journal.operations[origin.operation].outputs.append(end)
-        R = scalar(tap(y, note_of_tensor(end, origin.axis, None)))
+        R = scalar(_parted(tap(y, note_of_tensor(end, origin.axis, None)), outputs))
         if not isinstance(R, Tensor) or R.numel() != 1:
             got = tuple(R.shape) if isinstance(R, Tensor) else type(R).__name__
             raise RequestError(f"R must be a scalar tensor: expected shape (), got {got}")
@@ -160,32 +176,60 @@ def record(
 
 
 def _plain(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, output: Selector
-) -> Tensor:
-    """The model's output without a recorder, on copies: a forward may write into its state."""
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs | Ones, output: Selector
+) -> list[Tensor]:
+    """The model's outputs without a recorder, on copies: a forward may write into its state."""
     names = {name for name, _ in model.named_parameters()}
     state = {
         name: tensor.detach().clone().requires_grad_(name in names)
         for name, tensor in tensors.items()
     }
-    x = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
+
+    def enter(x: Tensor) -> Tensor:
+        return x if x.requires_grad else x.detach().clone().requires_grad_()
+
     with torch.enable_grad():  # and with gradients: a forward may put hooks on its tensors
-        return call(model, state, x, output).detach()
+        outputs = call(model, state, entering(inputs, enter), output)
+    return [y.detach() for y in floats_of(outputs)]
 
 
-def _same_output(y: Tensor, expected: Tensor) -> None:
+def _detached(inputs: Inputs | Ones) -> Inputs | Ones:
+    """Inputs of their own, for what a user's tensor may carry along."""
+    return inputs if isinstance(inputs, Ones) else mapped(lambda x, _: x.detach(), inputs)
+
+
+def _joined(outputs: Any) -> Tensor:
+    """One tensor: the output, or all floating-point ones in a row."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    return torch.cat([y.reshape(-1) for y in floats_of(outputs)])
+
+
+def _parted(joined: Tensor, outputs: Any) -> Any:
+    """The outputs again, with their floating-point tensors taken from the row."""
+    if isinstance(outputs, Tensor):
+        return joined
+    parts = iter(torch.split(joined, [y.numel() for y in floats_of(outputs)]))
+    return with_floats(outputs, lambda y: next(parts).view(y.shape))
+
+
+def _same_outputs(outputs: Any, expected: list[Tensor]) -> None:
     """The recorded network is the user's, or nothing is said of it."""
-    same = y.shape == expected.shape
-    if same and y.numel():
-        a, b = y.detach(), expected
-        limit = _SAME.get(a.dtype, 1e-2) * max(1e-30, float(b.abs().max()))
-        same = bool(((a - b).abs() <= limit).all())
-    if not same:
+    found = floats_of(outputs)
+    if len(found) != len(expected) or not all(map(_same, found, expected)):
         raise RequestError(
             "the forward gives another output each time it runs, recorded and plain: expected "
             "one that depends on its input, its parameters and the seeded random streams only "
             "(or an operation that cannot be followed overwrites a tensor)"
         )
+
+
+def _same(y: Tensor, expected: Tensor) -> bool:
+    if y.shape != expected.shape:
+        return False
+    a, b = y.detach(), expected
+    limit = _SAME.get(a.dtype, 1e-2) * max(1e-30, float(b.abs().max())) if b.numel() else 0
+    return bool(((a - b).abs() <= limit).all())
 
 
 def _backward(R: Tensor, journal: Journal) -> None:

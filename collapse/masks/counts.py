@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Mapping
 
@@ -57,7 +58,13 @@ def sums(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
-    """kept / total, between 0 and 1."""
+    """kept / total, between 0 and 1.
+
+    Raises:
+        RequestError: there are no masks.
+    """
+    if not masks:
+        raise RequestError("masks are empty: expected one mask a layer")
     return kept(masks) / total(masks)
 
 
@@ -75,9 +82,10 @@ def keep_count(parameters: int, compression: float) -> int:
     Raises:
         RequestError: compression below 1 or not finite.
     """
-    if not (math.isfinite(compression) and compression >= 1):
+    number = isinstance(compression, numbers.Real)
+    if not (number and math.isfinite(compression) and compression >= 1):
         raise RequestError(
-            f"compression is total / kept: expected a finite number from 1 up, got {compression}"
+            f"compression is total / kept: expected a finite number from 1 up, got {compression!r}"
         )
     quotient = parameters / compression
     nearest = round(quotient)

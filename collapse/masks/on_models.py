@@ -47,13 +47,16 @@ def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module
 
 
 def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks") -> None:
-    """Raise RequestError unless every mask has a parameter of its name and shape in the model."""
+    """Raise RequestError unless each is a boolean tensor of the name and shape of a parameter."""
     parameters = dict(model.named_parameters())
     if not masks:
         raise RequestError(f"{where} are empty: expected one mask a layer")
     for name, mask in masks.items():
         if name not in parameters:
             raise RequestError(f"{where} are of another network: the model has no '{name}'")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise RequestError(f"{where}: '{name}' expected a boolean tensor, got {kind}")
         if mask.shape != parameters[name].shape:
             raise RequestError(
                 f"{where} are of another network: '{name}' expected shape "

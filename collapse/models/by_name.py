@@ -1,4 +1,4 @@
-"""Networks by name: the paper's, torchvision's, timm's and the user's own."""
+"""Networks by name: the paper's, torchvision's, timm's, Hugging Face's and the user's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from collapse.errors import RequestError, first_line, unknown
+from collapse.models.hugging_face import from_transformers
 from collapse.models.paper import IMAGENET_HEIGHT, Shape, conv, fc, initialise
 from collapse.models.user import from_factory, parameters_of
 from collapse.options import NETWORKS, unknown_model
@@ -109,8 +110,9 @@ def build(
     """Build a network by name; the caller's random state stays as it was.
 
     Args:
-        name: one of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME`` or
-            ``package.module:factory``, called with ``classes=`` and ``input_shape=`` if it takes
+        name: one of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG``
+            (a class name or a config's path, see ``hugging_face``) or ``package.module:factory``,
+            called with ``classes=`` and ``input_shape=`` if it takes
             them.
         input_shape: channels, height, width; it chooses the form of the paper's networks.
         classes: outputs of the last layer (a factory that does not take them chooses its own).
@@ -121,8 +123,8 @@ def build(
     Raises:
         RequestError: unknown name, an input shape that does not fit, or weights that do not.
     """
-    if classes < 1:
-        raise RequestError(f"classes: expected at least 1, got {classes}")
+    if not isinstance(classes, int) or classes < 1:
+        raise RequestError(f"classes: expected at least 1, got {classes!r}")
     pretrained = weights == "pretrained"
     try:
         with torch.random.fork_rng(devices=[]):
@@ -155,6 +157,8 @@ def _by_name(name: str, input_shape: Shape, classes: int, pretrained: bool) -> n
         return _from_torchvision(rest, classes, pretrained)
     if source == "timm" and rest:
         return _from_timm(rest, input_shape, classes, pretrained)
+    if source == "transformers" and rest:
+        return from_transformers(rest, input_shape, classes, pretrained)
     if pretrained:
         from torchvision.models import list_models
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from collapse.errors import RequestError, first_line
+from collapse.errors import RequestError
+from collapse.models.batches import Inputs, Ones, arguments
+from collapse.models.failures import forward_errors
+from collapse.models.lookups import Lookups
+from collapse.models.outputs import Selector, select_output
 from collapse.options import Mode
 
 Masks = dict[str, Tensor]
-
-
-Selector = str | int | None
 
 
 def all_finite(x: Tensor) -> bool:
@@ -97,19 +98,39 @@ def stand_ins(
 
 
 def call(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, output: Selector = None
-) -> Tensor:
-    """The model's output tensor on ``inputs``, computed with ``tensors`` as its state.
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs | Ones,
+    output: Selector = None,
+) -> Any:
+    """The model's output on ``inputs``, computed with ``tensors`` as its state.
 
     Args:
         tensors: by parameter and buffer name, as from ``stand_ins``.
-        inputs: shape ``[batch, …]``.
+        inputs: a tensor ``[batch, …]``, a tuple of arguments or a dict of keywords; under ``Ones``
+            the ids of tokens enter as ones.
         output: which part of the output is meant when it is a tuple, dict or named tuple: an
-            index, a key or an attribute.
+            index, a key or an attribute; ``"all"`` for all of it.
+
+    Returns:
+        A tensor; whatever the model returns for ``"all"``.
 
     Raises:
-        RequestError: the forward fails on this input, or its output is no tensor.
+        RequestError: the forward fails on this input, its output is no tensor, or integers under
+            ``Ones`` are looked up nowhere.
     """
+    return select_output(_run(model, tensors, inputs), output)
+
+
+def returns_several(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> bool:
+    """Whether a forward returns anything but one tensor; also where it fails, which others say."""
+    try:
+        return not isinstance(_run(model, tensors, inputs), Tensor)
+    except RequestError:
+        return True
+
+
+def _run(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs | Ones) -> Any:
     tensors = dict(tensors)
     if isinstance(model, fx.GraphModule):  # a traced copy has only what the forward uses
         own = [
@@ -117,9 +138,16 @@ def call(
             *model.named_buffers(remove_duplicate=False),
         ]
         tensors = {name: tensors[name] for name, _ in own if name in tensors}
-    with forward_errors(inputs):
-        result = functional_call(model, tensors, (inputs,), strict=False)
-    return select_output(result, output)
+    lookups = None
+    if isinstance(inputs, Ones):
+        lookups = Lookups(model, tensors, inputs) if inputs.ids() else None
+        inputs = inputs.inputs
+    args, keywords = arguments(inputs)
+    with forward_errors(model, inputs), lookups or nullcontext():
+        result = functional_call(model, tensors, args, keywords, strict=False)
+    if lookups is not None:
+        lookups.check()
+    return result
 
 
 class ContiguousGradients(TorchFunctionMode):
@@ -149,51 +177,6 @@ def with_contiguous_gradient(func: Callable[..., Any], result: Any) -> Any:
     return result
 
 
-@contextmanager
-def forward_errors(inputs: Tensor) -> Iterator[None]:
-    """Whatever a forward in the block raises becomes a RequestError that names the input."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, RequestError):
-        raise
-    except Exception as error:  # the forward is the user's and may raise anything
-        raise RequestError(
-            f"the model's forward failed on an input of shape {tuple(inputs.shape)}: "
-            f"{first_line(error)} (another shape: --dataset gaussian --input-shape C H W)"
-        ) from error
-
-
-def select_output(result: Any, output: Selector) -> Tensor:
-    """The tensor that is meant by ``output`` of what a forward returned (see ``call``)."""
-    if isinstance(result, Tensor):
-        return result
-    kind = type(result).__name__
-    if isinstance(result, Mapping):
-        parts = {str(key): value for key, value in result.items()}
-    elif hasattr(result, "_asdict"):
-        parts = result._asdict()
-    elif isinstance(result, list | tuple):
-        parts = {str(index): value for index, value in enumerate(result)}
-    else:
-        parts = dict(vars(result)) if hasattr(result, "__dict__") else {}
-    names = ", ".join(parts) or "none"
-    if output is None:
-        raise RequestError(
-            f"expected the model to return a tensor, got {kind} with parts {names}; "
-            "choose one with --output NAME (in Python output=NAME)"
-        )
-    chosen = parts.get(str(output))
-    if chosen is None and isinstance(output, str | int) and str(output).lstrip("-").isdigit():
-        values = list(parts.values())
-        index = int(output)
-        chosen = values[index] if -len(values) <= index < len(values) else None
-    if not isinstance(chosen, Tensor):
-        raise RequestError(
-            f"output '{output}' of the model is no tensor: expected one of {names} of its {kind}"
-        )
-    return chosen
-
-
 def compute_dtype(model: nn.Module) -> torch.dtype:
     """Half-precision models are scored in float32: their range holds no product of layers."""
     widest = max(
@@ -206,14 +189,3 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 def kept_parameters(masks: Masks) -> Callable[[str, Tensor], Tensor]:
     """For ``stand_ins``: masked, and all in memory of their own (a forward may write there)."""
     return lambda name, value: value * masks[name] if name in masks else value.clone()
-
-
-def tensors_in(x: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for part in x:
-            yield from tensors_in(part)
-    elif isinstance(x, Mapping):
-        yield from tensors_in(list(x.values()))

@@ -27,7 +27,7 @@ from collapse.masks import (
     select_with_mass,
     sizes,
 )
-from collapse.models import Masks, call, untouched
+from collapse.models import Masks, call, output_sum, untouched
 from collapse.pruning.result import Pruned, Step
 from collapse.pruning.steps import Goal, Plain, Start
 from collapse.scores import (
@@ -114,7 +114,7 @@ class LiveBlocks(Plain):
         }
         tensors.update({name: leaf.stand_in for name, leaf in leaves.items()})
         with LinearMaps(leaves):
-            R = call(network, tensors, inputs.ones(), inputs.output).sum()
+            R = output_sum(call(network, tensors, inputs.ones(masks), inputs.output))
         for leaf in leaves.values():  # only what is differentiated from here on is for the scores
             leaf.collecting = True
         self._cuttable = {name for name, leaf in leaves.items() if leaf.caught and not leaf.other}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -63,7 +64,7 @@ def prune(
         >>> sum(pruned.steps[-1].kept_by_layer.values())
         2662
     """
-    problem, options = Problem.of(model, batches), options or Pruning()
+    problem, options = Problem.of(model, batches), Problem.options(options)
     about(options.pruner)  # an unknown one is said now
     if masks is None:
         masks = dense(problem.model)
@@ -167,11 +168,18 @@ def target(
                 f"compression {compression:g} is above the maximum: {total} parameters in "
                 f"{layers} layers allow at most {total / layers:.10g}"
             )
+    if not isinstance(keep, numbers.Integral):
+        raise RequestError(f"keep: expected a whole number, got {keep!r}")
     if survivors == 0:
         raise RequestError("the masks to start from keep nothing: expected at least one survivor")
     if not 1 <= keep <= survivors:
         raise RequestError(
             f"expected to keep between 1 and {survivors} parameters, got {keep}"
             + (f" (compression {compression:g})" if compression is not None else "")
+            + (
+                f": the masks to start from are at compression {total / survivors:.6g} already"
+                if survivors < total and keep > survivors
+                else ""
+            )
         )
     return keep

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse.masks import kept, total
-from collapse.models import Masks, call, compute_dtype, untouched
+from collapse.models import Masks, call, compute_dtype, first_tensor, output_sum, untouched
 from collapse.pruning.result import Pruned, Step
 from collapse.pruning.steps import Goal, Plain, Start
 from collapse.scores import SCORES, ScoreInputs, Scores, derivatives, positive, score, scoring_seed
@@ -38,12 +38,14 @@ class OnDevice(Plain):
         options, batches = start.options, start.inputs.batches
         if SCORES[options.pruner] is not synflow or options.scope != "global" or not batches:
             return False
-        return options.schedule != "certified" and batches[0][0].is_floating_point()
+        return options.schedule != "certified"
 
     @staticmethod
     def pays(start: Start) -> bool:
         """Whether it is the faster way: where the host would wait for the device."""
-        return OnDevice.can(start) and start.inputs.batches[0][0].device.type == "cuda"
+        return (
+            OnDevice.can(start) and first_tensor(start.inputs.batches[0][0]).device.type == "cuda"
+        )
 
     def steps(self, goals: Iterable[tuple[int, Goal]]) -> Iterator[Step]:
         plan = [(iteration, goal) for iteration, goal in goals if isinstance(goal, int)]
@@ -113,14 +115,13 @@ def launch(
     state = positive(model, masks, dtype)
     buffers = {name for name, _ in model.named_buffers()}  # which a forward may change
     dead = torch.cat([~mask.flatten() for mask in masks.values()])
-    image = inputs.batches[0][0]
-    ones = torch.ones((1, *image.shape[1:]), dtype=dtype, device=image.device)
+    ones = replace(inputs, dtype=dtype).ones(masks)
     rows: list[tuple[Tensor, ...]] = []
     removed: list[Tensor] = []
     for goal in goals:
         leaves = {name: state[name].detach().requires_grad_() for name in masks}
         tensors = {name: t.clone() if name in buffers else t for name, t in state.items()}
-        R = call(model, {**tensors, **leaves}, ones, inputs.output).sum()
+        R = output_sum(call(model, {**tensors, **leaves}, ones, inputs.output))
         gradients = derivatives(R, list(leaves.values()))
         scores = torch.cat(
             [

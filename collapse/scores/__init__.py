@@ -6,7 +6,8 @@ such function under the decorator ``pruner``, here (a file in ``pruners/``) or a
 """
 
 from collapse.scores.gradients import derivatives, loss_gradient
-from collapse.scores.inputs import Batch, Loss, ScoreInputs, Scores, scoring_seed
+from collapse.scores.inputs import Batch, ScoreInputs, Scores, scoring_seed
+from collapse.scores.losses import Loss, load_loss, token_cross_entropy
 from collapse.scores.precision import widening
 from collapse.scores.pruners.grasp import TEMPERATURE as GRASP_TEMPERATURE
 from collapse.scores.pruners.synflow import positive
@@ -30,6 +31,7 @@ __all__ = [
     "Scores",
     "about",
     "derivatives",
+    "load_loss",
     "load_pruner",
     "loss_gradient",
     "mode_of",
@@ -39,5 +41,6 @@ __all__ = [
     "registered",
     "score",
     "scoring_seed",
+    "token_cross_entropy",
     "widening",
 ]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from collapse.errors import RequestError
 from collapse.models import (
     ContiguousGradients,
+    Inputs,
     Masks,
     call,
+    cast,
     compute_dtype,
+    first_tensor,
     kept_parameters,
+    samples,
     stand_ins,
 )
 from collapse.scores import fast
 from collapse.scores.inputs import ScoreInputs, Scores, dtype_name, scoring_seed
-
-# The label of samples that cross-entropy leaves out.
-_IGNORED = -100
 
 
 def loss_gradient(
@@ -50,7 +51,8 @@ def loss_gradient(
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:
-        with contextlib.nullcontext() if along is None else fast.twice(x.device):
+        device = first_tensor(x).device
+        with contextlib.nullcontext() if along is None else fast.twice(device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
         if along is not None:
             local = gradients(value, leaves, create_graph=True)
@@ -63,39 +65,28 @@ def loss_gradient(
 
 def _weighted(
     model: nn.Module, inputs: ScoreInputs, dtype: torch.dtype
-) -> list[tuple[Tensor, Tensor, float]]:
+) -> list[tuple[Inputs, Any, float]]:
     """Batches with their share of all samples, so that batch sizes do not weigh the mean."""
-    total = sum(len(y) for _, y in inputs.batches)
+    total = sum(samples(x) for x, _ in inputs.batches)
     if total == 0:
         raise RequestError("this pruner needs data: expected at least one sample, got none")
     for x, y in inputs.batches:
-        if len(x) != len(y):
-            raise RequestError(f"expected a label for each of {len(x)} samples, got {len(y)}")
-    return [
-        (x.to(dtype) if x.is_floating_point() else x, y, len(y) / total)
-        for x, y in fast.parts(model, inputs, dtype)
-    ]
+        if isinstance(y, Tensor) and y.ndim and samples(x) != len(y):
+            raise RequestError(f"expected a label for each of {samples(x)} samples, got {len(y)}")
+    return [(cast(x, dtype), y, samples(x) / total) for x, y in fast.parts(model, inputs, dtype)]
 
 
 def _loss(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
+    x: Inputs,
+    y: Any,
     inputs: ScoreInputs,
     temperature: float = 1.0,
 ) -> Tensor:
-    with ContiguousGradients() if len(x) == 1 else contextlib.nullcontext():
-        output = call(model, tensors, x, inputs.output) / temperature
-    classes = y[y != _IGNORED] if inputs.loss is F.cross_entropy else y[:0]
-    if len(classes) and (
-        output.ndim != 2 or int(classes.max()) >= output.shape[1] or int(classes.min()) < 0
-    ):
-        raise RequestError(
-            f"the data has classes from {int(classes.min())} to {int(classes.max())}: expected an "
-            f"output of shape [batch, classes] that covers them, got {tuple(output.shape)}"
-        )
-    return inputs.loss(output, y)
+    with ContiguousGradients() if samples(x) == 1 else contextlib.nullcontext():
+        output = call(model, tensors, x, inputs.output)
+    return inputs.loss_of(output, y, temperature)
 
 
 def gradients(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from collapse.errors import RequestError
-from collapse.models import Selector, all_finite
+from collapse.models import Inputs, Ones, Selector, all_finite, with_floats
 from collapse.options import Mode
+from collapse.scores.losses import Loss, value_of
 from collapse.seeding import derive
 
-Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Inputs in any form, and targets in whatever form the loss takes.
+Batch = tuple[Inputs, Any]
 
 
 class Scores(dict[str, Tensor]):
@@ -51,11 +53,11 @@ class ScoreInputs:
     """What a score function may look at besides the model and the masks.
 
     Attributes:
-        batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
-            SynFlow takes only the shape from them.
+        batches: pairs of inputs (a tensor ``[n, …]``, a tuple of arguments, a dict of keywords)
+            and targets, on the model's device. SynFlow takes only the shape from them.
         mode: the model's mode while scoring.
         loss: of (output, targets), a mean over the batch.
-        output: selects a tensor from a forward that returns several.
+        output: selects a tensor from a forward that returns several; ``"all"`` for all of them.
         seed: of every random choice.
         iteration: 1 for the first scoring; random scores are drawn anew in each.
         dtype: ``torch.float64`` has SynFlow compute in it from the start, where the device has it;
@@ -70,20 +72,30 @@ class ScoreInputs:
     iteration: int = 1
     dtype: torch.dtype | None = None
 
-    def ones(self) -> Tensor:
-        """One sample of ones ``[1, …]`` in the inputs' shape.
+    def ones(self, scored: Collection[str] = ()) -> Ones:
+        """One sample of ones in the inputs' form.
+
+        Args:
+            scored: parameters that are.
 
         Raises:
-            RequestError: there is no batch to take the shape from, or its inputs are integers.
+            RequestError: there is no batch to take the form from.
         """
         if not self.batches:
             raise RequestError(
                 "synflow needs the input's shape: expected at least one batch, got none"
             )
-        first = self.batches[0][0]
-        if not first.is_floating_point():
-            raise RequestError(f"synflow needs floating-point inputs, got {first.dtype}")
-        return torch.ones((1, *first.shape[1:]), dtype=self.dtype, device=first.device)
+        return Ones.like(self.batches[0][0], self.dtype, scored=scored)
+
+    def loss_of(self, outputs: Any, targets: Any, temperature: float = 1.0) -> Tensor:
+        """The loss, of outputs divided by a temperature.
+
+        Raises:
+            RequestError: it fails, or does not fit the outputs.
+        """
+        if temperature != 1:
+            outputs = with_floats(outputs, lambda x: x / temperature)
+        return value_of(self.loss, outputs, targets)
 
 
 def scoring_seed(inputs: ScoreInputs) -> int:

@@ -241,9 +241,9 @@ class Trainer:
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
     def _logits(self, x: Tensor) -> Tensor:
-        with self._autocast(), forward_errors(x):
+        with self._autocast(), forward_errors(self.model, x):
             result = self.forward(x if self.dtype == torch.float32 else x.to(self.dtype))
-        logits = select_output(result, self.output)
+        logits: Tensor = select_output(result, self.output)
         return logits.float() if self.bfloat16 else logits
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -175,7 +175,7 @@ MISTAKES = {
     "--model net:pair": "got tuple with parts 0, 1; choose one with --output",
     "--model net:table --output logit": "output 'logit' of the model is no tensor",
     "--model torchvision:vgg61": "unknown torchvision model 'vgg61'",
-    "--model mymodel": "(or torchvision:NAME, timm:NAME, package.module:factory)",
+    "--model mymodel": "(or torchvision:NAME, timm:NAME, transformers:CONFIG, package",
     "--model fc --dataset gaussian --classes 0": "classes: expected at least 1, got 0",
     "--model fc --dataset gaussian --input-shape 3 0 8": "input shape: expected positive sizes",
     "--model fc --out a.csv --layers a.csv": "'a.csv' is named for two results",

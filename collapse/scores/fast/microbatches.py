@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from collapse.errors import RequestError
-from collapse.models import call, stand_ins, streams_at
+from collapse.models import (
+    Inputs,
+    call,
+    cast,
+    first_tensor,
+    samples,
+    stand_ins,
+    streams_at,
+    taken,
+    tensors_in,
+)
 from collapse.scores.inputs import Batch, ScoreInputs
 
 # Samples at a time. At 32×32 the activations of a layer are then a few megabytes.
@@ -32,47 +42,48 @@ def microbatches(
         dtype: in which the model is run.
     """
     whole = list(inputs.batches)
-    if all(len(y) <= at_once or x.device.type != "cpu" for x, y in whole):
+    if all(samples(x) <= at_once or first_tensor(x).device.type != "cpu" for x, _ in whole):
         return whole
-    if inputs.mode == "train" or inputs.loss is not F.cross_entropy:
+    if inputs.mode == "train" or inputs.loss is not F.cross_entropy or inputs.output == "all":
         return whole
-    if any(int(y.min()) < 0 for _, y in whole if y.numel()):  # samples that no mean counts
-        return whole
-    largest = max((x for x, _ in whole), key=len)
+    if not all(isinstance(y, Tensor) and (not y.numel() or int(y.min()) >= 0) for _, y in whole):
+        return whole  # samples that no mean counts
+    largest = max((x for x, _ in whole), key=samples)
     if not _independent(model, largest, inputs, dtype):
         return whole
     return [
-        (x[start : start + at_once], y[start : start + at_once])
+        (taken(x, slice(start, start + at_once)), y[start : start + at_once])
         for x, y in whole
         for start in range(0, len(y), at_once)
     ]
 
 
 @torch.no_grad()
-def _independent(
-    model: nn.Module, x: torch.Tensor, inputs: ScoreInputs, dtype: torch.dtype
-) -> bool:
+def _independent(model: nn.Module, x: Inputs, inputs: ScoreInputs, dtype: torch.dtype) -> bool:
     """Whether a few samples have the same outputs in company as each beside itself, bit by bit.
 
     Five samples, an odd number, so that no split or roll maps the batch to itself; and a batch of
     two, to catch what depends on the batch size. False where the samples are alike, which cannot
     tell, and where the model does not take such batches.
     """
-    few = x[:_FEW].to(dtype) if x.is_floating_point() else x[:_FEW]
-    if not all(bool((few[i] != few[i - 1]).any()) for i in range(len(few))):
+    few = cast(taken(x, slice(0, _FEW)), dtype)
+    count = samples(few)
+    alone = [list(tensors_in(taken(few, [i]))) for i in range(count)]
+    if any(all(map(torch.equal, alone[i], alone[i - 1])) for i in range(count)):
         return False
     tensors = stand_ins(model, dtype=dtype)
 
-    def run(batch: torch.Tensor) -> torch.Tensor:
+    def run(batch: Inputs) -> Tensor:
         with streams_at(model, 0):  # a forward that draws random numbers draws the same ones
-            return call(model, tensors, batch, inputs.output)
+            output: Tensor = call(model, tensors, batch, inputs.output)
+            return output
 
     try:
-        together, pair = run(few), run(few[:2])
-        beside = [run(few[[i] * len(few)]) for i in range(len(few))]
+        together, pair = run(few), run(taken(few, slice(0, 2)))
+        beside = [run(taken(few, [i] * count)) for i in range(count)]
     except RequestError:
         return False
-    if together.shape[:1] != few.shape[:1] or pair.shape[:1] != (2,):
+    if together.shape[:1] != (count,) or pair.shape[:1] != (2,):
         return False
     same = all(torch.equal(out[i], together[i]) for i, out in enumerate(beside))
     return same and torch.allclose(pair, together[:2], rtol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from collapse.models import ContiguousGradients, Masks, call, stand_ins
+from collapse.models import ContiguousGradients, Masks, call, output_sum, stand_ins
 from collapse.scores.gradients import gradients, times
 from collapse.scores.inputs import ScoreInputs, Scores
 from collapse.scores.precision import widening
@@ -17,14 +17,15 @@ from collapse.scores.registry import pruner
 def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Module) -> Scores:
     """SynFlow, ``θ ⊙ ∂R/∂θ`` with ``R = 1ᵀ f(1; |θ|)`` (Tanaka et al. 2020, equation 2).
 
-    ``f`` runs on an input of ones, on the absolute values of the parameters only. Biases that are
+    ``f`` runs on an input of ones (ids of tokens give ones where they are looked up), on the
+    absolute values of the parameters only; several outputs are summed. Biases that are
     not scored themselves and running means are out of ``R``: only then is it multilinear in the
     layers, so that scores are conserved and Theorem 3 holds.
     """
     state = positive(model, masks, inputs.dtype)
     theta = {name: state[name].requires_grad_() for name in masks}
     with ContiguousGradients():
-        R = call(network, state, inputs.ones(), inputs.output).sum()
+        R = output_sum(call(network, state, inputs.ones(masks), inputs.output))
     return times(theta, gradients(R, theta), total=float(R.detach()))
 
 

@@ -1,0 +1,150 @@
+"""What a user's forward raises, as one line: the input, the operation, the place, and the cause.
+
+A cause is named only where the error's own words show it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from collapse.errors import RequestError, first_line
+from collapse.models.batches import Inputs, arguments, shapes, tensors_in
+
+_HERE = Path(__file__).parents[1]
+# Ours and torch's own frames around an operation: it is named by the one below them.
+_AROUND = re.compile(
+    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|nn/modules/module)\.py$"
+    r"|torch/(_functorch/functional_call|nn/utils/stateless)\.py$"
+)
+
+_SIZES = re.compile(
+    r"shapes cannot be multiplied|to have \d+ channels|[Kk]ernel size can't be greater"
+    r"|output size is too small|size mismatch, got|Expected more than 1 value per channel"
+    r"|expected input\[|does not match.*hidden size|input\.size\(-1\) must be equal"
+)
+_TYPES = re.compile(
+    r"scalar type|same dtype|not implemented for '|Input type \(.*\) and (weight|bias) type"
+    r"|can't be cast|must have the same dtype"
+)
+_DEVICES = re.compile(r"on the same device|Input type \((torch\.)?cuda|is on \w+, (but|different)")
+_CALL = re.compile(r"missing \d+ required|unexpected keyword argument|positional arguments? but")
+
+
+@contextmanager
+def forward_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Whatever a forward in the block raises becomes a RequestError: input, place and cause."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RequestError):
+        raise
+    except Exception as error:  # the forward is the user's and may raise anything
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        given = f"an input of {shapes(inputs)}" if isinstance(inputs, Tensor) else shapes(inputs)
+        raise RequestError(
+            f"the model's forward failed on {given}{_place(model, error)}: "
+            f"{kind}{first_line(error)}{_cause(model, inputs, error)}"
+        ) from error
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, traceback.FrameSummary]]:
+    walked = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    listed = traceback.extract_tb(error.__traceback__)
+    return [
+        (frame, summary)
+        for frame, summary in zip(walked, listed, strict=True)
+        if not _AROUND.search(summary.filename)
+    ]
+
+
+def _place(model: nn.Module, error: Exception) -> str:
+    """`` in 'head' (Linear: F.linear)``; nothing where the forward was not reached."""
+    frames = _frames(error)
+    paths = {id(module): path for path, module in model.named_modules()}
+    running = [m for frame, _ in frames if id(m := frame.f_locals.get("self")) in paths]
+    if not running:
+        return ""
+    path, kind = paths[id(running[-1])], type(running[-1]).__name__
+    last = frames[-1][1]
+    what = _operation(last)
+    if "site-packages" not in last.filename:  # the user's own line
+        line = f"{Path(last.filename).name} line {last.lineno}"
+        what = f"{what}, {line}" if what else line
+    inside = f"'{path}' ({kind}" if path else f"{kind} ("
+    return f" in {inside}{': ' if path and what else ''}{what})"
+
+
+def _operation(frame: traceback.FrameSummary) -> str:
+    """The call or expression that raised, without its arguments; empty for a ``raise``."""
+    source = linecache.getline(frame.filename, frame.lineno or 0)
+    start, end = getattr(frame, "colno", None), getattr(frame, "end_colno", None)
+    one_line = frame.lineno == getattr(frame, "end_lineno", frame.lineno)
+    text = source.encode()[start : end if one_line else None].decode(errors="replace").strip()
+    if not text or text.startswith(("raise", "assert")):
+        return ""
+    called = re.match(r"[\w.]+(?=\()", text)
+    return called[0] if called else text[:40]
+
+
+def _cause(model: nn.Module, inputs: Inputs, error: Exception) -> str:
+    words, tensors = str(error), list(tensors_in(inputs))
+    floats = any(x.is_floating_point() for x in tensors)
+    if isinstance(error, TypeError) and _CALL.search(words):
+        return _wanted(model, inputs)
+    if isinstance(error, IndexError) and "out of range in self" in words:
+        return _out_of_table(error)
+    if not isinstance(error, RuntimeError):
+        return ""
+    if _DEVICES.search(words):
+        where = _weights(model, "device")
+        return f" (inputs are on {_each(tensors, 'device')}, weights on {where})"
+    if "indices" in words and floats:
+        return " (ids of tokens are integers: --dataset tokens, or int64 inputs)"
+    if _TYPES.search(words):
+        kinds = _each(tensors, "dtype").replace("torch.", "")
+        return f" (inputs are {kinds}, weights {_weights(model, 'dtype').replace('torch.', '')})"
+    if _SIZES.search(words) and isinstance(inputs, Tensor) and floats:
+        return " (another shape: --dataset gaussian --input-shape C H W)"
+    return ""
+
+
+def _each(tensors: list[Tensor], attribute: str) -> str:
+    return ", ".join(dict.fromkeys(str(getattr(x, attribute)) for x in tensors))
+
+
+def _weights(model: nn.Module, attribute: str) -> str:
+    return _each([p for p in model.parameters() if p.is_floating_point()], attribute)
+
+
+def _wanted(model: nn.Module, inputs: Inputs) -> str:
+    """What the forward takes, against what it was given."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_KEYWORD]
+    args, keywords = arguments(inputs)
+    given = ", ".join([f"{len(args)} by position"] * bool(args) + list(keywords))
+    takes = ", ".join(needed or [p.name for p in parameters][:8])
+    return (
+        f" ({type(model).__name__}.forward takes {takes}; given {given}; inputs may be a tuple or "
+        "a dict)"
+    )
+
+
+def _out_of_table(error: Exception) -> str:
+    """Which ids a table does not have."""
+    for frame, _ in reversed(_frames(error)):
+        ids, table = frame.f_locals.get("input"), frame.f_locals.get("weight")
+        if isinstance(ids, Tensor) and isinstance(table, Tensor) and ids.numel():
+            return f" (ids {int(ids.min())} to {int(ids.max())} of a table of {len(table)})"
+    return ""
