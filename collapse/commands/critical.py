@@ -190,9 +190,9 @@ def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
             **({"seed": "{seed:d}"} if frame["seed"].nunique() > 1 else {}),
             "iterations": "{steps}",
             "mode": "{mode}",
-            "critical": "{critical_compression:,.6g}",
-            "of maximum": "{share:.3%}",
-            "kept": "{critical_kept:,}",
+            "critical": "{critical:>}",
+            "of maximum": "{share:>}",
+            "kept": "{kept:>}",
             "connected until": "{connected:>}",
             "collapse": "{collapse:>}",
             "first to collapse": "{first}",
@@ -210,16 +210,30 @@ def _words(row: dict[str, Any]) -> dict[str, Any]:
     connected = row["connected_until"]
     branch = " (branch)" if row["collapsed_is_cut"] is False else ""
     once = row["iterations"] == 1 and row["schedule"] != "certified"
+    share = row["critical_compression"] / row["maximal_compression"]
     return {
         "steps": f"{row['iterations']} {'' if once else row['schedule']}".strip(),
-        "share": row["critical_compression"] / row["maximal_compression"],
+        "critical": ("" if _exact(row) else "≈ ") + _number(row, row["critical_compression"]),
+        "share": f"{share:.3%}" if _exact(row) else f"{share:.2%}",
+        "kept": f"{row['critical_kept']:,}" if _exact(row) else _number(row, row["critical_kept"]),
         "collapse": "none seen"
         if collapse is None
-        else f"{collapse:,.6g}{' *' if row['monotone'] is False else ''}",
+        else f"{_number(row, collapse)}{' *' if row['monotone'] is False else ''}",
         "first": _layer(row) + branch,
-        "connected": "not looked for" if connected is None else f"{connected:,.6g}",
-        "effective": "none" if effective is None else f"{effective:,.6g}",
+        "connected": "not looked for" if connected is None else _number(row, connected),
+        "effective": "none" if effective is None else _number(row, effective),
     }
+
+
+def _exact(row: dict[str, Any]) -> bool:
+    """Whether rounding has no say: another number of threads or processor gives the same digits."""
+    whole = row["critical_kept"] == row["layers"]  # nothing collapses, up to the maximum
+    return row["mode"] is None or whole or row["precision"].startswith("float64")
+
+
+def _number(row: dict[str, Any], value: float) -> str:
+    """To the digits that are sure."""
+    return f"{value if _exact(row) else float(f'{value:.3g}'):,.6g}"
 
 
 def _layer(row: dict[str, Any]) -> str:
@@ -231,26 +245,33 @@ def _branches(row: dict[str, Any]) -> str:
     until, maximal = row["connected_until"], row["maximal_compression"]
     start = (
         f"{row['pruner']}{' (certified)' if row['schedule'] == 'certified' else ''} drops the "
-        f"branch '{_layer(row)}' at {row['collapse_compression']:,.6g}"
+        f"branch '{_layer(row)}' at {_number(row, row['collapse_compression'])}"
     )
     if until is None:
         return start
-    return f"{start} and stays connected to {until:,.6g}{', the maximum' * (until >= maximal)}"
+    whole = ", the maximum" * (until >= maximal)
+    return f"{start} and stays connected to {_number(row, until)}{whole}"
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:
-    notes = [_branches(r) for r in cli.rows_of(frame) if r["collapsed_is_cut"] is False]
+    rows = cli.rows_of(frame)
+    notes = [_branches(row) for row in rows if row["collapsed_is_cut"] is False]
+    if rough := ", ".join(dict.fromkeys(row["pruner"] for row in rows if not _exact(row))):
+        notes.append(
+            f"≈ {rough}: scored in float32, where the order of a sum (threads, processor) decides "
+            "further digits"
+        )
     if (~frame["monotone"].fillna(True)).any():
         notes.append(
             "* a layer also collapsed at this lower compression: for an iterative pruner collapse "
             "is not monotone in compression"
         )
-    tested = frame[~frame["certified"]]
-    if len(tested):
-        low, high = tested["bracket_low"].min(), tested["bracket_high"].max()
+    if tested := [row for row in rows if not row["certified"]]:
+        low = min(tested, key=lambda row: row["bracket_low"])
+        high = max(row["bracket_high"] for row in tested)
         notes.append(
             "search: tested, not proved; the critical compression lies between "
-            f"{low:,.6g} and {high:,.6g}"
+            f"{_number(low, low['bracket_low'])} and {high:,.6g}"
         )
     return notes
 

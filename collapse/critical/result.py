@@ -16,6 +16,7 @@ class Point:
         kept: parameters kept in each layer.
         alive: those of them on an input→output path; None where that was not asked for.
         scores: the scores that selected the mask: (sum, sum of absolute values) of each layer.
+        precision: in which these were computed.
         collapsed: the first layer to have collapsed on the way, None if none did.
         connected: whether a path of kept weights leads from the input to the output; None where
             that was not asked for.
@@ -24,6 +25,7 @@ class Point:
     kept: dict[str, int]
     alive: dict[str, int] | None
     scores: dict[str, tuple[float, float]]
+    precision: str
     collapsed: str | None
     connected: bool | None
 
@@ -118,6 +120,12 @@ class Critical:
     def effective_critical_compression(self) -> float | None:
         """``N`` over the fewest living parameters with every layer alive."""
         return self.parameters / self.effective_kept if self.effective_kept else None
+
+    @property
+    def precision(self) -> str:
+        """In which the scores were computed that decided the critical compression."""
+        near = min(self.points, key=lambda point: abs(point.total - self.critical_kept))
+        return near.precision
 
     @property
     def certified(self) -> bool:

@@ -124,7 +124,7 @@ class _Family:
     def point(self, masks: Masks, scores: Scores, collapsed: str | None = None) -> Point:
         alive, arrives = self.paths(masks) if self.effective else (None, None)
         kept, sums = masking.kept_by_layer(masks), masking.sums(scores)
-        return Point(kept, alive, sums, collapsed, arrives)
+        return Point(kept, alive, sums, scores.precision, collapsed, arrives)
 
     def fewest_connected(
         self, arrives: Callable[[int], bool], total: int, tolerance: float = 0.0

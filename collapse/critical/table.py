@@ -56,6 +56,7 @@ def measure(
         "effective_critical_compression": result.effective_critical_compression,
         "certified": result.certified,
         "evidence": result.evidence,
+        "precision": result.precision,
         "bracket_low": low,
         "bracket_high": high,
         "evaluations": result.evaluations,

@@ -1,9 +1,9 @@
 from .engines import Engine as Engine
 from .engines import fastest as fastest
 from .loop import begin as begin
-from .loop import iterations_of as iterations_of
 from .loop import prune as prune
 from .loop import target as target
+from .precision import iterations_of as iterations_of
 from .result import PathsExhaustedError as PathsExhaustedError
 from .result import Pruned as Pruned
 from .result import Step as Step

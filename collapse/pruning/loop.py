@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from collapse import schedules
@@ -17,17 +16,10 @@ from collapse.models import Masks, check_finite
 from collapse.options import Pruning
 from collapse.problem import Problem
 from collapse.pruning.engines import Engine, fastest, named
+from collapse.pruning.precision import iterations_of, precision
 from collapse.pruning.result import PathsExhaustedError, Pruned, Step
 from collapse.pruning.steps import Goal, Start
 from collapse.scores import Batch, ScoreInputs, Scores, about, mode_of
-
-# Past this compression SynFlow's scores are in float64, from the first iteration on. So little is
-# left at the end that single weights decide whether a layer survives, and which ones are left hangs
-# on every rounding before: one near-tie decided differently early on changes thousands of weights
-# later. VGG-16 kept all its layers at the maximal compression in float64, and lost some where the
-# first iterations, down to density 0.3, were in float32: a later switch saves no verdict. Up to it,
-# layers are far from empty, and float32 takes half the time.
-FLOAT64_ABOVE = 1000
 
 
 def prune(
@@ -89,16 +81,14 @@ def prune(
 
 
 def begin(problem: Problem, options: Pruning, masks: Masks, keep: int | None = None) -> Start:
-    """What an engine starts from; scores are in float64 where ``keep`` is a far compression."""
-    # The certified schedule proves each step as it is, and a target only shortens its last one.
-    far = keep and options.schedule != "certified" and total(masks) > FLOAT64_ABOVE * keep
+    """What an engine starts from."""
     inputs = ScoreInputs(
         problem.batches,
         mode_of(options.pruner, options.mode) or "eval",
         problem.loss,
         problem.output,
         options.seed,
-        dtype=torch.float64 if far else None,
+        dtype=precision(problem, options, total(masks), keep),
     )
     return Start(problem.model, options, masks, inputs)
 
@@ -139,11 +129,6 @@ def _certified(survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
         if left <= keep:
             return
         yield iteration, goal
-
-
-def iterations_of(options: Pruning) -> int:
-    """The number of iterations, with the pruner's own for None."""
-    return about(options.pruner).iterations if options.iterations is None else options.iterations
 
 
 def target(

@@ -44,15 +44,17 @@ def loss_gradient(
         The masked parameters, and the gradient (or product) with respect to each. Pruned weights
         are no variables of the network: their part is zero.
     """
-    batches = _weighted(model, inputs, compute_dtype(model))
+    dtype = inputs.dtype or compute_dtype(model)
+    batches = _weighted(model, inputs, dtype)
     # Dropout draws the same units in each pass, so that all passes see one function.
     torch.manual_seed(scoring_seed(inputs))
-    tensors = stand_ins(model, dtype=compute_dtype(model), parameter=kept_parameters(masks))
+    tensors = stand_ins(model, dtype=dtype, parameter=kept_parameters(masks))
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:
         device = first_tensor(x).device
-        with contextlib.nullcontext() if along is None else fast.twice(device):
+        twice = contextlib.nullcontext() if along is None else fast.twice(device)
+        with twice, fast.in_precision(dtype, device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
         if along is not None:
             local = gradients(value, leaves, create_graph=True)

@@ -60,8 +60,8 @@ class ScoreInputs:
         output: selects a tensor from a forward that returns several; ``"all"`` for all of them.
         seed: of every random choice.
         iteration: 1 for the first scoring; random scores are drawn anew in each.
-        dtype: ``torch.float64`` has SynFlow compute in it from the start, where the device has it;
-            None in the model's own, or in float32 for half precision.
+        dtype: in which to compute, from the start; None for the model's own, or float32 for half
+            precision.
     """
 
     batches: Sequence[Batch] = ()

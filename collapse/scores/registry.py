@@ -31,14 +31,16 @@ class About:
         iterations: how often it scores on the way to the target, unless asked otherwise.
         mode: in which it scores the model, unless asked otherwise; None if it never runs it.
         data: what it takes from the batches: nothing, the inputs' shape, or all of them.
-        stateless: it runs the model on other tensors (``models.call``) and never touches its own,
-            so it needs no copy of it.
+        stateless: it runs the model on other tensors (``models.call``), in the precision that it
+            is asked for, and never touches the model's own, so it needs no copy of it.
+        passes: how many forward passes a scoring takes the time of, about.
     """
 
     iterations: int = 1
     mode: Mode | None = "eval"
     data: Data = "labels"
     stateless: bool = False
+    passes: int = 3
 
 
 _ABOUT: dict[ScoreFunction, About] = {}
@@ -50,6 +52,7 @@ def pruner(
     mode: Mode | None = "eval",
     data: Data = "labels",
     stateless: bool = False,
+    passes: int = 3,
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a score function under its own name; all of a new pruner is one such function.
 
@@ -75,7 +78,7 @@ def pruner(
         name = function.__name__
         if name in SCORES and _origin(SCORES[name]) != _origin(function):
             raise RequestError(f"pruner '{name}' is registered already: expected another name")
-        _ABOUT[function] = About(iterations, mode, data, stateless)
+        _ABOUT[function] = About(iterations, mode, data, stateless, passes)
         SCORES[name] = function
         return function
 

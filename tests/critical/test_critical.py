@@ -293,4 +293,6 @@ def test_points_of_the_layer_scope_are_its_masks(mlp: nn.Module) -> None:
 
 
 def test_a_dead_layer_has_no_effective_total() -> None:
-    assert Point({"a": 2, "b": 3}, {"a": 2, "b": 0}, {}, None, None).effective_total is None
+    assert (
+        Point({"a": 2, "b": 3}, {"a": 2, "b": 0}, {}, "float32", None, None).effective_total is None
+    )

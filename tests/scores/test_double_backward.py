@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from collapse import masks as masking
 from collapse.models import build
 from collapse.scores import ScoreInputs, fast, score
-from collapse.scores.fast import double_backward
+from collapse.scores.fast import double_backward, matmul
 from collapse.scores.fast.double_backward import CheapTwice
+from collapse.scores.fast.matmul import InFloat64
 from tests.zoo import Case
 
 
@@ -102,6 +103,7 @@ def test_grasp_takes_these_ways(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
             return ours(*args, **options)
 
         monkeypatch.setattr(double_backward, name, watched)
+    monkeypatch.setattr(matmul, "_POSITIONS", 0)  # float64 has another way for few positions
     with_ways = score(case.model, "grasp", masks, inputs)
     layers = {type(module).__name__.rstrip("123d") for module in case.model.modules()}
     assert ("_convolution" in caught) == ("Conv" in layers)
@@ -144,3 +146,32 @@ def test_snip_and_grasp_cost_so_many_forward_passes() -> None:
     for pruner, passes in (("snip", 3), ("grasp", 12)):
         cost = operations(lambda p=pruner: score(model, p, masks, inputs))
         assert 0.98 * passes <= cost / forward <= passes
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_in_float64(kind: str) -> None:
+    function, x_shape, w_shape, options = CONVOLUTIONS[kind]
+    x, w, b = (_normal(*shape) for shape in (x_shape, w_shape, w_shape[:1]))
+    leaves = [tensor.requires_grad_() for tensor in (x, w, b)]
+
+    def work() -> Tensor:
+        if isinstance(options, dict):
+            return function(x, w, bias=b, **options)
+        return function(x, w, b, *options)
+
+    expected = _gradients(work, *leaves)
+    with InFloat64():
+        ours = _gradients(work, *leaves)
+    for a, c in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-12)
+
+
+def test_few_positions_are_a_product_in_float64_alone() -> None:
+    weight = torch.randn(4, 3, 3, 3)
+    for dtype, size, product in (
+        (torch.float64, 8, True), (torch.float64, 9, False), (torch.float32, 8, False),
+    ):  # fmt: skip
+        x = torch.randn(2, 3, size, size, dtype=dtype, requires_grad=True)
+        with InFloat64():
+            y = F.conv2d(x, weight.to(dtype), padding=1)
+        assert ("Convolution" not in y.grad_fn.name()) == product

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapse.scores.fast.double_backward import CheapTwice
+from collapse.scores.fast.matmul import InFloat64
 from collapse.scores.fast.microbatches import AT_ONCE, microbatches
 from collapse.scores.inputs import Batch, ScoreInputs
 
@@ -41,6 +44,12 @@ def twice(device: torch.device) -> Iterator[None]:
     cheap = CheapTwice() if is_on() and device.type == "cpu" else contextlib.nullcontext()
     with sdpa_kernel(SDPBackend.MATH), cheap:  # fused attention has no second derivative
         yield
+
+
+def in_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    """A forward in the block is fast in this precision."""
+    slow = dtype == torch.float64 and device.type == "cpu"
+    return InFloat64() if slow and is_on() else contextlib.nullcontext()
 
 
 def parts(
