@@ -157,7 +157,7 @@ def _of(output: Any) -> nn.Module:
         (lambda y: {"a": y, "b": y}, [0, 1, 2], {"output": "all"},
          r"cross-entropy takes an output .*got dict of float32 \(3, 4\), float32 \(3, 4\) and"),
         (lambda y: y, [0, 1, 2], {"loss": lambda y, _: y}, r"scalar tensor, got float32 \(3, 4\)"),
-        (lambda y: y, [0, 1, 2], {"loss": lambda _, t: t["labels"]},
+        (lambda y: y, [0, 1, 2], {"loss": lambda _, t: t.nowhere},
          r"the loss failed with \w+: .*float32 \(3, 4\) as output and int64 \(3,\) as targets"),
         (lambda y: y, [0, 1], {}, "expected a label for each of 3 samples, got 2"),
         (lambda y: {"n": 1}, [0, 1, 2], {"output": "all"}, "expected a floating-point tensor"),
@@ -193,14 +193,14 @@ def test_the_only_part_is_meant_and_logits_of_hugging_face() -> None:
 
 
 def test_losses_by_name(module_named: Any) -> None:
-    module_named("mine", "loss = 3\ndef near(output, targets): return output.sum()\n")
+    module_named("my_losses", "loss = 3\ndef near(output, targets): return output.sum()\n")
     assert load_loss(None) is F.cross_entropy
     assert load_loss("torch.nn.functional:mse_loss") is F.mse_loss
-    assert load_loss("mine:near")(X, None) == X.sum()
+    assert load_loss("my_losses:near")(X, None) == X.sum()
     for name, message in {
         "mse": "loss 'mse': expected package.module:function",
-        "mine:neer": "unknown loss in 'mine' 'neer'; nearest: near",
-        "mine:loss": "expected a function",
+        "my_losses:neer": "unknown loss in 'mine' 'neer'; nearest: near",
+        "my_losses:loss": "expected a function",
     }.items():
         with pytest.raises(RequestError, match=message):
             load_loss(name)
