@@ -347,7 +347,8 @@ def paths(
             return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
         wanted = [*leaves, *mode.inputs]
         gradients = torch.autograd.grad(R, wanted, allow_unused=True)
-    arrived = any(g is not None and bool((g != 0).any()) for g in gradients[len(leaves) :])
+    entered = zip(mode.inputs, gradients[len(leaves) :], strict=True)
+    arrived = any(g is not None and bool((g * x.detach() != 0).any()) for x, g in entered)
     alive = {
         name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
         for (name, mask), gradient in zip(masks.items(), gradients, strict=False)

@@ -172,10 +172,13 @@ def _on_tokens(setup: Setup, seed: int, labelled: bool, loss: Loss) -> Problem:
         raise RequestError(f"--input-shape: expected how many tokens, one number, got {shape}")
     classes = setup.classes or 10
     model = _built(setup, shape, classes, seed)
-    count = (setup.samples or classes * setup.samples_per_class) if labelled else 1
-    if count < 1 or (setup.batch_size or 1) < 1:
+    per_class = classes * setup.samples_per_class
+    count = per_class if setup.samples is None else setup.samples
+    if count < 1 or (setup.batch_size is not None and setup.batch_size < 1):
         raise RequestError("samples and batch size: expected at least 1")
-    batches, each = data.tokens(model, shape[0], count, setup.output, seed, setup.batch_size)
+    batches, each = data.tokens(
+        model, shape[0], count if labelled else 1, setup.output, seed, setup.batch_size
+    )
     loss = token_cross_entropy if each and loss is F.cross_entropy else loss
     return Problem(model, batches, setup.output, loss, _uncounted(model))
 

@@ -158,8 +158,8 @@ def _users(name: str, split: Split, **offered: Any) -> Dataset | Given:
         return Given(name, list(found))
     if not isinstance(found, Dataset):
         raise RequestError(
-            f"{what}: expected a collapse.Dataset, or batches of (inputs, targets); got "
-            f"{type(found).__name__}"
+            f"{what}: expected a collapse.Dataset, got {type(found).__name__} (or batches of "
+            "(inputs, targets), to score on)"
         )
     labels = found.labels
     if labels.shape != found.images.shape[:1] or labels.dtype != torch.int64 or not len(labels):

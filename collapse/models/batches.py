@@ -42,11 +42,15 @@ def mapped(function: Callable[[Tensor, str], Any], x: Any, name: str = "") -> An
         changed = {key: mapped(function, value, str(key)) for key, value in x.items()}
         return _like(x, changed)
     if isinstance(x, list | tuple):
-        parts = [mapped(function, part, name) for part in x]
-        if isinstance(x, list):
-            return parts
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+        return _sequence(x, [mapped(function, part, name) for part in x])
     return x
+
+
+def _sequence(x: list[Any] | tuple[Any, ...], parts: list[Any]) -> Any:
+    """A list, tuple or named tuple like ``x``."""
+    if isinstance(x, list):
+        return parts
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
 
 
 def _like(x: Mapping[str, Any], changed: dict[str, Any]) -> Mapping[str, Any]:
@@ -114,7 +118,7 @@ def taken(inputs: Any, index: slice | list[int]) -> Any:
         if isinstance(x, list) and not outermost and len(x) == count:
             return x[index] if isinstance(index, slice) else [x[i] for i in index]
         if isinstance(x, list | tuple):
-            return mapped(lambda t, _: part(t, False), x)
+            return _sequence(x, [part(each, False) for each in x])
         return x
 
     return part(inputs, True)
@@ -247,4 +251,5 @@ def _kind(x: Any) -> str:
         return f"a tensor of shape {tuple(x.shape)}"
     if isinstance(x, Mapping):
         return f"a dict of {', '.join(map(str, x)) or 'nothing'}"
-    return f"an empty {type(x).__name__}" if x == () or x == [] else type(x).__name__
+    empty = isinstance(x, list | tuple) and not x
+    return f"an empty {type(x).__name__}" if empty else type(x).__name__

@@ -36,7 +36,10 @@ _TYPES = re.compile(
     r"scalar type|same dtype|not implemented for '|Input type \(.*\) and (weight|bias) type"
     r"|can't be cast|must have the same dtype"
 )
-_DEVICES = re.compile(r"on the same device|Input type \((torch\.)?cuda|is on \w+, (but|different)")
+_DEVICES = re.compile(
+    r"on the same device|Input type \((torch\.)?cuda|is on \w+, (but|different)"
+    r"|on the expected device"
+)
 _CALL = re.compile(r"missing \d+ required|unexpected keyword argument|positional arguments? but")
 
 

@@ -50,20 +50,20 @@ def from_transformers(
         if len(input_shape) == 3:
             _fit_images(config, input_shape, settings)
     _check_settings(config, settings)
-    for key, value in {"num_labels": classes, "use_pretrained_backbone": False, **settings}.items():
-        if key in settings or hasattr(config, key):
-            setattr(config, key, value)
     log = logging.getLogger("transformers")
     before = log.level
     log.setLevel(logging.ERROR)  # ids of special tokens lie beyond a small vocabulary
     try:
+        unasked = {"num_labels": classes, "use_pretrained_backbone": False}
+        for key, value in {**unasked, **settings}.items():
+            if key in settings or hasattr(config, key):
+                setattr(config, key, value)
         # Built again from its settings, because some are derived from others.
         config = type(config).from_dict(config.to_dict())
         network: nn.Module = model_class(config)
     except Exception as error:  # configs check themselves, each in its way
         raise RequestError(
-            f"model 'transformers:{name}' cannot be built: {type(error).__name__}: "
-            f"{first_line(error)}"
+            f"model 'transformers:{name}' cannot be built: {type(error).__name__}: {error}"
         ) from error
     finally:
         log.setLevel(before)

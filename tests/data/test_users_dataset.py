@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from collapse import data
 from collapse.commands import critical, train
 from collapse.errors import RequestError
+from collapse.models import build
 from tests.conftest import Run
 
 MODULE = """
@@ -75,3 +78,33 @@ def test_commands_take_it(run: Run, module_named, tmp_path) -> None:
     assert "fc on mine:points 6:" in out
     code, out, err = run(train, f"{line} --epochs 1 --augmentation none --runs {tmp_path / 'runs'}")
     assert (code, err) == (0, "")
+
+
+def test_options_of_another_type_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="unknown dataset 'mine'"):
+        data.load("mine", root=str(tmp_path))
+    with pytest.raises(RequestError, match="classes: expected at least 1, got '10'"):
+        data.load("gaussian", classes="10")
+    with pytest.raises(RequestError, match="classes: expected at least 1, got '10'"):
+        build("fc", classes="10")
+
+
+def test_batches_are_scored_as_they_are(module_named) -> None:
+    module_named(
+        "my_batches",
+        "import torch\n"
+        "x = torch.randn(4, 6)\n"
+        "def classes(): return [((x, x), torch.tensor([0, 4, 1, 1])), (x, torch.zeros(4).long())]\n"
+        "def real(): return [({'x': x}, torch.randn(4, 3))]\n"
+        "def nested(): return ((x, {'a': x}) for _ in range(2))\n",
+    )
+    found = data.for_scoring("my_batches:classes")
+    assert (found.input_shape, found.classes, len(found.batches)) == ((6,), 5, 2)
+    inputs, targets = found.one()[0]
+    assert [part.shape for part in inputs] == [(1, 6), (1, 6)]
+    assert targets.tolist() == [0]
+    assert data.for_scoring("my_batches:real").classes == 3
+    nested = data.for_scoring("my_batches:nested")
+    assert (nested.classes, len(nested.batches)) == (1, 2)
+    with pytest.raises(RequestError, match="returns batches, which are for scoring only"):
+        data.load("my_batches:classes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -234,3 +235,16 @@ def test_mass_of_the_layer_scope_is_that_of_all_layers() -> None:
 def test_a_share_below_its_floor() -> None:
     sizes = [30, 3, 3, 3, 3, 3]
     assert masking.apportion(sizes, 10) == reference.apportion(sizes, 10) == [5, 1, 1, 1, 1, 1]
+
+
+def test_what_is_no_mask_is_one_line(mlp: nn.Module) -> None:
+    masks = masking.dense(mlp)
+    for wrong, kind in ((masks["2.weight"].float(), "torch.float32"), (np.ones((7, 8)), "ndarray")):
+        with pytest.raises(RequestError, match=f"'2.weight' expected a boolean tensor, got {kind}"):
+            masking.apply(mlp, {**masks, "2.weight": wrong})
+    with pytest.raises(RequestError, match="masks are empty: expected one mask a layer"):
+        masking.density({})
+    for wrong in ("10", None, float("nan")):
+        with pytest.raises(RequestError, match="expected a finite number from 1 up, got"):
+            masking.keep_count(100, wrong)
+    assert masking.keep_count(100, np.float32(10)) == masking.keep_count(100, np.int64(10)) == 10

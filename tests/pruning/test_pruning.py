@@ -138,3 +138,20 @@ def test_densities_are_of_the_whole_network_whatever_it_starts_from(mlp: nn.Modu
     start = prune(mlp, [], Pruning("magnitude"), keep=50).masks
     steps = prune(mlp, [], Pruning("magnitude"), keep=25, masks=start).steps
     assert [step.density for step in steps] == [25 / 125]
+
+
+def test_masks_that_keep_less_than_is_asked_for_say_so(mlp: nn.Module) -> None:
+    start = prune(mlp, [], Pruning("magnitude"), keep=5).masks
+    with pytest.raises(RequestError, match=r"to start from are at compression 25 already$"):
+        prune(mlp, [], Pruning("magnitude"), compression=10, masks=start)
+    with pytest.raises(RequestError, match="keep: expected a whole number, got '5'"):
+        prune(mlp, [], Pruning("magnitude"), keep="5")
+
+
+def test_certified_says_that_R_is_negative() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.LayerNorm(3), nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0] * 4, [1.0] * 4, [0.1] * 4]))
+        model[3].weight.copy_(torch.tensor([[0.0, 0.0, 1.0]]))
+    with pytest.raises(RequestError, match="R > 0, as only homogeneous networks have it, got -"):
+        prune(model, [(torch.zeros(1, 4), None)], Pruning(schedule="certified"), keep=2)
