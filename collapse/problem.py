@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from collapse import data, models
+from collapse import masks as masking
 from collapse.errors import RequestError
-from collapse.models import Selector
+from collapse.models import Masks, Selector
 from collapse.options import Mode, Pruning, Setup
 from collapse.scores import Batch, Loss, mode_of
 
@@ -46,14 +49,23 @@ class Problem:
         batches: pairs of inputs ``[n, …]`` and integer targets ``[n]``, on the model's device.
         output: selects a tensor from a forward that returns several.
         loss: of (output, targets), for the scores that follow one.
-        uncounted: a word on weights that are no layer's; empty if there are none.
+        include, exclude: patterns of parameters to prune as well, and of layers not to prune.
+        given: the user's own network; ``model`` is the plain one of the same function and, where
+            they are parameters already, the same tensors (``models.plain``).
     """
 
     model: nn.Module
     batches: Sequence[Batch] = ()
     output: Selector = None
     loss: Loss = F.cross_entropy
-    uncounted: str = ""
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    given: nn.Module = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.given is None:
+            object.__setattr__(self, "given", self.model)
+        object.__setattr__(self, "model", models.plain(self.model))
 
     @classmethod
     def of(cls, model: nn.Module | Problem, batches: Sequence[Batch] = ()) -> Problem:
@@ -71,6 +83,58 @@ class Problem:
             raise RequestError("expected at least one batch, for the input's shape; got none")
         return self.batches[0][0]
 
+    @functools.cached_property
+    def unreached(self) -> dict[str, int]:
+        """The sizes of the layers that the output does not depend on, by name.
+
+        Not looked for without a batch, and none where the output depends on no layer at all or
+        the forward fails: whatever needs it will say so.
+        """
+        layers = self._prunable()
+        if not self.batches:
+            return {}
+        try:
+            one = tree_map(lambda x: x[:1], self.example)
+            found = models.unreached(self.model, layers, one, self.output)
+        except RequestError:
+            return {}
+        return {} if len(found) == len(layers) else {name: layers[name].numel() for name in found}
+
+    def dense(self) -> Masks:
+        """Masks that keep everything: every layer that is reached, as included and excluded."""
+        masks = masking.dense(self.model, include=self.include, exclude=self.exclude)
+        return {name: mask for name, mask in masks.items() if name not in self.unreached}
+
+    def start(self) -> Masks:
+        """What pruning starts from: everything, or what ``torch.nn.utils.prune`` has left."""
+        dense, own = self.dense(), self._own_masks
+        return {n: mask & own[n].to(mask.device) if n in own else mask for n, mask in dense.items()}
+
+    @functools.cached_property
+    def _own_masks(self) -> Masks:
+        return models.with_own_masks(self.given)[1]
+
+    @property
+    def uncounted(self) -> str:
+        """A word on weights that are no layer's; empty if there are none."""
+        return models.uncounted_words(self.model, [*self._prunable()])
+
+    @functools.cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of the numbers: what is not counted, reached or quantised."""
+        notes = [self.uncounted, models.unreached_words(self.unreached)]
+        if models.is_quantised(self.given):
+            notes.append("observers and fake quantisation are left out: the weights are looked at "
+                         "as they are before it")  # fmt: skip
+        return tuple(note for note in notes if note)
+
+    def all_zero(self, *layers: str) -> str:
+        """A word on those of the layers that hold nothing but zeros; empty if none does."""
+        return models.zero_words(models.all_zero(self.model, layers))
+
+    def _prunable(self) -> dict[str, nn.Parameter]:
+        return models.prunable(self.model, include=self.include, exclude=self.exclude)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch."""
@@ -80,18 +144,6 @@ class Problem:
     def device(self) -> torch.device:
         """Where the model and the batches are."""
         return self.example.device
-
-
-def _uncounted(model: nn.Module) -> str:
-    """A word on weights that are no layer's, so that nobody takes N for all there is."""
-    layers = models.prunable(model)
-    others = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and n not in layers}
-    if not others:
-        return ""
-    return (
-        f"not counted: {sum(others.values()):,} parameters of {len(others)} tensors that are no "
-        f"Linear's or Conv's weight (e.g. {next(iter(others))})"
-    )
 
 
 def check_setup(setup: Setup, dataset: data.Dataset) -> None:
@@ -135,7 +187,8 @@ def prepare(
         weights=setup.weights,
         seed=seed,
     )
-    uncounted = _uncounted(model)  # says so now if there is nothing to prune
+    # Says so now if there is nothing to prune.
+    models.prunable(model, include=setup.include, exclude=setup.exclude)
     if labelled:
         batches = dataset.score_batches(
             setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
@@ -145,7 +198,7 @@ def prepare(
         batches = [(dataset.inputs(first), dataset.labels[first])]
     model = model.to(device)
     batches = [(x.to(device), y.to(device)) for x, y in batches]
-    return Problem(model, batches, setup.output, uncounted=uncounted)
+    return Problem(model, batches, setup.output, include=setup.include, exclude=setup.exclude)
 
 
 def check_mode(mode: Mode | None, *pruners: str) -> None:

@@ -1,8 +1,19 @@
 """Networks by name, which of their tensors are prunable, and how to run them on other tensors."""
 
 from collapse.models.by_name import ARCHITECTURES, build
+from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
+from collapse.models.left_out import (
+    all_zero,
+    uncounted,
+    uncounted_words,
+    unreached,
+    unreached_words,
+    zero_words,
+)
 from collapse.models.paper import initialise
+from collapse.models.plain import computed, is_quantised, plain, with_own_masks
+from collapse.models.put_back import hold, own_parameters
 from collapse.models.stateless import (
     ContiguousGradients,
     Masks,
@@ -12,6 +23,7 @@ from collapse.models.stateless import (
     compute_dtype,
     forward_errors,
     kept_parameters,
+    opened,
     select_output,
     stand_ins,
     streams_at,
@@ -27,21 +39,35 @@ __all__ = [
     "Masks",
     "Selector",
     "all_finite",
+    "all_zero",
     "build",
     "call",
     "call_user",
     "check_finite",
     "compute_dtype",
+    "computed",
     "forward_errors",
+    "hold",
     "import_user",
     "initialise",
+    "is_bias",
+    "is_quantised",
     "kept_parameters",
+    "opened",
+    "own_parameters",
     "parameters_of",
+    "plain",
     "prunable",
     "select_output",
     "stand_ins",
     "streams_at",
     "tensors_in",
+    "uncounted",
+    "uncounted_words",
+    "unreached",
+    "unreached_words",
     "untouched",
     "with_contiguous_gradient",
+    "with_own_masks",
+    "zero_words",
 ]
