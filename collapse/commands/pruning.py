@@ -56,7 +56,9 @@ def main(config: Config) -> int:
     load_pruner(options.pruner)
     check_mode(options.mode, options.pruner)
     prepared = prepare(config.setup, options.seed, labelled=needs_labels(options.pruner))
-    start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
+    start = prepared.start()
+    if config.masks is not None:
+        start = masks.load_masks(config.masks, prepared.model, start)
     with cli.progress(iterations_of(options), config.quiet) as update:
 
         def report(step: Step) -> bool:
@@ -102,7 +104,8 @@ def main(config: Config) -> int:
         notes.append("cut: no path of kept weights leads from the input to the output")
     elif empty:
         notes.append("the network is still connected")
-    _print(frame, [*notes, *([prepared.uncounted] if prepared.uncounted else [])])
+    zero = prepared.all_zero(*empty)
+    _print(frame, [*notes, *([zero] if zero else []), *prepared.notes])
     return 1 if not connected or (empty and config.fail_on == "layer") else 0
 
 

@@ -12,7 +12,7 @@ from collapse.models.left_out import (
     zero_words,
 )
 from collapse.models.paper import initialise
-from collapse.models.plain import computed, is_quantised, plain, with_own_masks
+from collapse.models.plain import check_in_place, computed, is_quantised, plain, with_own_masks
 from collapse.models.put_back import hold, own_parameters
 from collapse.models.stateless import (
     ContiguousGradients,
@@ -44,6 +44,7 @@ __all__ = [
     "call",
     "call_user",
     "check_finite",
+    "check_in_place",
     "compute_dtype",
     "computed",
     "forward_errors",

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from collapse.models.kinds import EMBEDDINGS
 from collapse.models.plain import plain
-from collapse.models.stateless import call, stand_ins, tensors_in, untouched
+from collapse.models.stateless import call, compute_dtype, stand_ins, tensors_in, untouched
 
 
 def uncounted(model: nn.Module, layers: Collection[str]) -> dict[str, int]:
@@ -71,9 +72,10 @@ def unreached(
     Args:
         inputs: a batch; one sample is enough.
     """
-    layers = list(layers)
+    layers, dtype = list(layers), compute_dtype(model)
+    inputs = tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
     with untouched(model, "eval"), torch.enable_grad():
-        tensors = stand_ins(model)
+        tensors = stand_ins(model, dtype=dtype)
         leaves = {name: tensors[name].clone().requires_grad_() for name in layers}
         result = call(model, {**tensors, **leaves}, inputs, output)
         reached = {id(leaf) for part in tensors_in(result) for leaf in _behind(part)}
@@ -83,7 +85,7 @@ def unreached(
 
     def matters(names: Sequence[str]) -> bool:
         with untouched(model, "eval"), torch.no_grad():
-            state = stand_ins(model)
+            state = stand_ins(model, dtype=dtype)
             state |= {name: torch.full_like(state[name], float("nan")) for name in names}
             other = call(model, state, inputs, output)
         pairs = zip(tensors_in(result), tensors_in(other), strict=True)

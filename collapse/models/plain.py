@@ -82,6 +82,22 @@ def is_quantised(model: nn.Module) -> bool:
     return any(is_a(module, *_OBSERVERS) for module in model.modules())
 
 
+def check_in_place(model: nn.Module) -> None:
+    """Raise RequestError where training the plain network would not train the user's own."""
+    for path, module in model.named_modules():
+        for name in computed(module):
+            raise RequestError(
+                f"'{name}' of '{path}' is computed from other tensors (a parametrization, weight "
+                "norm or torch.nn.utils.prune), and training would not reach them: expected a "
+                "plain weight; call remove_parametrizations, remove_weight_norm or prune.remove"
+            )
+    if is_quantised(model):
+        raise RequestError(
+            "the network has observers or fake quantisation, which training here would leave out: "
+            "expected it as it was before prepare_qat"
+        )
+
+
 def is_packed(module: nn.Module) -> bool:
     """Whether it is an attention whose three maps are one parameter, used as torch does."""
     return (
@@ -184,21 +200,30 @@ def _behind(module: nn.Module) -> Iterator[Tensor]:
 def _fix(module: nn.Module, name: str) -> None:
     """Make a computed tensor of a copy a parameter that holds its value."""
     if parametrize.is_parametrized(module, name):
-        behind = _parametrizations(module)[name]
-        trains = any(p.requires_grad for p in behind.parameters())
-        behind.eval()  # spectral norm goes on with its power iteration in train mode
-        value = getattr(module, name).detach().clone()
-        parametrize.remove_parametrizations(module, name)
-        module._parameters.pop(name, None)
-        module._buffers.pop(name, None)
-        module.register_parameter(name, nn.Parameter(value, requires_grad=trains))
-        return
+        _fix_parametrized(module)
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     for hook in hooks:
         if isinstance(hook, torch_prune.BasePruningMethod) and hook._tensor_name == name:
             torch_prune.remove(module, name)  # type: ignore[no-untyped-call]  # torch's own
         elif _is_norm(hook) and hook.name == name:
             _NORMS[type(hook).__name__](module, name)
+
+
+def _fix_parametrized(module: nn.Module) -> None:
+    """All of a module's; torch's own function would change the class, which the user's shares."""
+    behind = _parametrizations(module)
+    behind.eval()  # spectral norm goes on with its power iteration in train mode
+    values = {
+        name: nn.Parameter(
+            computing().detach().clone(),
+            requires_grad=any(p.requires_grad for p in computing.parameters()),
+        )
+        for name, computing in behind.items()
+    }
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, value)
 
 
 def _unpack(module: nn.Module) -> None:

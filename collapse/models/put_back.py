@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,29 +60,46 @@ def hold(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _set(module: nn.Module, name: str, mask: Tensor) -> None:
-    if parametrize.is_parametrized(module, name):
-        training = module.training
-        module.eval()  # spectral norm goes on with its power iteration in train mode
-        try:
-            wanted = getattr(module, name) * mask
-            setattr(module, name, wanted)
-            same = torch.allclose(getattr(module, name), wanted)
-        except Exception:  # no right_inverse, or one that takes no such value
-            same = False
-        finally:
-            module.train(training)
-        if not same:
-            raise RequestError(
-                f"the parametrization of '{name}' in {type(module).__name__} takes no masked "
-                "weight: call torch.nn.utils.parametrize.remove_parametrizations first"
-            )
-        return
-    for hook in module._forward_pre_hooks.values():
+    hooks: list[Any] = list(module._forward_pre_hooks.values())
+    for hook in hooks:
         if isinstance(hook, torch_prune.BasePruningMethod) and hook._tensor_name == name:
             module.get_buffer(f"{name}_mask").mul_(mask)
             setattr(module, name, hook.apply_mask(module))  # type: ignore[no-untyped-call]
             return
-    raise RequestError(
-        f"the '{name}' of {type(module).__name__} is computed by weight_norm or spectral_norm, "
-        "which takes no masked weight: call remove_weight_norm or remove_spectral_norm first"
-    )
+    wanted = _value(module, name) * mask
+    try:
+        _try(module, name, wanted)
+        same = torch.allclose(_value(module, name), wanted, rtol=1e-4, atol=1e-6)
+    except Exception:  # a parametrization of the user's without right_inverse, say
+        same = False
+    if not same:
+        raise RequestError(
+            f"'{name}' of a {type(module).__name__} is computed by what takes no masked weight: "
+            "call remove_parametrizations or remove_spectral_norm first"
+        )
+
+
+def _value(module: nn.Module, name: str) -> Tensor:
+    return dict(plain(module).named_parameters())[name]
+
+
+def _try(module: nn.Module, name: str, wanted: Tensor) -> None:
+    """Have a parametrization, or a norm's hook, give the wanted weight."""
+    if parametrize.is_parametrized(module, name):
+        behind = module.parametrizations[name]  # type: ignore[index]  # a ModuleDict
+        if type(behind[0]).__name__ == "_WeightNorm":
+            _factor(behind.original0, behind.original1, wanted, behind[0].dim)
+        else:
+            setattr(module, name, wanted)
+        return
+    hooks: list[Any] = list(module._forward_pre_hooks.values())
+    hook = next(hook for hook in hooks if getattr(hook, "name", None) == name)
+    g, v = (module.get_parameter(f"{name}_{part}") for part in "gv")
+    _factor(g, v, wanted, hook.dim)
+    setattr(module, name, hook.compute_weight(module))
+
+
+def _factor(length: Tensor, direction: Tensor, wanted: Tensor, dim: int) -> None:
+    """Weight norm's two factors; of what is all zero the direction stays, there is no other."""
+    length.copy_(torch.norm_except_dim(wanted, 2, dim))
+    direction.copy_(torch.where(length == 0, direction, wanted))
