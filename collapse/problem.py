@@ -117,7 +117,8 @@ class Problem:
     @property
     def uncounted(self) -> str:
         """A word on weights that are no layer's; empty if there are none."""
-        return models.uncounted_words(self.model, [*self._prunable()])
+        layers = [name for name in self._prunable() if name not in self.unreached]
+        return models.uncounted_words(self.model, layers, self.unreached)
 
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from collapse.errors import RequestError, unknown
+from collapse.errors import RequestError
 from collapse.models.kinds import NORMS, PROJECTIONS, biases_of, weights_of
 from collapse.models.plain import plain
 from collapse.models.stateless import all_finite
@@ -61,9 +62,9 @@ def prunable(
                 f"run the model once on an input first"
             )
     every = dict(model.named_parameters())
-    added = _matched(include, every, "include")
+    added = _matched(include, every, "include", "parameter")
     found = {name: p for name, p in every.items() if id(p) in wanted or name in added}
-    left_out = _matched(exclude, found, "exclude")
+    left_out = _matched(exclude, found, "exclude", "layer")
     found = {name: p for name, p in found.items() if name not in left_out}
     if not found:
         kinds = "Linear, ConvNd, attention or recurrent module"
@@ -75,7 +76,7 @@ def prunable(
     return found
 
 
-def _matched(patterns: Sequence[str], names: Iterable[str], option: str) -> set[str]:
+def _matched(patterns: Sequence[str], names: Iterable[str], option: str, what: str) -> set[str]:
     if isinstance(patterns, str):
         raise RequestError(f"{option}: expected a list of patterns, got the text '{patterns}'")
     found: set[str] = set()
@@ -85,7 +86,11 @@ def _matched(patterns: Sequence[str], names: Iterable[str], option: str) -> set[
             n for n, known in aliases.items() if any(fnmatchcase(k, pattern) for k in known)
         }
         if not matching:
-            raise unknown(f"{option} pattern", pattern, aliases)
+            near = difflib.get_close_matches(pattern.strip("*"), aliases, n=3, cutoff=0)
+            raise RequestError(
+                f"--{option} '{pattern}' matches no {what}: expected a name or a pattern of names, "
+                f"nearest: {', '.join(near)}"
+            )
         found |= matching
     return found
 

@@ -14,32 +14,37 @@ from collapse.models.plain import plain
 from collapse.models.stateless import call, compute_dtype, stand_ins, tensors_in, untouched
 
 
-def uncounted(model: nn.Module, layers: Collection[str]) -> dict[str, int]:
-    """The sizes of the matrices that are not among the layers, by name, the largest first."""
+def uncounted(
+    model: nn.Module, layers: Collection[str], aside: Collection[str] = ()
+) -> dict[str, int]:
+    """The sizes of the matrices that are not among the layers, by name, the largest first.
+
+    Args:
+        aside: names that are spoken of elsewhere.
+    """
     parameters = plain(model).named_parameters()
-    found = {n: p.numel() for n, p in parameters if p.ndim > 1 and n not in layers}
+    known = {*layers, *aside}
+    found = {n: p.numel() for n, p in parameters if p.ndim > 1 and n not in known}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def uncounted_words(model: nn.Module, layers: Collection[str]) -> str:
+def uncounted_words(model: nn.Module, layers: Collection[str], aside: Collection[str] = ()) -> str:
     """What is not counted, so that nobody takes N for all there is; empty if that is nothing."""
     model = plain(model)
-    others = uncounted(model, layers)
+    others = uncounted(model, layers, aside)
     if not others:
         return ""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
-    parameters = dict(model.named_parameters())
-    is_table = {name: id(parameters[name]) in tables for name in others}
-    largest = [
-        f"{name} {size:,}{' (embedding)' if is_table[name] else ''}"
-        for name, size in list(others.items())[:3]
-    ]
-    counted = sum(parameters[name].numel() for name in layers)
-    apart = sum(size for name, size in others.items() if not is_table[name])
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    embedded = [name for name, p in model.named_parameters() if id(p) in tables]
+    largest = [f"{n} {size:,}{' (embedding)' * (n in embedded)}" for n, size in others.items()]
+    counted = sum(sizes[name] for name in layers)
+    apart = sum(size for name, size in others.items() if name not in embedded)
+    share = 100 * counted / (counted + apart)
     return (
-        f"not counted: {sum(others.values()):,} parameters of {len(others)} tensors (largest: "
-        f"{', '.join(largest)}); counted: {counted / (counted + apart):.4g} of all weights in "
-        "matrices, embeddings apart"
+        f"not counted: {sum(others.values()):,} parameters of {len(others)} "
+        f"{'tensor' if len(others) == 1 else 'tensors'} (largest: {', '.join(largest[:3])}); "
+        f"counted: {share:.4g} % of all weights in matrices, embeddings apart"
     )
 
 

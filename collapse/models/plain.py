@@ -104,6 +104,7 @@ def is_packed(module: nn.Module) -> bool:
         isinstance(module, nn.MultiheadAttention)
         and module.__dict__.get("_qkv_same_embed_dim", False)
         and type(module).forward is nn.MultiheadAttention.forward
+        and "forward" not in module.__dict__
     )
 
 

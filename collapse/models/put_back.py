@@ -86,7 +86,7 @@ def _value(module: nn.Module, name: str) -> Tensor:
 def _try(module: nn.Module, name: str, wanted: Tensor) -> None:
     """Have a parametrization, or a norm's hook, give the wanted weight."""
     if parametrize.is_parametrized(module, name):
-        behind = module.parametrizations[name]  # type: ignore[index]  # a ModuleDict
+        behind: Any = module.parametrizations[name]  # type: ignore[index]  # a ModuleDict
         if type(behind[0]).__name__ == "_WeightNorm":
             _factor(behind.original0, behind.original1, wanted, behind[0].dim)
         else:
