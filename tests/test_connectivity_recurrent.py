@@ -23,16 +23,17 @@ class Read(nn.Module):
 
 
 class Cells(nn.Module):
-    """One cell, run over the steps of a sequence."""
+    """One cell, run over the steps of a sequence, or fed with the first of them only."""
 
-    def __init__(self, cell: nn.Module) -> None:
+    def __init__(self, cell: nn.Module, once: bool = False) -> None:
         super().__init__()
-        self.cell, self.head = cell, nn.Linear(3, 2)
+        self.cell, self.head, self.once = cell, nn.Linear(3, 2), once
 
     def forward(self, x: Tensor) -> Tensor:
         state = None
-        for step in x.unbind(1):
-            state = self.cell(step, state)
+        for index, step in enumerate(x.unbind(1)):
+            now = torch.zeros_like(step) if index and self.once else step
+            state = self.cell(now, state)
         return self.head(state[0] if isinstance(state, tuple) else state)
 
 
@@ -63,6 +64,8 @@ CASES = {
     "rnn": lambda: Read(nn.RNN(3, 3, 2, batch_first=True), 3),
     "lstm cell": lambda: Cells(nn.LSTMCell(3, 3)),
     "gru cell": lambda: Cells(nn.GRUCell(3, 3)),
+    "gru cell, fed once": lambda: Cells(nn.GRUCell(3, 3), once=True),
+    "lstm cell, fed once": lambda: Cells(nn.LSTMCell(3, 3), once=True),
     "rnn cell": lambda: Cells(nn.RNNCell(3, 3)),
     "attention": Attending,
 }

@@ -171,16 +171,29 @@ def test_masks_of_torch_prune_are_where_pruning_starts() -> None:
     assert torch.equal(whole.masks["2.weight"], own)
     pruned = prune(model, [(X, Y)], SNIP, keep=30)
     assert not bool((pruned.masks["2.weight"] & ~own).any())
-    found = critical_compression(model, [(X, Y)], SNIP)
-    assert found.parameters == total
-    assert max(point.total for point in found.points) <= total - 26
-    again = prune(model, [(X, Y)], SNIP, keep=found.critical_kept)
-    assert not masking.collapsed(again.masks)
-    less = prune(model, [(X, Y)], SNIP, keep=found.critical_kept - 1)
-    assert masking.collapsed(less.masks) == [found.first_collapsed_layer]
+    for options in (SNIP, Pruning(pruner="random")):  # whose scores are of pruned weights too
+        found = critical_compression(model, [(X, Y)], options)
+        assert found.parameters == total
+        assert max(point.total for point in found.points) <= total - 26
+        again = prune(model, [(X, Y)], options, keep=found.critical_kept)
+        assert not masking.collapsed(again.masks)
+        less = prune(model, [(X, Y)], options, keep=found.critical_kept - 1)
+        assert masking.collapsed(less.masks) == [found.first_collapsed_layer]
+        kept = [masking.kept_by_layer(result.masks) for result in (again, less)]
+        assert all(one in [point.kept for point in found.points] for one in kept)
     # A bias may carry a mask as well: it is no layer, and stays masked.
     torch_prune.l1_unstructured(model[0], "bias", 3)
     assert torch.equal(plain(model)(X), model(X))
+
+
+def test_what_is_frozen_or_in_train_mode_stays_so_and_is_looked_at_as_in_eval_mode() -> None:
+    frozen = nn.MultiheadAttention(4, 2).requires_grad_(False)
+    assert not any(p.requires_grad for p in prunable(frozen).values())
+    model = spectral_norm().train()
+    before = snapshot(model)
+    weight = dict(plain(model).named_parameters())["2.weight"]
+    assert_same(before, snapshot(model))
+    assert torch.equal(weight, model.eval()[2].weight)
 
 
 def test_a_packed_attention_shares_its_memory_with_the_users() -> None:
