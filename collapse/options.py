@@ -235,6 +235,8 @@ class Setup:
         samples: score on so many examples in all instead, spread over the classes.
         batch_size: of the scoring batches.
         device: where to compute; auto takes a GPU if there is one.
+        include: prune these parameters as well: patterns of their names, 'blocks.*.scale'.
+        exclude: leave these layers out: patterns of their names, 'head*'.
     """
 
     model: str
@@ -249,6 +251,8 @@ class Setup:
     samples: Annotated[int | None, shown("N", "samples-per-class")] = None
     batch_size: Annotated[int | None, shown("N", "256 at 32×32, fewer on larger images")] = None
     device: Device = "auto"
+    include: Annotated[tuple[str, ...], shown("PATTERN ...", "none")] = ()
+    exclude: Annotated[tuple[str, ...], shown("PATTERN ...", "none")] = ()
 
     def check(self) -> None:
         """Whether model and dataset can be meant, before torch is imported to build them.

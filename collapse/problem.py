@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import data, models
+from collapse import masks as masking
 from collapse.errors import RequestError
-from collapse.models import Inputs, Selector
+from collapse.models import Inputs, Masks, Selector
 from collapse.options import TOKENS, Mode, Pruning, Setup
 from collapse.scores import Batch, Loss, load_loss, mode_of, needs_labels, token_cross_entropy
 
@@ -47,14 +49,18 @@ class Problem:
             and targets, on the model's device.
         output: selects a tensor from a forward that returns several; ``"all"`` for all of them.
         loss: of (what ``output`` selects, targets), for the scores that follow one.
-        uncounted: a word on weights that are no layer's; empty if there are none.
+        include, exclude: patterns of parameters to prune as well, and of layers not to prune.
+        given: the user's own network; ``model`` is the plain one of the same function and, where
+            they are parameters already, the same tensors (``models.plain``).
     """
 
     model: nn.Module
     batches: Sequence[Batch] = ()
     output: Selector = None
     loss: Loss = F.cross_entropy
-    uncounted: str = ""
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    given: nn.Module = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
         """Raise RequestError for what is no model or no batches."""
@@ -63,6 +69,9 @@ class Problem:
                 f"model: expected a torch.nn.Module, got {type(self.model).__name__}"
             )
         models.check_batches(self.batches)
+        if self.given is None:
+            object.__setattr__(self, "given", self.model)
+        object.__setattr__(self, "model", models.plain(self.model))
 
     @classmethod
     def of(cls, model: nn.Module | Problem, batches: Sequence[Batch] = ()) -> Problem:
@@ -95,6 +104,59 @@ class Problem:
             raise RequestError("expected at least one batch, for the input's shape; got none")
         return self.batches[0][0]
 
+    @functools.cached_property
+    def unreached(self) -> dict[str, int]:
+        """The sizes of the layers that the output does not depend on, by name.
+
+        Not looked for without a batch, and none where the output depends on no layer at all or
+        the forward fails: whatever needs it will say so.
+        """
+        layers = self._prunable()
+        if not self.batches:
+            return {}
+        try:
+            one = models.taken(self.example, slice(0, 1))
+            found = models.unreached(self.model, layers, one, self.output)
+        except RequestError:
+            return {}
+        return {} if len(found) == len(layers) else {name: layers[name].numel() for name in found}
+
+    def dense(self) -> Masks:
+        """Masks that keep everything: every layer that is reached, as included and excluded."""
+        masks = masking.dense(self.model, include=self.include, exclude=self.exclude)
+        return {name: mask for name, mask in masks.items() if name not in self.unreached}
+
+    def start(self) -> Masks:
+        """What pruning starts from: everything, or what ``torch.nn.utils.prune`` has left."""
+        dense, own = self.dense(), self._own_masks
+        return {n: mask & own[n].to(mask.device) if n in own else mask for n, mask in dense.items()}
+
+    @functools.cached_property
+    def _own_masks(self) -> Masks:
+        return models.with_own_masks(self.given)[1]
+
+    @property
+    def uncounted(self) -> str:
+        """A word on weights that are no layer's; empty if there are none."""
+        layers = [name for name in self._prunable() if name not in self.unreached]
+        return models.uncounted_words(self.model, layers, self.unreached)
+
+    @functools.cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of the numbers: what is not counted, reached or quantised."""
+        notes = [self.uncounted, models.unreached_words(self.unreached)]
+        if models.is_quantised(self.given):
+            notes.append("observers and fake quantisation are left out: the weights are looked at "
+                         "as they are before it")  # fmt: skip
+        return tuple(note for note in notes if note)
+
+    def all_zero(self, *layers: str) -> str:
+        """A word on those of the layers that hold nothing but zeros; empty if none does."""
+        return models.zero_words(models.all_zero(self.model, layers))
+
+    def _prunable(self) -> dict[str, nn.Parameter]:
+        return models.prunable(self.model, include=self.include, exclude=self.exclude)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch; of the first, if there are several."""
@@ -104,18 +166,6 @@ class Problem:
     def device(self) -> torch.device:
         """Where the model and the batches are."""
         return models.first_tensor(self.example).device
-
-
-def _uncounted(model: nn.Module) -> str:
-    """A word on weights that are no layer's, so that nobody takes N for all there is."""
-    layers = models.prunable(model)
-    others = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and n not in layers}
-    if not others:
-        return ""
-    return (
-        f"not counted: {sum(others.values()):,} parameters of {len(others)} tensors that are no "
-        f"Linear's or Conv's weight (e.g. {next(iter(others))})"
-    )
 
 
 def check_setup(setup: Setup, dataset: data.Dataset | data.Given) -> None:
@@ -155,17 +205,25 @@ def prepare(
     """
     device, function = choose_device(setup.device), load_loss(loss)
     if setup.dataset == TOKENS:
-        problem = _on_tokens(setup, seed, labelled, function)
+        model, batches, function = _on_tokens(setup, seed, labelled, function)
     else:
-        problem = _on_dataset(setup, seed, labelled, function, dataset)
+        model, batches = _on_dataset(setup, seed, labelled, dataset)
+    problem = Problem(
+        model.to(device),
+        models.moved(batches, device),
+        setup.output,
+        function,
+        include=setup.include,
+        exclude=setup.exclude,
+    )
     if setup.output is not None:
         _check_selects(problem)
-    return replace(
-        problem, model=problem.model.to(device), batches=models.moved(problem.batches, device)
-    )
+    return problem
 
 
-def _on_tokens(setup: Setup, seed: int, labelled: bool, loss: Loss) -> Problem:
+def _on_tokens(
+    setup: Setup, seed: int, labelled: bool, loss: Loss
+) -> tuple[nn.Module, Sequence[Batch], Loss]:
     """Random tokens: the network says which there are, so it is built first."""
     shape = (16,) if setup.input_shape is None else setup.input_shape
     if len(shape) != 1 or shape[0] < 1:
@@ -179,12 +237,11 @@ def _on_tokens(setup: Setup, seed: int, labelled: bool, loss: Loss) -> Problem:
     batches, each = data.tokens(
         model, shape[0], count if labelled else 1, setup.output, seed, setup.batch_size
     )
-    loss = token_cross_entropy if each and loss is F.cross_entropy else loss
-    return Problem(model, batches, setup.output, loss, _uncounted(model))
+    return model, batches, token_cross_entropy if each and loss is F.cross_entropy else loss
 
 
 def _built(setup: Setup, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    return models.build(
+    model = models.build(
         setup.model,
         input_shape=input_shape,
         classes=classes,
@@ -192,6 +249,9 @@ def _built(setup: Setup, input_shape: tuple[int, ...], classes: int, seed: int) 
         weights=setup.weights,
         seed=seed,
     )
+    # Says so now if there is nothing to prune.
+    models.prunable(model, include=setup.include, exclude=setup.exclude)
+    return model
 
 
 def _check_selects(problem: Problem) -> None:
@@ -211,9 +271,8 @@ def _on_dataset(
     setup: Setup,
     seed: int,
     labelled: bool,
-    loss: Loss,
     dataset: data.Dataset | data.Given | None,
-) -> Problem:
+) -> tuple[nn.Module, Sequence[Batch]]:
     if dataset is None:
         dataset = data.for_scoring(
             setup.dataset,
@@ -224,18 +283,14 @@ def _on_dataset(
         )
     check_setup(setup, dataset)
     model = _built(setup, dataset.input_shape, setup.classes or dataset.classes, seed)
-    uncounted = _uncounted(model)  # says so now if there is nothing to prune
-    batches: Sequence[Batch]
     if isinstance(dataset, data.Given):
-        batches = dataset.batches if labelled else dataset.one()
-    elif labelled:
-        batches = dataset.score_batches(
+        return model, dataset.batches if labelled else dataset.one()
+    if labelled:
+        return model, dataset.score_batches(
             setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
         )
-    else:
-        first = slice(0, 1)
-        batches = [(dataset.inputs(first), dataset.labels[first])]
-    return Problem(model, batches, setup.output, loss, uncounted)
+    first = slice(0, 1)
+    return model, [(dataset.inputs(first), dataset.labels[first])]
 
 
 def check_mode(mode: Mode | None, *pruners: str) -> None:

@@ -71,7 +71,8 @@ def synflow(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
     twin = _masked_double(model, masks, "eval")
     for name, parameter in twin.named_parameters():
         parameter.data = parameter.data.abs()
-        if name.endswith("bias") and name not in masks:
+        last = name.rpartition(".")[2]  # also in_proj_bias, and bias_ih_l0 of recurrent networks
+        if (last.endswith("bias") or last.startswith("bias_")) and name not in masks:
             parameter.data.zero_()
     for name, buffer in twin.named_buffers():
         if name.endswith("running_mean"):

@@ -139,5 +139,5 @@ def beside(known: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def maximum_of(config: Config) -> float:
     """``N / L`` of the network."""
     seeds: Sequence[int] = config.seeds or (0,)
-    dense = masking.dense(network(config.setup, seeds[0], needs_labels(config.pruners)).model)
+    dense = network(config.setup, seeds[0], needs_labels(config.pruners)).dense()
     return masking.total(dense) / len(dense)

@@ -127,7 +127,7 @@ def measure(
     labelled = needs_labels([options.pruner])
     seen = sum(len(y) for _, y in prepared.batches) if labelled else 0
     return {
-        "parameters": masking.total(masking.dense(prepared.model)),
+        "parameters": masking.total(prepared.dense()),
         "samples": seen * len(steps),
         "seconds": seconds,
         "flops": counter.get_total_flops(),

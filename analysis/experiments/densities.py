@@ -49,7 +49,7 @@ PRESETS = {
 
 def points(config: Config) -> list[Measured]:
     """One of each one-shot pruner, one of each compression of the others."""
-    dense = masking.dense(config.prepared().model)
+    dense = config.prepared().dense()
     maximum = masking.total(dense) / len(dense)
     if config.compressions is None:
         compressions = powers(2, config.log2_step, maximum)
@@ -73,7 +73,7 @@ run = runner(points, TABLE)
 
 def _measure(config: Config, options: Pruning, compressions: Sequence[float]) -> pd.DataFrame:
     prepared, output = config.prepared(), config.setup.output
-    model, dense = prepared.model, masking.dense(prepared.model)
+    model, dense = prepared.model, prepared.dense()
     total, scores = masking.total(dense), Scores({})
     rows = []
     for compression in sorted(compressions, reverse=True):

@@ -46,7 +46,7 @@ run = runner(points, TABLE)
 
 def _measure(config: Config, options: Pruning) -> pd.DataFrame:
     prepared = config.prepared()
-    model, dense = prepared.model, masking.dense(prepared.model)
+    model, dense = prepared.model, prepared.dense()
     mode = mode_of(options.pruner, config.mode) or "eval"
     inputs = ScoreInputs(prepared.batches, mode, output=config.setup.output, seed=config.seed)
     scores = score(model, options.pruner, dense, inputs)

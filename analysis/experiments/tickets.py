@@ -113,11 +113,12 @@ def _own(config: Config, point: Trained) -> dict[float, list[tuple[str, Masks]]]
     setup, train = config.setup, point.experiment.datasets()[0]
     classes = setup.classes or train.classes
     model = build(setup.model, input_shape=train.input_shape, classes=classes)
-    total = masking.total(masking.dense(model))
+    dense = masking.dense(model, include=setup.include, exclude=setup.exclude)
+    total = masking.total(dense)
     counts = {masking.keep_count(total, c): c for c in given(config.compressions)}
     found: dict[float, list[tuple[str, Masks]]] = {}
     for path in dict.fromkeys(config.tickets):
-        masks = masking.load_masks(path, model)
+        masks = masking.load_masks(path, model, dense)
         kept = masking.kept(masks)
         if kept not in counts:
             expected = " or ".join(f"{n:,} (compression {c:g})" for n, c in counts.items())

@@ -48,6 +48,7 @@ class Report:
             residual of each identity of the synflow and of the snip ledger, and what lies outside
             the theory).
         notes: of single rows that could not be computed.
+        left_out: what is not counted, and layers that the forward never reaches.
     """
 
     setup: Setup
@@ -56,6 +57,7 @@ class Report:
     layers: dict[str, int]
     parts: dict[str, Part]
     notes: list[str] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -83,7 +85,7 @@ def gather(
     resources = resources or Resources()
     scored = Scored(setup, pruners, mode="train", seed=seed)
     prepared = scored.prepared()
-    sizes = masking.sizes(masking.dense(prepared.model))
+    sizes = masking.sizes(prepared.dense())
     notes: list[str] = []
     parts = {
         "critical": _part(lambda: _critical(scored, resources, notes)),
@@ -93,7 +95,7 @@ def gather(
         ),
         "conservation": _part(lambda: _conservation(scored, notes)),
     }
-    return Report(setup, seed, prepared.input_shape, sizes, parts, notes)
+    return Report(setup, seed, prepared.input_shape, sizes, parts, notes, prepared.notes)
 
 
 def _part(compute: Callable[[], pd.DataFrame]) -> Part:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -109,7 +109,7 @@ def main(config: Config) -> int:
         from collapse.plots import save, score_against_inverse_size
 
         save(score_against_inverse_size(layers), config.plot)
-    return _print(config, found)
+    return _print(config, found, prepared.notes)
 
 
 def _masks(config: Config, prepared: Problem) -> Masks:
@@ -118,16 +118,16 @@ def _masks(config: Config, prepared: Problem) -> Masks:
     from collapse.pruning import prune
 
     if config.masks is not None:
-        return masking.load_masks(config.masks, prepared.model)
+        return masking.load_masks(config.masks, prepared.model, prepared.dense())
     if config.compression is None:
-        return masking.dense(prepared.model)
+        return prepared.start()
     dtype = next(prepared.model.parameters()).dtype
     problem = replace(prepared, batches=[(cast(x, dtype), y) for x, y in prepared.batches])
     options = Pruning(pruner=config.pruner, mode=config.mode, seed=config.seed)
     return prune(problem, options=options, compression=config.compression).masks
 
 
-def _print(config: Config, found: Audit) -> int:
+def _print(config: Config, found: Audit, notes: Sequence[str]) -> int:
     """Print the worst residual of each identity; 1 if one is beyond the tolerance, else 0."""
     from collapse.conservation import likely_cause, worst
 
@@ -156,6 +156,7 @@ def _print(config: Config, found: Audit) -> int:
                 for row in beyond
             ),
             *_notes(config, found),
+            *notes,
         ],
     )
     return 1 if beyond else 0

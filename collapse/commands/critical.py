@@ -99,7 +99,6 @@ def main(config: Config) -> None:
             labelled = any(needs_labels(plan.pruner) for plan in plans)
             prepared = prepare(config.setup, seed, labelled=labelled, loss=config.loss)
             device = str(prepared.device)
-            notes += [prepared.uncounted] if prepared.uncounted and not notes else []
             for plan in plans:
                 try:
                     row, more = measure(
@@ -118,6 +117,9 @@ def main(config: Config) -> None:
                     continue
                 rows.append(row)
                 layer_rows.extend(more)
+                zero = prepared.all_zero(*filter(None, [row["first_collapsed_layer"]]))
+                found = (zero, *prepared.notes)
+                notes += [note for note in found if note and note not in notes]
 
     import pandas as pd
 

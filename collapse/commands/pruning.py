@@ -58,7 +58,9 @@ def main(config: Config) -> int:
     check_loss(config.loss, options.pruner)
     labelled = needs_labels(options.pruner)
     prepared = prepare(config.setup, options.seed, labelled=labelled, loss=config.loss)
-    start = None if config.masks is None else masks.load_masks(config.masks, prepared.model)
+    start = prepared.start()
+    if config.masks is not None:
+        start = masks.load_masks(config.masks, prepared.model, start)
     with cli.progress(iterations_of(options), config.quiet) as update:
 
         def report(step: Step) -> bool:
@@ -104,7 +106,8 @@ def main(config: Config) -> int:
         notes.append("cut: no path of kept weights leads from the input to the output")
     elif empty:
         notes.append("the network is still connected")
-    _print(frame, [*notes, *([prepared.uncounted] if prepared.uncounted else [])])
+    zero = prepared.all_zero(*empty)
+    _print(frame, [*notes, *([zero] if zero else []), *prepared.notes])
     return 1 if not connected or (empty and config.fail_on == "layer") else 0
 
 

@@ -170,7 +170,7 @@ def audit(
     Raises:
         RequestError: anything that scoring and recording raise, or an ``R`` beyond float64.
     """
-    _ = Problem(model, [batch])  # says what is no model or no batch
+    model = Problem(model, [batch]).model  # says what is no model or no batch
     masks = masking.dense(model) if masks is None else masks
     check_finite(model)
     inputs = ScoreInputs([batch], mode_of(pruner, mode) or mode or "eval", loss, output, seed)
@@ -220,7 +220,7 @@ def _coverage(
     return Coverage(
         layers,
         frozenset(crossed_layers(trace)) & frozenset(layers),
-        sum(by_layer[name] or len(masks[name]) for name in layers),
+        sum(by_layer[name] or (*masks[name].shape, 1)[0] for name in layers),
         sum(by_layer.values()),
         frozenset(checked[1] & set(layers)),
         tuple(name for name in layers if name not in reached),

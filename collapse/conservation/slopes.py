@@ -14,7 +14,7 @@ from collapse import masks as masking
 from collapse.conservation.auditing import flow_of
 from collapse.errors import RequestError
 from collapse.flow import hidden_units
-from collapse.models import Selector, untouched
+from collapse.models import Selector, plain, untouched
 from collapse.options import Mode
 from collapse.scores import Batch, ScoreInputs, Scores, loss_gradient
 
@@ -42,6 +42,7 @@ def neuron_sums(
     Raises:
         RequestError: anything that recording raises.
     """
+    model = plain(model)
     inputs = ScoreInputs([batch], mode or "eval", output=output)
     trace = flow_of(model, masking.dense(model), inputs, "", Scores({}))
     rows = []
@@ -67,6 +68,7 @@ def signed_saliency(
     model: nn.Module, batches: Sequence[Batch], mode: Mode, output: Selector = None
 ) -> dict[str, Tensor]:
     """``θ ⊙ ∂L/∂θ`` of weights and biases: SNIP before its absolute value, which is conserved."""
+    model = plain(model)
     every = masking.dense(model, biases=True)
     inputs = ScoreInputs(batches, mode, output=output)
     with untouched(model, mode), torch.enable_grad():

@@ -41,7 +41,7 @@ def theorem_3_holds(problem: Problem, scores: Scores, is_cut: Callable[[str], bo
 
 def _homogeneous(problem: Problem) -> bool:
     """``f(2x) = 2 f(x)`` and ``f(0) = 0``: a power of two rounds nothing."""
-    state = positive(problem.model, masking.dense(problem.model), torch.float64)
+    state = positive(problem.model, problem.start(), torch.float64)
 
     def f(scale: float) -> Tensor:
         x = Ones.like(problem.example, torch.float64, value=scale)
@@ -60,9 +60,8 @@ def _homogeneous(problem: Problem) -> bool:
 def _inside(problem: Problem, scores: Scores) -> bool:
     """Whether the flow of ``R`` meets no operation that is outside the theory."""
     inputs = ScoreInputs(problem.batches, output=problem.output)
-    dense = masking.dense(problem.model)
     try:
-        trace = flow_of(problem.model, dense, inputs, "synflow", scores)
+        trace = flow_of(problem.model, problem.start(), inputs, "synflow", scores)
     except RequestError:  # it cannot be followed
         return False
     return outside(trace).empty

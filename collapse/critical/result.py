@@ -65,6 +65,8 @@ class Critical:
         evaluations: prunings run (a scoring for a one-shot pruner).
         iterations: the most iterations that a pruning took.
         points: what was looked at, from the lowest compression to the highest.
+        notes: what a reader has to know: a layer that is all zero and decides the verdict, what is
+            not counted, which layers the forward never reaches.
     """
 
     sizes: dict[str, int]
@@ -78,6 +80,7 @@ class Critical:
     evaluations: int
     iterations: int
     points: list[Point] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

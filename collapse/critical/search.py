@@ -9,6 +9,7 @@ compression, so that a search tests and does not prove, unless it reaches the ma
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,10 +77,13 @@ def critical_compression(
     _ = problem.example  # there is one
     family = _Family(problem, options, effective, watch or (lambda _: None))
     if options.schedule == "certified":
-        return _certified(family)
-    if iterations_of(options) == 1:
-        return _one_shot(family)
-    return _search(family, scan, tolerance)
+        found = _certified(family)
+    elif iterations_of(options) == 1:
+        found = _one_shot(family)
+    else:
+        found = _search(family, scan, tolerance)
+    zero = problem.all_zero(*filter(None, [found.first_collapsed_layer]))
+    return replace(found, notes=tuple(note for note in (zero, *problem.notes) if note))
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,14 @@ class _Family:
         self.watch(f"keeping {keep:,}")
         return prune(self.problem, options=self.options, keep=keep, on_step=on_step, engine=engine)
 
+    @functools.cached_property
+    def start(self) -> Masks:
+        """What there is to prune: the whole network, unless it comes with masks of its own."""
+        return self.problem.start()
+
     def score(self) -> Scores:
-        """Of the dense network."""
-        dense = masking.dense(self.problem.model)
-        return self.engine(begin(self.problem, self.options, dense)).score(1)
+        """Of the network before pruning."""
+        return self.engine(begin(self.problem, self.options, self.start)).score(1)
 
     def paths(self, masks: Masks) -> tuple[dict[str, int], bool]:
         """Living weights by layer, and whether the network is connected."""
@@ -130,10 +138,9 @@ class _Family:
         self, arrives: Callable[[int], bool], total: int, tolerance: float = 0.0
     ) -> int | None:
         """The fewest parameters, one a layer or more, that leave a path: by bisection."""
-        dense = masking.dense(self.problem.model)
-        if not self.effective or not self.paths(dense)[1]:
+        if not self.effective or not self.paths(self.start)[1]:
             return None
-        return _fewest(arrives, len(dense), total, tolerance)
+        return _fewest(arrives, len(self.start), total, tolerance)
 
 
 # --- One-shot pruners: a closed form ----------------------------------------------------------
@@ -141,27 +148,27 @@ class _Family:
 
 def _one_shot(family: _Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
-    dense = masking.dense(family.problem.model)
-    total = masking.total(dense)
-    scores = family.score() if total > len(dense) else Scores({})
+    start = family.start
+    total = masking.kept(start)
+    scores = family.score() if total > len(start) else Scores({})
     scope = family.options.scope
 
     def at(keep: int) -> Masks:
-        return masking.select(scores, keep, scope=scope) if keep < total else dense
+        return masking.select(scores, keep, masks=start, scope=scope) if keep < total else start
 
     if not scores:
-        layer, rank = next(iter(dense)), total
+        layer, rank = next(iter(start)), total
     elif scope == "global":
-        layer, rank = masking.first_to_collapse(scores, dense)
+        layer, rank = masking.first_to_collapse(scores, start)
     else:
-        sizes = [mask.numel() for mask in dense.values()]
+        sizes = [mask.numel() for mask in start.values()]
         rank = _fewest(lambda keep: min(masking.apportion(sizes, keep)) > 0, len(sizes), total)
-        layer = list(dense)[masking.apportion(sizes, rank - 1).index(0)]
+        layer = list(start)[masking.apportion(sizes, rank - 1).index(0)]
     collapse = rank - 1 if rank > 1 else None
 
     looked_at = {min(2 * rank, total), rank, *([collapse] if collapse else []), -(-rank // 2)}
     effective_kept = None
-    if family.effective and min(family.paths(dense)[0].values()) > 0:
+    if family.effective and min(family.paths(start)[0].values()) > 0:
 
         def all_alive(keep: int) -> bool:
             family.watch(f"living weights among {keep:,}")
@@ -178,7 +185,7 @@ def _one_shot(family: _Family) -> Critical:
         masks = at(keep)
         points.append(family.point(masks, scores, layer if keep < rank else None))
     return Critical(
-        sizes=masking.sizes(dense),
+        sizes=masking.sizes(start),
         critical_kept=rank,
         collapse_kept=collapse,
         first_collapsed_layer=layer if collapse is not None else None,
@@ -216,7 +223,7 @@ def _certified(family: _Family) -> Critical:
     chain no layer falls (Theorem 3). Elsewhere a branch may, and the step in which it does says
     at which number, exactly.
     """
-    dense = masking.dense(family.problem.model)
+    start = family.start
     first = family.score()
     proved = theorem_3_holds(family.problem, first, family.is_cut)
 
@@ -225,7 +232,7 @@ def _certified(family: _Family) -> Critical:
         return min(step.kept_by_layer.values()) == 0
 
     try:
-        result = family.prune(len(dense), on_step, family.engine)
+        result = family.prune(len(start), on_step, family.engine)
     except PathsExhaustedError as end:
         result = end.pruned
     masks, points = result.masks, []
@@ -238,7 +245,7 @@ def _certified(family: _Family) -> Critical:
         masks = masking.select(result.scores, rank, masks=result.ranked)
     points = [family.point(masks, result.scores), *points]
     return Critical(
-        sizes=masking.sizes(dense),
+        sizes=masking.sizes(start),
         critical_kept=masking.kept(masks),
         collapse_kept=collapse,
         first_collapsed_layer=layer,
@@ -258,8 +265,8 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
     for collapses below it and for survivals above it.
     """
-    dense = masking.dense(family.problem.model)
-    total, layers = masking.total(dense), len(dense)
+    start = family.start
+    total, layers = masking.kept(start), len(start)
     tested: dict[int, Point] = {}
     longest = 0
 
@@ -291,7 +298,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     layer = None if collapse is None else tested[collapse].collapsed
     points = [tested[keep] for keep in sorted(tested, reverse=True)]
     return Critical(
-        sizes=masking.sizes(dense),
+        sizes=masking.sizes(start),
         critical_kept=critical,
         collapse_kept=collapse,
         first_collapsed_layer=layer,
@@ -348,7 +355,7 @@ def _certified_path(family: _Family, reached: Pruned) -> int | None:
         masks = _to_the_end(family, keep).masks
         return masking.kept(masks) == keep and family.paths(masks)[1]
 
-    return family.fewest_connected(arrives, masking.total(reached.masks))
+    return family.fewest_connected(arrives, masking.kept(family.start))
 
 
 def _to_the_end(family: _Family, keep: int, masks: Masks | None = None) -> Pruned:

@@ -133,7 +133,8 @@ def relabelled(run: Callable[[Tensor], Any], x: Tensor, axis: int) -> tuple[int,
     numbers = torch.arange(x.shape[axis], dtype=x.dtype, device=x.device)
     shape = [-1 if d == axis else 1 for d in range(x.ndim)]
     with torch.no_grad():
-        moved = run(numbers.reshape(shape).expand(x.shape))
+        # In the layout of x: a view may not be possible in another.
+        moved = run(torch.empty_like(x).copy_(numbers.reshape(shape).expand(x.shape)))
     for candidate in reversed(range(moved.ndim)):
         lines = moved.movedim(candidate, 0).reshape(moved.shape[candidate], -1)
         if lines.shape[1] and bool((lines == lines[:, :1]).all()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from collapse.errors import RequestError
 from collapse.flow import unfollowed
 from collapse.flow.in_place import out_of_place
 from collapse.flow.journal import Journal, origin_of
+from collapse.models import opened
 
 # Operations that read a tensor's form, or that leave it as it is.
 _IGNORED = frozenset({
@@ -62,7 +62,7 @@ class Recorder(TorchFunctionMode):
             return self._without_flow(func, name, held, args, options)
         if name in _COMPOSITE:
             with self:
-                return _opened(func)(*args, **options)
+                return opened(func)(*args, **options)
         func, name, args, options, changes = out_of_place(func, name, args, options)
         if changes and not torch.is_grad_enabled():
             return self._behind_autograd(func, name, held, args, options)
@@ -141,12 +141,3 @@ class Recorder(TorchFunctionMode):
             result = self.journal.record_function(run, f"{name} without gradient", (target,))
         self.journal.memory.write(held, result)
         return result
-
-
-def _opened(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of torch.nn.functional that calls its parts instead of handing itself over."""
-    assert isinstance(func, types.FunctionType)
-    inside = {**func.__globals__, "has_torch_function": lambda _: False}
-    opened = types.FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
-    opened.__kwdefaults__ = func.__kwdefaults__
-    return opened

@@ -23,7 +23,7 @@ from collapse.data import Dataset
 from collapse.errors import RequestError, unknown
 from collapse.flow import HiddenUnits
 from collapse.imp.dynamics import Dynamics, conserved_table, conserving_units
-from collapse.models import Masks, Selector
+from collapse.models import Masks, Selector, check_in_place
 from collapse.options import Pruning, Rewinding, Training
 from collapse.problem import Problem
 from collapse.pruning import Pruned, prune, target
@@ -117,6 +117,7 @@ def imp(
         DivergedError: the loss is not finite.
     """
     rewinding = rewinding or Rewinding()
+    check_in_place(model)
     run = _Run(
         model=model,
         pruning=pruning or Pruning(pruner="magnitude"),
@@ -129,15 +130,18 @@ def imp(
         output=output,
         on_boundary=on_boundary or (lambda state: None),
     )
-    check(masking.sizes(masking.dense(model)), compression, rewinding, run.settings)
+    device = next(model.parameters()).device
+    problem = Problem(model, [(train.inputs(slice(0, 1)).to(device), train.labels[:1])], output)
+    model = run.model = problem.model
+    start = problem.dense() if masks is None else masks
+    check(masking.sizes(start), compression, rewinding, run.settings)
     run.trainer = Trainer(
         model, train, test, run.settings, seed=run.pruning.seed, output=output, compiled=compiled
     )
     run.groups = conserving_units(run.trainer)
     if state is None:
-        if masks is not None:
-            masking.check_fit(model, masks)
-        state = State(level=0, epoch=0, masks=masking.dense(model) if masks is None else masks)
+        masking.check_fit(model, start)
+        state = State(level=0, epoch=0, masks=start)
         if rewinding.levels == 0:
             run.prune(state, compression)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,9 +15,16 @@ from collapse.errors import RequestError
 from collapse.models import Masks, prunable
 
 
-def dense(model: nn.Module, *, biases: bool = False, batchnorm: bool = False) -> Masks:
+def dense(
+    model: nn.Module,
+    *,
+    biases: bool = False,
+    batchnorm: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Masks:
     """Masks that keep everything prunable (see ``models.prunable``)."""
-    tensors = prunable(model, biases=biases, batchnorm=batchnorm)
+    tensors = prunable(model, biases=biases, batchnorm=batchnorm, include=include, exclude=exclude)
     return {name: full(p) for name, p in tensors.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,40 +15,50 @@ from torch.nn.utils import prune as torch_prune
 
 from collapse.errors import RequestError, first_line
 from collapse.files import atomic
-from collapse.models import Masks, prunable
+from collapse.models import Masks, computed, hold, own_parameters, plain, prunable
 
 
 @torch.no_grad()
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set every pruned parameter of the model to zero, in place.
 
+    The masks are by the names of the plain network (``models.plain``), the model is the user's
+    own: compiled, wrapped, with packed attention or computed weights.
+
     Raises:
-        RequestError: the masks are of another network.
+        RequestError: the masks are of another network, or a computed weight takes none.
     """
     check_fit(model, masks)
-    parameters = dict(model.named_parameters())
-    for name, mask in masks.items():
-        parameters[name].masked_fill_(~mask, 0)  # a product would leave signs of zero
+    hold(model, masks)
+    for parameter, mask in _pairs(model, masks):
+        parameter.masked_fill_(~mask, 0)  # a product would leave signs of zero
+
+
+def _pairs(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Parameters with their masks; the plain network's are the user's own, or views of them."""
+    parameters = dict(plain(model).named_parameters())
+    return [(parameters[name], mask) for name, mask in masks.items()]
 
 
 @contextmanager
 def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """The model with pruned parameters at zero, inside the block only; bit-identical after it."""
     check_fit(model, masks)
-    parameters = dict(model.named_parameters())
-    before = {name: parameters[name].detach().clone() for name in masks}
+    tensors = [parameter.detach() for parameter, _ in _pairs(model, masks)]
+    for module in filter(computed, model.modules()):
+        tensors += [t.detach() for t in (*module.parameters(), *module.buffers())]
+    before = [tensor.clone() for tensor in tensors]
     try:
         apply(model, masks)
         yield model
     finally:
-        with torch.no_grad():
-            for name, value in before.items():
-                parameters[name].copy_(value)
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
 
 
 def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks") -> None:
     """Raise RequestError unless each is a boolean tensor of the name and shape of a parameter."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(plain(model).named_parameters())
     if not masks:
         raise RequestError(f"{where} are empty: expected one mask a layer")
     for name, mask in masks.items():
@@ -74,8 +84,13 @@ def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None
         temporary.write_bytes(save(tensors, about))
 
 
-def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
+def load_masks(
+    path: Path, model: nn.Module | None = None, layers: Collection[str] | None = None
+) -> Masks:
     """Read masks written by ``save_masks``, onto the model's device if one is given.
+
+    Args:
+        layers: of which there has to be a mask; everything prunable in the model without it.
 
     Raises:
         RequestError: missing, truncated or foreign file, or masks of another network.
@@ -92,10 +107,14 @@ def load_masks(path: Path, model: nn.Module | None = None) -> Masks:
     if any(mask.dtype != torch.bool for mask in masks.values()):
         raise RequestError(f"masks '{path}' hold no masks: expected boolean tensors")
     if model is not None:
+        model = plain(model)
         check_fit(model, masks, f"masks '{path}'")
-        for name in prunable(model):
+        for name in prunable(model) if layers is None else layers:
             if name not in masks:
-                raise RequestError(f"masks '{path}' are of another network: no mask of '{name}'")
+                raise RequestError(
+                    f"masks '{path}' are of another network: no mask of '{name}' (of layers that "
+                    "were left out by --exclude there is none; leave them out here as well)"
+                )
         devices = {name: p.device for name, p in model.named_parameters()}
         masks = {name: mask.to(devices[name]) for name, mask in masks.items()}
     return masks
@@ -107,10 +126,5 @@ def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Afterwards each such module has ``weight_orig`` and ``weight_mask``, as if pruned there.
     """
     check_fit(model, masks)
-    by_id = {id(p): masks[name] for name, p in model.named_parameters() if name in masks}
-    for module in list(model.modules()):
-        for attribute, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in by_id:
-                torch_prune.custom_from_mask(  # type: ignore[no-untyped-call]  # torch's own
-                    module, attribute, by_id[id(parameter)]
-                )
+    for module, name, mask in list(own_parameters(model, masks)):
+        torch_prune.custom_from_mask(module, name, mask)  # type: ignore[no-untyped-call]  # torch's

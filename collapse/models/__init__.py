@@ -15,7 +15,16 @@ from collapse.models.batches import (
 )
 from collapse.models.by_name import ARCHITECTURES, build
 from collapse.models.failures import forward_errors
+from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
+from collapse.models.left_out import (
+    all_zero,
+    uncounted,
+    uncounted_words,
+    unreached,
+    unreached_words,
+    zero_words,
+)
 from collapse.models.outputs import (
     Selector,
     floats_of,
@@ -24,6 +33,8 @@ from collapse.models.outputs import (
     with_floats,
 )
 from collapse.models.paper import initialise
+from collapse.models.plain import check_in_place, computed, is_quantised, plain, with_own_masks
+from collapse.models.put_back import hold, own_parameters
 from collapse.models.stateless import (
     ContiguousGradients,
     Masks,
@@ -31,6 +42,7 @@ from collapse.models.stateless import (
     call,
     compute_dtype,
     kept_parameters,
+    opened,
     returns_several,
     stand_ins,
     streams_at,
@@ -47,24 +59,33 @@ __all__ = [
     "Ones",
     "Selector",
     "all_finite",
+    "all_zero",
     "build",
     "call",
     "call_user",
     "cast",
     "check_batches",
     "check_finite",
+    "check_in_place",
     "compute_dtype",
+    "computed",
     "entering",
     "first_tensor",
     "floats_of",
     "forward_errors",
+    "hold",
     "import_user",
     "initialise",
+    "is_bias",
+    "is_quantised",
     "kept_parameters",
     "mapped",
     "moved",
+    "opened",
     "output_sum",
+    "own_parameters",
     "parameters_of",
+    "plain",
     "prunable",
     "returns_several",
     "samples",
@@ -73,7 +94,13 @@ __all__ = [
     "streams_at",
     "taken",
     "tensors_in",
+    "uncounted",
+    "uncounted_words",
+    "unreached",
+    "unreached_words",
     "untouched",
     "with_contiguous_gradient",
     "with_floats",
+    "with_own_masks",
+    "zero_words",
 ]

@@ -12,21 +12,15 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from collapse.errors import unknown
+from collapse.models.kinds import NORMS, biases_of, matrices_of, weights_of
 
 Shape = tuple[int, ...]
 
 
 # From this height on a network gets torchvision's ImageNet stem and head.
 IMAGENET_HEIGHT = 128
-
-
-LAYERS = (nn.Linear, _ConvNd)
-
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,10 +47,11 @@ def initialise(model: nn.Module, init: str) -> None:
         raise unknown("init", init, INITS)
     draw = INITS[init]
     for module in model.modules():
-        if isinstance(module, LAYERS):
-            draw(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        for weight in matrices_of(module):
+            draw(weight)
+        if weights_of(module):
+            for name in biases_of(module):
+                nn.init.zeros_(module.get_parameter(name))
         elif isinstance(module, NORMS) and isinstance(module.weight, nn.Parameter):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)

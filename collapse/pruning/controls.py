@@ -41,7 +41,7 @@ def check(control: Control, setup: Setup, levels: int) -> None:
 
 
 def masks_of(
-    model: nn.Module,
+    model: nn.Module | Problem,
     batches: Sequence[Batch],
     pruning: Pruning,
     compression: float,
@@ -53,7 +53,7 @@ def masks_of(
     Raises:
         RequestError: anything that pruning raises.
     """
-    problem = Problem(model, batches, output)
+    problem = model if isinstance(model, Problem) else Problem(model, batches, output)
     with _lowest_first(pruning) if control == "inverted" else nullcontext(pruning) as options:
         masks = prune(problem, options=options, compression=compression).masks
     return shuffled(masks, pruning.seed) if control == "shuffled" else masks

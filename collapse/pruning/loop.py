@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import numbers
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
 from collapse import schedules
 from collapse.errors import RequestError
-from collapse.masks import check_fit, dense, gather, keep_count, kept, total
+from collapse.masks import check_fit, gather, keep_count, kept, total
 from collapse.models import Masks, check_finite
 from collapse.options import Pruning
 from collapse.problem import Problem
@@ -41,7 +42,8 @@ def prune(
         options: pruner, iterations, schedule, scope, mode, seed.
         compression: total / kept to reach; either this or ``keep``.
         keep: the number of parameters to keep.
-        masks: start from these, pruned stays pruned; None keeps everything prunable.
+        masks: start from these, pruned stays pruned; None keeps everything prunable, or what
+            ``torch.nn.utils.prune`` has left of it.
         on_step: called after each iteration; True ends the pruning there.
         engine: the fastest that computes the same masks; ``"plain"`` is the definition
             (``pruning.steps``).
@@ -59,7 +61,7 @@ def prune(
     problem, options = Problem.of(model, batches), Problem.options(options)
     about(options.pruner)  # an unknown one is said now
     if masks is None:
-        masks = dense(problem.model)
+        masks = problem.start()
     else:
         check_fit(problem.model, masks)
     survivors = kept(masks)
@@ -77,7 +79,7 @@ def prune(
                 break
     except _NothingToCutError:
         raise PathsExhaustedError(chosen.pruned(steps), keep) from None
-    return chosen.pruned(steps)
+    return replace(chosen.pruned(steps), notes=problem.notes)
 
 
 def begin(problem: Problem, options: Pruning, masks: Masks, keep: int | None = None) -> Start:

@@ -67,12 +67,14 @@ class Pruned:
         steps: how it got there.
         scores: of the last step; empty if there was nothing to prune.
         ranked: the survivors that the last step's scores ranked.
+        notes: what is not counted, and which layers the forward never reaches, in words.
     """
 
     masks: Masks
     steps: list[Step]
     scores: Scores
     ranked: Masks
+    notes: tuple[str, ...] = ()
 
     def trace(self) -> pd.DataFrame:
         """One row an iteration and layer."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from collapse.errors import RequestError
 from collapse.masks import kept_by_layer, select_with_mass, total
-from collapse.models import Masks
+from collapse.models import Masks, all_zero, zero_words
 from collapse.options import Pruning
 from collapse.pruning.result import Pruned, Step
 from collapse.scores import ScoreInputs, Scores, score
@@ -61,7 +61,7 @@ class Plain:
             return self.compute(inputs)
         known, key = self.start.first, (iteration, inputs.dtype)
         if key not in known:
-            known[key] = _some(self.compute(inputs), self.start.options.pruner)
+            known[key] = _some(self.compute(inputs), self.start)
         return known[key]
 
     def compute(self, inputs: ScoreInputs) -> Scores:
@@ -77,12 +77,13 @@ class Plain:
         return Pruned(self.masks, steps, self.scores, self.ranked)
 
 
-def _some(scores: Scores, pruner: str) -> Scores:
+def _some(scores: Scores, start: Start) -> Scores:
     """The scores, unless there is nothing to rank."""
     if any(bool(tensor.any()) for tensor in scores.values()):
         return scores
+    zero = zero_words(all_zero(start.model, start.masks))
     raise RequestError(
-        f"every {pruner} score is zero, so there is nothing to rank: expected an output that "
-        "depends on the weights (is the last layer zero, or the forward under no_grad, or the "
-        "data of one class?)"
+        f"every {start.options.pruner} score is zero, so there is nothing to rank: expected an "
+        "output that depends on the weights "
+        f"({zero or 'is the forward under no_grad, or the data of one class?'})"
     )

@@ -69,7 +69,8 @@ def perform(
     prepared = _prepared(experiment)
     device, settings = prepared.device, experiment.settings()
     precision = "bfloat16" if has_bfloat16(device, settings.precision) else "float32"
-    with run.claimed(str(device), precision=precision, wait=wait) as state:
+    notes = prepared.notes
+    with run.claimed(str(device), precision=precision, notes=notes, wait=wait) as state:
         if (run.folder / "done.json").exists():  # while we waited
             return run
         before = torch.get_num_threads()
@@ -97,8 +98,7 @@ def _prepared(experiment: Experiment) -> Problem:
     settings = experiment.settings()
     experiment._check_parts(settings)
     prepared = prepare(experiment.setup, pruning.seed, labelled=not data_free, dataset=train)
-    sizes = masking.sizes(masking.dense(prepared.model))
-    check(sizes, experiment.compression, experiment.rewinding, settings)
+    check(masking.sizes(prepared.dense()), experiment.compression, experiment.rewinding, settings)
     return prepared
 
 
@@ -119,11 +119,11 @@ def _perform(
         if on_boundary is not None:
             on_boundary(state)
 
-    masks = None
+    masks = prepared.dense()
     if experiment.control is not None and state is None:
         masks = _control(experiment, prepared, experiment.control, train)
     tickets = imp(
-        prepared.model,
+        prepared.given,
         train,
         test,
         experiment.compression,
@@ -137,18 +137,16 @@ def _perform(
         state=state,
         on_boundary=boundary,
     )
-    run.finish(tickets.tables, tickets.masks, prepared.model.state_dict())
+    run.finish(tickets.tables, tickets.masks, prepared.given.state_dict())
 
 
 def _control(experiment: Experiment, prepared: Problem, control: Control, train: Dataset) -> Masks:
     """The control's masks; the model gets its weights."""
     setup, pruning = experiment.setup, experiment.pruning
-    masks = controls.masks_of(
-        prepared.model, prepared.batches, pruning, experiment.compression, control, setup.output
-    )
+    masks = controls.masks_of(prepared, (), pruning, experiment.compression, control)
     if control == "reinitialised":
         classes = setup.classes or train.classes
-        controls.reinitialise(prepared.model, setup, train.input_shape, classes, pruning.seed)
+        controls.reinitialise(prepared.given, setup, train.input_shape, classes, pruning.seed)
     return masks
 
 

@@ -134,7 +134,7 @@ class Experiment:
 @lru_cache(maxsize=32)
 def _sizes(setup: Setup) -> dict[str, int]:
     """Parameters of each layer."""
-    return masking.sizes(masking.dense(prepare(setup, 0, labelled=False).model))
+    return masking.sizes(prepare(setup, 0, labelled=False).dense())
 
 
 @lru_cache(maxsize=8)
@@ -161,7 +161,14 @@ def _network_of(setup: Setup, train: Dataset) -> dict[str, Any]:
         "output": setup.output,
         "dataset": setup.dataset,
         **_code_of(setup.model, "model"),
+        **_patterns_of(setup),
     }
+
+
+def _patterns_of(setup: Setup) -> dict[str, list[str]]:
+    """Which layers are pruned, where that is not the default."""
+    patterns = {"include": setup.include, "exclude": setup.exclude}
+    return {option: sorted(set(given)) for option, given in patterns.items() if given}
 
 
 def _code_of(name: str, kind: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -95,6 +95,7 @@ class Run:
         device: str = "cpu",
         *,
         precision: str = "float32",
+        notes: Sequence[str] = (),
         wait: bool = False,
         say: Callable[[str], None] = _say,
     ) -> Iterator[State | None]:
@@ -103,7 +104,7 @@ class Run:
         A corrupt folder is moved aside, and said so.
 
         Args:
-            device, precision: for ``environment.json``.
+            device, precision, notes: for ``environment.json``.
 
         Yields:
             The state to go on from; None to start anew. Check ``done`` first.
@@ -132,7 +133,8 @@ class Run:
             if not self._has("done.json"):
                 self._write_json("config.json", {"schema_version": SCHEMA_VERSION, **self.config})
                 arithmetic = {"threads": torch.get_num_threads(), "precision": precision}
-                self._write_json("environment.json", {**provenance("run", device), **arithmetic})
+                about = {**provenance("run", device), **arithmetic, "notes": list(notes)}
+                self._write_json("environment.json", about)
                 with suppress(OSError):
                     (self.folder / "failed.json").unlink()
                 where = {} if state is None else {"level": state.level, "epoch": state.epoch}
@@ -282,6 +284,12 @@ class Run:
         except (OSError, ValueError, AttributeError) as error:
             raise CorruptRunError(f"{name}: {first_line(error)}") from error
         return True
+
+    def notes(self) -> list[str]:
+        """What a reader has to know of the network: what is not counted, and the like."""
+        with suppress(OSError, ValueError, KeyError):
+            return list(json.loads((self.folder / "environment.json").read_text())["notes"])
+        return []
 
     def tidy(self) -> None:
         """Drop what a finished run needs no more."""

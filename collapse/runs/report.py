@@ -61,4 +61,5 @@ def _print(run: Run, experiment: Experiment) -> None:
             "first to collapse": "{first_collapsed_layer}",
             "critical": "{critical_compression:,.6g}",
         },
+        run.notes(),
     )

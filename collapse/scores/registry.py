@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.models import Masks, check_finite, import_user, untouched
+from collapse.models import Masks, check_finite, import_user, plain, untouched
 from collapse.options import Mode
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
 
@@ -158,6 +158,7 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
             that fails or whose output is not a tensor.
     """
     known = about(pruner)
+    model = plain(model)
     check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
     with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from collapse.errors import RequestError, first_line
-from collapse.models import Masks
+from collapse.models import Masks, is_bias
 
 
 def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
@@ -69,7 +69,7 @@ _NAMES = frozenset({
 
 def _check_homogeneous(traced: fx.GraphModule, masks: Masks) -> None:
     """Raise RequestError that names an operation which is not known to be homogeneous."""
-    found = next((name for name in masks if name.rpartition(".")[2] == "bias"), None)
+    found = next(filter(is_bias, masks), None)
     for node in traced.graph.nodes:
         if node.op == "call_module":
             module = traced.get_submodule(str(node.target))

@@ -23,7 +23,9 @@ from collapse.models import (
     Selector,
     call,
     check_finite,
+    check_in_place,
     forward_errors,
+    plain,
     select_output,
     stand_ins,
     untouched,
@@ -82,6 +84,8 @@ class Trainer:
         output: Selector = None,
         compiled: bool = False,
     ) -> None:
+        check_in_place(model)
+        model = plain(model)
         self.model, self.settings, self.seed, self.output = model, settings, seed, output
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype

@@ -144,6 +144,12 @@ def test_the_page_shows_the_tables_numbers(browser: Any, made: tuple[Report, Pat
     _check_page(browser, path, report)
 
 
+def test_what_is_left_out_is_on_the_page(made: tuple[Report, Path]) -> None:
+    words = "not counted: 512 parameters of 1 tensor (largest: own 512)"
+    assert words not in made[1].read_text()
+    assert words in render(replace(made[0], left_out=(words,)), "cpu")
+
+
 def test_the_page_fits_a_phone_and_paper(browser: Any, made: tuple[Report, Path]) -> None:
     _, path = made
     tab, complaints = _opened(browser, path, width=390)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from collapse.models import ContiguousGradients, Masks, call, output_sum, stand_ins
+from collapse.models import ContiguousGradients, Masks, call, is_bias, output_sum, stand_ins
 from collapse.scores.gradients import gradients, times
 from collapse.scores.inputs import ScoreInputs, Scores
 from collapse.scores.precision import widening
@@ -35,7 +35,7 @@ def positive(model: nn.Module, masks: Masks, dtype: torch.dtype | None) -> dict[
     def parameter(name: str, value: Tensor) -> Tensor:
         if name in masks:
             return value.abs().mul_(masks[name])
-        return torch.zeros_like(value) if name.rpartition(".")[2] == "bias" else value.abs()
+        return torch.zeros_like(value) if is_bias(name) else value.abs()
 
     tensors = stand_ins(model, dtype=dtype, parameter=parameter)
     for name, buffer in model.named_buffers():

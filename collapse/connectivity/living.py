@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from collapse.connectivity.noise import noisy
+from collapse.connectivity.recurrent import RECURRENT
 from collapse.masks import dense
 from collapse.models import (
     Inputs,
@@ -25,37 +27,13 @@ from collapse.models import (
     Ones,
     Selector,
     call,
+    opened,
     output_sum,
+    plain,
     stand_ins,
     tensors_in,
     untouched,
 )
-
-
-class _Connected(torch.autograd.Function):
-    """Replace each value by a fixed random one in [¼, ¾] where it is not zero, in both directions.
-
-    Nothing over- or underflows then at any depth, which a count of paths would; and operations
-    that subtract (attention, a normalisation that we do not know) do not cancel by symmetry,
-    which ones would.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _noise_where(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _noise_where(gradients[0])
-
-
-def _noise_where(x: Tensor) -> Tensor:
-    return torch.rand_like(x).mul_(0.5).add_(0.25).mul_(x != 0)
-
-
-def _connected(x: Tensor) -> Tensor:
-    result: Tensor = _Connected.apply(x)
-    return result
 
 
 def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -71,7 +49,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     if key.shape[:-2] != query.shape[:-2] and query.ndim > 2:  # grouped queries share keys
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
-    return _connected((1 + query @ key.transpose(-1, -2)) @ value)
+    return noisy((1 + query @ key.transpose(-1, -2)) @ value)
 
 
 def _mean_pool(dimensions: int) -> Callable[..., Tensor]:
@@ -187,8 +165,18 @@ def _replacements() -> dict[Any, Callable[..., Any]]:
     return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
+# Where normalisations have their scales; their shifts come behind them.
+_NORMS: dict[Any, int] = {
+    F.batch_norm: 3,
+    torch.batch_norm: 1,
+    F.instance_norm: 3,
+    torch.instance_norm: 1,
+    **dict.fromkeys(_functions("layer_norm", "group_norm", "rms_norm"), 2),
+}
+
+
 class _ConnectionMode(TorchFunctionMode):
-    """Runs each operation as its replacement, and every linear map through ``_Connected``.
+    """Runs each operation as its replacement, and every linear map through ``noisy``.
 
     Args:
         scored: the parameters that are masked; all others are constants.
@@ -202,6 +190,7 @@ class _ConnectionMode(TorchFunctionMode):
     sums = frozenset(_functions(*_SUMS))
     joins = frozenset(_functions(*_JOINS))
     products = linear_maps | frozenset(_functions("matmul", "mm", "bmm", "mv", "__matmul__"))
+    opened = frozenset({F.multi_head_attention_forward})
     creations = frozenset(_functions(*_CREATIONS))
     choices = frozenset(_functions("where"))
 
@@ -229,6 +218,13 @@ class _ConnectionMode(TorchFunctionMode):
         given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
             return self._of_parameters(func, func(*args, **options), given)
+        if func in self.opened:
+            with self:
+                return opened(func)(*args, **options)
+        if func in RECURRENT and (found := RECURRENT[func](self._from, *args)) is not None:
+            return self._mark(found)
+        if func in _NORMS:
+            return self._mark(self._scaled(func, args, options))
         if func in self.choices and len(args) > 1:  # where: both may come through
             return self._mark(sum(self._from(x) for x in args[1:]))
         if func in self.sums:
@@ -238,7 +234,24 @@ class _ConnectionMode(TorchFunctionMode):
         elif func in self.linear_maps:
             args, options = self._without_bias(func, args, options)
         result = self.replacements.get(func, func)(*args, **options)
-        return self._mark(_connected(result) if func in self.linear_maps else result)
+        linear = func in self.linear_maps or self._is_map(func, given)
+        return self._mark(noisy(result) if linear else result)
+
+    def _is_map(self, func: Callable[..., Any], given: list[Tensor]) -> bool:
+        """Whether a matrix product is by a weight."""
+        return func in self.products and any(id(x) in self._scored for x in given)
+
+    def _scaled(
+        self, func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """A normalisation passes; where its scale or shift is scored, channel by channel."""
+        x, place = args[0], _NORMS[func]
+        channels = [] if func.__name__ in ("layer_norm", "rms_norm") else [1] * (x.ndim - 2)
+        for at, name, apply in ((place, "weight", torch.mul), (place + 1, "bias", torch.add)):
+            factor = options.get(name, args[at] if len(args) > at else None)
+            if factor is not None and id(factor) in self._scored:
+                x = apply(x, factor.view(*factor.shape, *channels))
+        return x
 
     def _of_parameters(self, func: Callable[..., Any], result: Any, given: list[Tensor]) -> Any:
         """A part of a scored weight, or a product of several, is scored; one with constants not."""
@@ -315,8 +328,9 @@ def is_cut_layer(model: nn.Module, layer: str, example: Inputs, *, output: Selec
 
     Any other layer lies in a branch.
     """
-    masks = dense(model)
-    masks[layer] = torch.zeros_like(masks[layer])
+    model = plain(model)
+    weight = model.get_parameter(layer)
+    masks = {**dense(model), layer: torch.zeros(weight.shape, dtype=torch.bool).to(weight.device)}
     return not connected(model, masks, example, output=output)
 
 
@@ -328,6 +342,7 @@ def paths(
     output: Selector = None,
 ) -> tuple[Masks, bool]:
     """``living`` and ``connected`` in one pass."""
+    model = plain(model)
 
     def parameter(name: str, value: Tensor) -> Tensor:
         if name in masks:  # small, so that nothing saturates in a cell that is one operation
