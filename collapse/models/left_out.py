@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from collapse.models.kinds import EMBEDDINGS
-from collapse.models.plain import plain
+from collapse.models.plain_network import plain
 from collapse.models.stateless import call, compute_dtype, stand_ins, tensors_in, untouched
 
 
