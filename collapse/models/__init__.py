@@ -33,7 +33,13 @@ from collapse.models.outputs import (
     with_floats,
 )
 from collapse.models.paper import initialise
-from collapse.models.plain import check_in_place, computed, is_quantised, plain, with_own_masks
+from collapse.models.plain_network import (
+    check_in_place,
+    computed,
+    is_quantised,
+    plain,
+    with_own_masks,
+)
 from collapse.models.put_back import hold, own_parameters
 from collapse.models.stateless import (
     ContiguousGradients,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -20,8 +21,12 @@ _FOREIGN = (_TRANSPOSED, ("torch_geometric", "Linear"))
 
 def is_a(module: nn.Module, *classes: tuple[str, str]) -> bool:
     """Whether a module is of one of these (package, class), none of which is imported."""
-    bases = ((base.__module__.partition(".")[0], base.__name__) for base in type(module).__mro__)
-    return any(base in classes for base in bases)
+    return not _names(type(module)).isdisjoint(classes)  # type: ignore[arg-type]  # hashable
+
+
+@functools.lru_cache(maxsize=1024)  # asked of every module in each scoring
+def _names(cls: type) -> frozenset[tuple[str, str]]:
+    return frozenset((base.__module__.partition(".")[0], base.__name__) for base in cls.__mro__)
 
 
 def weights_of(module: nn.Module) -> list[str]:

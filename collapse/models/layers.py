@@ -10,7 +10,7 @@ from torch import nn
 
 from collapse.errors import RequestError
 from collapse.models.kinds import NORMS, PROJECTIONS, biases_of, weights_of
-from collapse.models.plain import plain
+from collapse.models.plain_network import plain
 from collapse.models.stateless import all_finite
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from collapse.models.batches import cast, tensors_in
 from collapse.models.kinds import EMBEDDINGS
-from collapse.models.plain import plain
+from collapse.models.plain_network import plain
 from collapse.models.stateless import call, compute_dtype, stand_ins, untouched
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils import prune as torch_prune
 
 from collapse.errors import RequestError
 from collapse.models.kinds import PROJECTIONS
-from collapse.models.plain import computed, is_packed, places, plain
+from collapse.models.plain_network import computed, is_packed, places, plain
 
 
 def own_parameters(

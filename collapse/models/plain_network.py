@@ -110,6 +110,8 @@ def is_packed(module: nn.Module) -> bool:
 
 def computed(module: nn.Module) -> list[str]:
     """The names of a module's tensors that are computed from others."""
+    if not module._forward_pre_hooks and "parametrizations" not in module._modules:
+        return []  # nearly all: this is asked of every module in each scoring
     names = list(_parametrizations(module))
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     for hook in hooks:
@@ -149,9 +151,12 @@ def _is_special(module: nn.Module) -> bool:
     )
 
 
+_NONE = nn.ModuleDict()
+
+
 def _parametrizations(module: nn.Module) -> nn.ModuleDict:
     found = module._modules.get("parametrizations")
-    return found if isinstance(found, nn.ModuleDict) else nn.ModuleDict()
+    return found if isinstance(found, nn.ModuleDict) else _NONE
 
 
 def _is_norm(hook: Any) -> bool:
