@@ -44,7 +44,8 @@ def _noise_where(x: Tensor) -> Tensor:
     return torch.rand_like(x).mul_(0.5).add_(0.25).mul_(x != 0)
 
 
-def _connected(x: Tensor) -> Tensor:
+def passed_on(x: Tensor) -> Tensor:
+    """Where it is not zero, a fixed random value; see ``_Connected``."""
     result: Tensor = _Connected.apply(x)
     return result
 
@@ -59,7 +60,7 @@ def _gate(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    return _connected((1 + query @ key.transpose(-1, -2)) @ value)
+    return passed_on((1 + query @ key.transpose(-1, -2)) @ value)
 
 
 def _mean_pool(dimensions: int) -> Callable[..., Tensor]:
@@ -138,6 +139,7 @@ _PASS = (
     *("abs", "sqrt", "rsqrt", "exp", "log", "log1p", "square", "sign", "round", "masked_fill"),
 )
 _GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
+_NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
 _COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__")
 _SUMS = ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__")
 _JOINS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
@@ -175,12 +177,12 @@ def _replacements() -> dict[Any, Callable[..., Any]]:
     return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
-class _ConnectionMode(TorchFunctionMode):
+class ConnectionMode(TorchFunctionMode):
     """Runs each operation as its replacement, and every linear map through ``_Connected``.
 
     Args:
         entry: the input.
-        scored: the parameters that are masked; all others are constants.
+        scored: the parameters that are masked, by name; all others are constants.
     """
 
     replacements = _replacements()
@@ -190,11 +192,13 @@ class _ConnectionMode(TorchFunctionMode):
     products = linear_maps | frozenset(_functions("matmul", "mm", "bmm", "mv", "__matmul__"))
     creations = frozenset(_functions(*_CREATIONS))
     choices = frozenset(_functions("where"))
+    norms = frozenset(_functions(*_NORMS))
 
-    def __init__(self, entry: Tensor, scored: Sequence[Tensor]) -> None:
+    def __init__(self, entry: Tensor, scored: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._names = {id(tensor): name for name, tensor in scored.items()}
         self._from_input = {id(entry): entry}  # held, so that ids stay
-        self._scored = {id(tensor): tensor for tensor in scored}
+        self._scored = {id(tensor): tensor for tensor in scored.values()}
         self._integers = not entry.is_floating_point()
         self.inputs = [] if self._integers else [entry]
 
@@ -208,6 +212,8 @@ class _ConnectionMode(TorchFunctionMode):
         options = dict(kwargs or {})
         given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
+            if func in self.norms:  # standardises a weight: what is kept of it stays kept
+                func = _first
             return self._of_parameters(func, func(*args, **options), given)
         if func is F.embedding and self._integers:
             return self._embedded(*args, **options)
@@ -219,8 +225,24 @@ class _ConnectionMode(TorchFunctionMode):
             args = (type(args[0])(self._from(x) for x in args[0]), *args[1:])
         elif func in self.linear_maps:
             args, options = self._without_bias(func, args, options)
+            name = self._names.get(id(given[1])) if len(given) > 1 else None
+            return self._mark(self.linear(name, func, args, options))
         result = self.replacements.get(func, func)(*args, **options)
-        return self._mark(_connected(result) if func in self.linear_maps else result)
+        return self._mark(self._scaled(func, result, given) if func in self.norms else result)
+
+    def linear(
+        self, name: str | None, func: Callable[..., Any], args: Any, options: dict[str, Any]
+    ) -> Tensor:
+        """A linear map; ``name`` is the layer whose whole weight it takes, if it takes one."""
+        return passed_on(func(*args, **options))
+
+    def _scaled(self, func: Callable[..., Any], x: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """A normalisation passes, but for the channels where a scored weight of it is zero."""
+        for weight in given[1:]:
+            if id(weight) in self._scored:
+                last = func.__name__ in ("layer_norm", "rms_norm")
+                return x * (weight if last else weight.view(-1, *[1] * (x.ndim - 2)))
+        return x
 
     def _of_parameters(self, func: Callable[..., Any], result: Any, given: list[Tensor]) -> Any:
         """A part of a scored weight, or a product of several, is scored; one with constants not."""
@@ -316,37 +338,63 @@ def paths(
     example: Tensor,
     *,
     output: Selector = None,
+    mode: Callable[[Tensor, Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
 ) -> tuple[Masks, bool]:
-    """``living`` and ``connected`` in one pass."""
+    """``living`` and ``connected`` in one pass.
+
+    Args:
+        mode: makes the mode that the pass runs in, for one that also looks at it on its way.
+    """
 
     def parameter(name: str, value: Tensor) -> Tensor:
         if name in masks:  # small, so that nothing saturates in a cell that is one operation
-            return masks[name].to(torch.float32) / max(1, value[0].numel() if value.ndim else 1)
+            return masks[name].to(torch.float32) / max(1, _per_unit(value))
         constant = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
         return torch.zeros_like(value) if constant else torch.ones_like(value)
 
+    tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
+    leaves = {name: tensors[name].requires_grad_() for name in masks}
+    gradients, arrived = reach(model, tensors, leaves, leaves, example, output=output, mode=mode)
+    alive = {
+        name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
+        for (name, mask), gradient in zip(masks.items(), gradients, strict=True)
+    }
+    return alive, arrived
+
+
+def _per_unit(weight: Tensor) -> int:
+    """How many entries an output unit has."""
+    return weight.numel() // max(1, len(weight)) if weight.ndim else 1
+
+
+def reach(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    scored: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    output: Selector = None,
+    mode: Callable[[Tensor, Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
+) -> tuple[Sequence[Tensor | None], bool]:
+    """One pass on these tensors: the gradients that reach the wanted ones, and whether any reaches
+    the input."""
     with untouched(model, "eval"), torch.enable_grad():
-        tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
-        leaves = [tensors[name].requires_grad_() for name in masks]
         integers = not example.is_floating_point()
         entry = example[:1]
         if not integers:
             entry = torch.ones(entry.shape, device=entry.device, requires_grad=True)
-        mode = _ConnectionMode(entry, leaves)
-        with mode:
+        running = mode(entry, scored)
+        with running:
             reached = call(model, tensors, entry, output)
         if not reached.requires_grad:
-            return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
-        if not mode.inputs:
+            return [None] * len(wanted), False
+        if not running.inputs:
             raise RequestError(
                 "integer inputs never reach an embedding: expected floating-point inputs, or a "
                 "forward that looks them up in a table"
             )
-        wanted = [*leaves, *mode.inputs]
-        gradients = torch.autograd.grad(reached.sum(), wanted, allow_unused=True)
-    arrived = any(g is not None and bool((g != 0).any()) for g in gradients[len(leaves) :])
-    alive = {
-        name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
-        for (name, mask), gradient in zip(masks.items(), gradients, strict=False)
-    }
-    return alive, arrived
+        ends = [*wanted.values(), *running.inputs]
+        gradients = torch.autograd.grad(reached.sum(), ends, allow_unused=True)
+    arrived = any(g is not None and bool((g != 0).any()) for g in gradients[len(wanted) :])
+    return gradients[: len(wanted)], arrived

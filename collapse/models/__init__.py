@@ -3,6 +3,7 @@
 from collapse.models.by_name import ARCHITECTURES, build
 from collapse.models.layers import check_finite, prunable
 from collapse.models.paper import initialise
+from collapse.models.plain import plain
 from collapse.models.stateless import (
     ContiguousGradients,
     Masks,
@@ -37,6 +38,7 @@ __all__ = [
     "initialise",
     "kept_parameters",
     "parameters_of",
+    "plain",
     "prunable",
     "select_output",
     "stand_ins",
