@@ -1,4 +1,4 @@
-"""Cut layers, all of them at once."""
+"""The network with all weights of a layer alike: cut layers, and kernels that only see padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse.connectivity import ConnectionMode, passed_on, reach
-from collapse.models import Selector, prunable, stand_ins
+from collapse.models import Masks, Selector, prunable, stand_ins
 
 
 def cut_layers(
@@ -34,7 +34,7 @@ def cut_layers(
     layers = [name for name in prunable(model) if name not in without]
 
     def arrives(*gone: str) -> bool:
-        return _arrives(model, {*without, *gone}, example, output)
+        return dense_kernels(model, example, output=output, without={*without, *gone})[1]
 
     def cuts(group: list[str]) -> list[str]:
         if not group or arrives(*group):
@@ -45,22 +45,43 @@ def cut_layers(
     return frozenset(cuts(layers)) if arrives() else frozenset()
 
 
-def _arrives(model: nn.Module, gone: set[str], example: Tensor, output: Selector) -> bool:
+def dense_kernels(
+    model: nn.Module, example: Tensor, *, output: Selector = None, without: Collection[str] = ()
+) -> tuple[Masks, bool]:
+    """Which entries of each kernel are on a path when everything is kept, and whether there is one.
+
+    An entry that is on none sees only padding, at this input size.
+
+    Returns:
+        By layer ``[1, 1, *kernel]``; a layer that the input never reaches has no such entry.
+    """
     layers = prunable(model)
+    kernels: dict[str, Tensor] = {}
 
     def parameter(name: str, value: Tensor) -> Tensor:
-        if name in layers:  # one number in memory, whatever the layer's size
-            return value.new_tensor(float(name not in gone)).expand(value.shape)
-        bias = "bias" in name.rpartition(".")[2]
-        return torch.zeros_like(value) if bias else torch.ones_like(value)
+        if name not in layers:
+            bias = "bias" in name.rpartition(".")[2]
+            return torch.zeros_like(value) if bias else torch.ones_like(value)
+        # One number for all units, so that a layer takes no memory and hardly any time.
+        kernel = torch.full_like(value[:1, :1], float(name not in without))
+        kernels[name] = kernel.requires_grad_(not without)
+        return kernel.expand(value.shape)
 
     tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
     scored = {name: tensors[name] for name in layers}
-    return reach(model, tensors, scored, {}, example, output=output, mode=_Uniform)[1]
+    wanted = {} if without else kernels
+    gradients, arrived = reach(
+        model, tensors, scored, wanted, example, output=output, mode=_Uniform
+    )
+    seen = {
+        name: torch.zeros_like(kernels[name]).bool() if gradient is None else gradient != 0
+        for name, gradient in zip(wanted, gradients, strict=True)
+    }
+    return seen, arrived
 
 
 class _Uniform(ConnectionMode):
-    """All weights of a layer are the same, so that one output unit stands for all of its group."""
+    """All units of a layer have the same weights, so that one stands for all of its group."""
 
     def linear(
         self, name: str | None, func: Callable[..., Any], args: Any, options: dict[str, Any]
@@ -69,7 +90,7 @@ class _Uniform(ConnectionMode):
             return super().linear(name, func, args, options)
         given = dict(zip(_MAPS[func], args, strict=False)) | options
         x, weight = given.pop("input"), given.pop("weight")
-        if name is None and not bool((weight == weight.flatten()[0]).all()):
+        if name is None and not bool((weight == weight[:1, :1]).all()):
             return super().linear(name, func, args, options)
         if func is F.linear:
             one = F.linear(x, weight[:1])

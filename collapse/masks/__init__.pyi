@@ -1,4 +1,5 @@
 from .algebra import check_same as check_same
+from .algebra import count_table as count_table
 from .algebra import difference as difference
 from .algebra import intersection as intersection
 from .algebra import overlap as overlap
@@ -32,6 +33,7 @@ from .zeros import as_torch_prune as as_torch_prune
 from .zeros import fitting_state as fitting_state
 from .zeros import from_torch_prune as from_torch_prune
 from .zeros import from_zeros as from_zeros
+from .zeros import holds_masks as holds_masks
 from .zeros import load_checkpoint as load_checkpoint
 from .zeros import plain_state as plain_state
 from .zeros import read_masks as read_masks

@@ -24,6 +24,25 @@ OVERLAP = tables.declare(
     *("layer", "layer_index", "parameters", "kept_first", "kept_second", "both", "only_first"),
     *("only_second", "expected_both", "deviations", "jaccard"),
 )
+COUNTS = tables.declare("masks", "layer", "layer_index", "parameters", "kept", "density")
+
+
+def count_table(masks: Mapping[str, Tensor]) -> pd.DataFrame:
+    """What masks keep, layer by layer: a ``masks`` table."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "layer": name,
+                "layer_index": index,
+                "parameters": mask.numel(),
+                "kept": (kept := count(mask)),
+                "density": kept / max(1, mask.numel()),
+            }
+            for index, (name, mask) in enumerate(masks.items(), start=1)
+        ]
+    )
 
 
 def check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> None:
