@@ -60,6 +60,8 @@ def _gate(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    if query.ndim > 2 and key.shape[-3] != query.shape[-3]:  # several queries share a head
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     return passed_on((1 + query @ key.transpose(-1, -2)) @ value)
 
 

@@ -5,3 +5,6 @@ from .facts import Layer as Layer
 from .findings import Finding as Finding
 from .result import TABLE as TABLE
 from .result import Diagnosis as Diagnosis
+from .watching import PULSES as PULSES
+from .watching import Pulse as Pulse
+from .watching import Watch as Watch

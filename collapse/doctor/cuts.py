@@ -90,7 +90,7 @@ class _Uniform(ConnectionMode):
             return super().linear(name, func, args, options)
         given = dict(zip(_MAPS[func], args, strict=False)) | options
         x, weight = given.pop("input"), given.pop("weight")
-        if name is None and not bool((weight == weight[:1, :1]).all()):
+        if not weight.numel() or (name is None and not bool((weight == weight[:1, :1]).all())):
             return super().linear(name, func, args, options)
         if func is F.linear:
             one = F.linear(x, weight[:1])

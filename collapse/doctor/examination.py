@@ -96,7 +96,8 @@ def doctor(
     reached = {name for name, kernel in kernels.items() if bool(kernel.any())}
     scores, unscored = _scores(model, kept, example, output, connected, bool(nonfinite))
     fed: dict[str, int] = {}
-    if any(not bool(use.reached_in.all()) for parts in uses.values() for use in parts):
+    unreached = (not bool(use.reached_in.all()) for parts in uses.values() for use in parts)
+    if connected and any(unreached):
         fed = constant_inputs(model, kept, example, uses, output=output)
     weights, sums = prunable(model), masking.sums(scores or {})
 
@@ -107,6 +108,8 @@ def doctor(
         verdict: Verdict = "healthy"
         if bad:
             verdict = "not finite"
+        elif not mask.numel():
+            verdict = "empty"
         elif name not in reached:
             verdict = "not reached" if connected_dense else "cut off"
         elif not left:

@@ -84,6 +84,9 @@ def _no_path(d: Facts) -> Iterator[Finding]:
     elif empty:
         text = f"{start}; the empty branches cut it together: {names(empty)}"
         cutting = empty
+    elif padded := [layer for layer in d.layers if 0 < layer.kept == layer.padding_only]:
+        text = f"{start}; {names(padded)} keeps only kernel entries that see padding"
+        cutting = padded
     elif d.frontier is not None:
         there, before = d.frontier
         text = (
@@ -98,15 +101,17 @@ def _no_path(d: Facts) -> Iterator[Finding]:
 
 def _not_finite(d: Facts) -> Iterator[Finding]:
     if d.nonfinite:
-        parts = [f"{_short(name)} ({count:,})" for name, count in d.nonfinite.items()]
+        parts = [f"{name} ({count:,})" for name, count in d.nonfinite.items()]
         text = f"NaN or infinite values in {names(parts)}"
         yield Finding("not finite", "broken", tuple(d.nonfinite), text)
 
 
 def _empty(d: Facts) -> Iterator[Finding]:
     empty = d.named("empty")
-    if not empty:
-        return
+    bare = [layer for layer in empty if not layer.parameters]
+    if bare:
+        text = f"no units are left at all in {names(bare)}: a structured pruner went too far"
+        yield Finding("empty", "collapsed", _of(bare), text)
     cut, branch = ([layer for layer in empty if layer.is_cut is side] for side in (True, False))
     for layers, what in ((cut, "cut layer"), (branch, "branch")):
         if layers:
@@ -216,7 +221,7 @@ def _dead_weights(d: Facts) -> Iterator[Finding]:
         "have no living output": sum(layer.no_output for layer in d.layers),
     }
     layers = [x for x in d.layers if x.kept > x.living and x.verdict != "not reached"]
-    if layers:
+    if layers and d.connected_dense:
         parts = [f"{count:,} {why}" for why, count in causes.items() if count]
         dead = sum(layer.kept - layer.living for layer in layers)
         text = f"{_plural(dead, 'dead weight')}: {', '.join(parts) or 'of unused units'}"

@@ -46,6 +46,14 @@ class Use:
         rows_of = far[:, None].expand(rows, columns)
         return (rows_of, columns_of) if transposed else (columns_of, rows_of)
 
+    def takes(self, mask: Tensor) -> Tensor:
+        """The units ``[n]`` of its input that a kept weight uses."""
+        pairs = mask.flatten(2).any(2) if mask.ndim > 2 else mask
+        if self.function in _TRANSPOSED:
+            return pairs.any(1)
+        groups = max(1, len(self.reached_in) // max(1, mask.shape[1]))
+        return pairs.view(groups, -1, mask.shape[1]).any(1).flatten()
+
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -132,23 +140,22 @@ def constant_inputs(
     *,
     output: Selector = None,
 ) -> dict[str, int]:
-    """How many of each layer's input units carry a constant: not reached, and yet not zero.
+    """How many of the input units that a layer uses carry a constant: not reached, yet not zero.
 
     A bias or the shift of a normalisation feeds them.
     """
     tensors = stand_ins(model, dtype=torch.float32, parameter=kept_parameters(dict(masks)))
-    for name in masks:  # one without masks is the model's own: ids tell the layers apart
-        tensors[name] = tensors[name].clone()
     mode = _Values({id(tensors[name]): name for name in masks})
     with untouched(model, "eval"), torch.no_grad():
         x = example[:1]
         with mode:
             call(model, tensors, torch.randn_like(x) if x.is_floating_point() else x, output)
-    return {
-        name: int((mode.values[name] & ~_any(use.reached_in for use in uses[name])).sum())
-        for name in mode.values
-        if name in uses
-    }
+    found = {}
+    for name, parts in uses.items():
+        if name in mode.values:
+            reached = _any(use.reached_in for use in parts)
+            found[name] = count(mode.values[name] & ~reached & parts[0].takes(masks[name]))
+    return found
 
 
 class _Values(TorchFunctionMode):
@@ -181,4 +188,4 @@ def _input_and_weight(args: Any, options: Mapping[str, Any]) -> tuple[Tensor, Te
 def _live(x: Tensor, weight: Tensor) -> Tensor:
     """The units of a linear map's input, result or gradient that are not zero everywhere."""
     units = x.movedim(-(weight.ndim - 1), -1)
-    return (units != 0).reshape(-1, units.shape[-1]).any(0)
+    return (units != 0).reshape(units.shape[:-1].numel(), units.shape[-1]).any(0)
