@@ -41,9 +41,8 @@ class Config:
 def main(config: Config) -> None:
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
     model = collapse.build(config.network)
-    masks = masking.select(
-        {n: p.detach().abs() for n, p in collapse.prunable(model).items()}, 10**4
-    )
+    weights = collapse.prunable(model)
+    masks = masking.select({name: p.detach().abs() for name, p in weights.items()}, 10**4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     start = time.process_time()
     for _ in range(config.images // 128):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,9 +88,9 @@ class Watch:
         self, model: nn.Module, example: Tensor | Sequence[int], *, output: Selector = None
     ) -> None:
         self.model, self.output = model, output
-        device = next(model.parameters()).device
-        is_tensor = isinstance(example, Tensor)
-        self.example = example[:1] if is_tensor else torch.zeros(1, *example, device=device)
+        if not isinstance(example, Tensor):
+            example = torch.zeros(1, *example, device=next(model.parameters()).device)
+        self.example = example[:1]
         self.history: list[Pulse] = []
         self._first: Masks = {}
         self._lived: frozenset[str] = frozenset()
@@ -126,20 +126,14 @@ class Watch:
         """A ``pulses`` table: one row a call."""
         import pandas as pd
 
-        return pd.DataFrame(
-            [
-                {
-                    "epoch": pulse.epoch,
-                    "kept": pulse.kept,
-                    "living": pulse.living,
-                    "compression": pulse.parameters / max(1, pulse.kept),
-                    "effective_compression": pulse.parameters / max(1, pulse.living),
-                    "connected": pulse.connected,
-                    "finite": pulse.finite,
-                    "returned": pulse.returned,
-                    "empty": " ".join(pulse.empty),
-                    "dead": " ".join(pulse.dead),
-                }
-                for pulse in self.history
-            ]
-        )
+        rows = [
+            {
+                **asdict(pulse),
+                "compression": pulse.parameters / max(1, pulse.kept),
+                "effective_compression": pulse.parameters / max(1, pulse.living),
+                "empty": " ".join(pulse.empty),
+                "dead": " ".join(pulse.dead),
+            }
+            for pulse in self.history
+        ]
+        return pd.DataFrame(rows)[list(tables.COLUMNS[PULSES])]
