@@ -190,7 +190,8 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
     if len(read) == 2:
         frame, name = masking.overlap(*read), "mask_overlap"
         both, expected = int(frame["both"].sum()), float(frame["expected_both"].sum())
-        title = f"{both:,} weights are kept by both; chance would share {expected:,.6g}"
+        title = "overlap"
+        notes = [f"{both:,} weights are kept by both; chance would share {expected:,.6g}", *notes]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
@@ -205,7 +206,8 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         name, total = "masks", masking.total(masks)
         frame, kept = masking.count_table(masks), masking.kept(masks)
         compression = total / kept if kept else float("inf")
-        title = f"{total:,} parameters, {kept:,} kept: compression {compression:,.6g}"
+        title = "masks"
+        notes = [f"{total:,} parameters, {kept:,} kept: compression {compression:,.6g}", *notes]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
