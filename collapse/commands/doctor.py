@@ -192,13 +192,13 @@ def _print(config: Config, found: Diagnosis) -> None:
             "place": "{place}",
             "verdict": "{verdict}",
         },
-        [
-            *(f"{finding.severity}: {finding.text}" for finding in found.findings),
-            *([f"no SynFlow score: {found.unscored}"] if found.unscored else []),
-            *found.advice,
-            "healthy" if not found.fails(config.fail_on) else f"NOT healthy ({config.fail_on})",
-        ],
     )
+    for finding in found.findings:
+        print(f"{finding.severity}: {finding.text}")
+    if found.unscored:
+        print(f"no SynFlow score: {found.unscored}")
+    print("", *found.advice, sep="\n")
+    print("NOT healthy" if found.fails(config.fail_on) else "healthy")
 
 
 def _units(missing: int | None, units: int | None) -> str | None:

@@ -216,9 +216,9 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         }
     if config.combine is not None and len(read) == 2:
         notes = [*notes, f"{config.combine}: {masking.kept(masks):,} kept"]
-    empty = masking.collapsed(masks)
-    if empty:
-        notes = [*notes, f"empty: {', '.join(empty)}"]
+    for path, each in zip(config.files, read, strict=True):
+        empty = masking.collapsed(each)
+        notes += [f"empty in {path.name}: {', '.join(empty)}"] if empty else []
     cli.print_table(title, cli.rows_of(frame), columns, notes)
     if config.table is not None:
         tables.write(frame, config.table, name)

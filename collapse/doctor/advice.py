@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
 
@@ -37,19 +38,18 @@ def _collapsed(d: Facts, kinds: Set[str]) -> Iterator[str]:
         return
     asked = d.target or d.compression
     highest = sum(sizes) / len(sizes)
-    if asked > highest:
+    if highest < asked < math.inf:
         yield (
             f"at compression {asked:,.6g} no pruner can keep a weight in every layer: the maximum "
             f"is {highest:,.6g} ({sum(sizes):,} weights in {len(sizes):,} layers)"
         )
     safe = safe_within_layers(sizes)
     chosen = min(asked, safe)
-    prune = f"python -m collapse.pruning {d.network} --compression {_down(chosen)}"
+    prune = f"python -m collapse.pruning {d.network} --pruner synflow --out masks.safetensors"
     yield (
         f"safe for every layer: up to compression {_down(safe)} ranking within each layer leaves "
-        f"none empty, by any pruner: {prune} --pruner synflow --scope layer --out masks.safetensors"
+        f"none empty, by any pruner:\n    {prune} --compression {_down(chosen)} --scope layer"
     )
-    prune = f"python -m collapse.pruning {d.network} --compression {_down(min(asked, highest))}"
     chain = all(layer.is_cut for layer in reached)
     what = (
         f"a living weight in every layer up to {_down(highest)}, the maximum (each is a cut layer)"
@@ -58,21 +58,19 @@ def _collapsed(d: Facts, kinds: Set[str]) -> Iterator[str]:
     )
     yield (
         f"ranking all layers together, SynFlow with the certified schedule keeps {what}, where the "
-        f"network is homogeneous (ReLU, BatchNorm, pooling): {prune} --pruner synflow --schedule "
-        "certified --out masks.safetensors"
+        "network is homogeneous (ReLU, BatchNorm, pooling):\n    "
+        f"{prune} --compression {_down(min(asked, highest))} --schedule certified"
     )
     yield (
-        "how far each pruner can go on this network before a layer is empty: "
+        "how far each pruner can go on this network before a layer is empty:\n    "
         f"python -m collapse.critical {d.network}"
     )
 
 
 def _down(compression: float) -> str:
     """Rounded down to four digits, so that the promise holds for what is printed."""
-    text = f"{compression:.4g}"
-    if float(text) > compression:
-        text = f"{compression * (1 - 5e-4):.4g}"
-    return text
+    step = 10.0 ** (math.floor(math.log10(compression)) - 3)
+    return f"{math.floor(compression / step * (1 + 1e-12)) * step:.10g}"
 
 
 def _next(d: Facts) -> Iterator[str]:
@@ -103,6 +101,6 @@ def _others(d: Facts, kinds: Set[str]) -> Iterator[str]:
         yield "weights that are not finite: go back to the last finite checkpoint, at a lower rate"
     if d.target is not None and abs(off_target(d)) > len(d.layers):
         yield (
-            "an exact count needs an exact k: a threshold takes all ties or none "
-            f"(python -m collapse.pruning {d.network} --compression {d.target:g} keeps it exactly)"
+            "an exact count needs an exact k (a threshold takes all ties or none):\n    "
+            f"python -m collapse.pruning {d.network} --compression {d.target:g}"
         )
