@@ -48,7 +48,9 @@ def _check(model: nn.Module, example: Tensor, output: str | None = None) -> None
 
 def _whole(name: str) -> None:
     size = 224 if any(part in name for part in AT_224) else 64 if ":" in name else 32
-    _check(build(name, input_shape=(3, size, size)), torch.zeros(1, 3, size, size))
+    # torchvision's ViT and timm's mixer start with a head of zeros, which is empty indeed.
+    init = "xavier" if "vit_b" in name or "mixer" in name else None
+    _check(build(name, input_shape=(3, size, size), init=init), torch.zeros(1, 3, size, size))
 
 
 @pytest.mark.parametrize("name", FAST)
