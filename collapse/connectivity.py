@@ -230,6 +230,8 @@ class ConnectionMode(TorchFunctionMode):
             name = self._names.get(id(given[1])) if len(given) > 1 else None
             return self._mark(self.linear(name, func, args, options))
         result = self.replacements.get(func, func)(*args, **options)
+        if func is F.multi_head_attention_forward:  # one call, whose values must not grow either
+            result = (passed_on(result[0]), *result[1:])
         return self._mark(self._scaled(func, result, given) if func in self.norms else result)
 
     def linear(
@@ -349,10 +351,7 @@ def paths(
     """
 
     def parameter(name: str, value: Tensor) -> Tensor:
-        if name in masks:  # small, so that nothing saturates in a cell that is one operation
-            return masks[name].to(torch.float32) / max(1, _per_unit(value))
-        constant = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
-        return torch.zeros_like(value) if constant else torch.ones_like(value)
+        return masks[name] * mean_weight(value) if name in masks else constant(name, value)
 
     tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
     leaves = {name: tensors[name].requires_grad_() for name in masks}
@@ -364,9 +363,15 @@ def paths(
     return alive, arrived
 
 
-def _per_unit(weight: Tensor) -> int:
-    """How many entries an output unit has."""
-    return weight.numel() // max(1, len(weight)) if weight.ndim else 1
+def mean_weight(weight: Tensor) -> float:
+    """So small that nothing saturates or grows in a call that is one operation."""
+    return len(weight) / max(1, weight.numel()) if weight.ndim else 1.0
+
+
+def constant(name: str, value: Tensor) -> Tensor:
+    """What stands for a parameter that is not masked: all kept, and no bias."""
+    bias = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
+    return torch.zeros_like(value) if bias else torch.full_like(value, mean_weight(value))
 
 
 def reach(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from collapse.connectivity import ConnectionMode, passed_on, reach
+from collapse.connectivity import ConnectionMode, constant, mean_weight, passed_on, reach
 from collapse.models import Masks, Selector, prunable, stand_ins
 
 
@@ -60,10 +60,9 @@ def dense_kernels(
 
     def parameter(name: str, value: Tensor) -> Tensor:
         if name not in layers:
-            bias = "bias" in name.rpartition(".")[2]
-            return torch.zeros_like(value) if bias else torch.ones_like(value)
+            return constant(name, value)
         # One number for all units, so that a layer takes no memory and hardly any time.
-        kernel = torch.full_like(value[:1, :1], float(name not in without))
+        kernel = torch.full_like(value[:1, :1], mean_weight(value) * (name not in without))
         kernels[name] = kernel.requires_grad_(not without)
         return kernel.expand(value.shape)
 

@@ -233,7 +233,7 @@ def _dead_weights(d: Facts) -> Iterator[Finding]:
 
 
 def _constants(d: Facts) -> Iterator[Finding]:
-    fed = [layer for layer in d.layers if layer.constant_in]
+    fed = [x for x in d.layers if x.constant_in and x.verdict != "not reached"]
     if fed and d.connected:
         count = sum(layer.constant_in or 0 for layer in fed)
         text = (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+import collapse
 from tests.zoo import _Residual, _Shared
 
 
@@ -482,6 +483,31 @@ def attention_without_queries() -> Broken:
     verdicts = {"q.weight": "empty", "k.weight": "dead"}
     kinds = {"empty", "dead", "dead weights"}
     return Broken(model, torch.zeros(1, 5, 6), verdicts, kinds)
+
+
+class _Deep(nn.Module):
+    """So many attention layers that values which grow in each would overflow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 64), nn.Linear(64, 3)
+        self.blocks = nn.ModuleList(
+            nn.MultiheadAttention(64, 2, batch_first=True) for _ in range(12)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x, x, x, need_weights=False)[0]
+        return self.head(x[:, 0])
+
+
+@broken
+def head_of_deep_attention_emptied() -> Broken:
+    model = _Deep()
+    _zero(model.head.weight)
+    verdicts = dict.fromkeys(collapse.prunable(model), "cut off") | {"head.weight": "empty"}
+    return Broken(model, torch.zeros(1, 5, 6), verdicts, _CUT | {"dead weights"}, False)
 
 
 @broken

@@ -99,6 +99,12 @@ def test_a_transformer_is_healthy(name: str) -> None:
     _check(model, torch.arange(3, 11)[None], output)
 
 
+def test_a_padding_row_of_zeros_is_no_pruning() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, padding_idx=0), nn.Flatten(), nn.Linear(12, 3))
+    found = collapse.doctor(model, torch.tensor([[1, 2, 0]]))
+    assert found.findings == []
+
+
 def test_there_are_enough_of_them() -> None:
     assert len((*FAST, *SLOW, *ZOO, *TRANSFORMERS)) >= 30
 
