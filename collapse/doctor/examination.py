@@ -78,11 +78,14 @@ def doctor(
     kept = masking.from_zeros(model)
     if masks is not None:
         masking.check_fit(model, masks)
-        kept = {name: mask & masks[name] if name in masks else mask for name, mask in kept.items()}
+        kept |= {
+            name: kept[name] & masks[name].to(kept[name].device) for name in kept if name in masks
+        }
     if target is not None:
         masking.keep_count(masking.total(kept), target)  # below 1 is said now
     if baseline is not None:
         check_same(baseline, kept, "the baseline and the network")
+        baseline = {name: mask.to(kept[name].device) for name, mask in baseline.items()}
     nonfinite = _nonfinite(model)
     kernels, connected_dense = dense_kernels(model, example, output=output)
     tables = dict(_tables(model, example, kept))
@@ -190,11 +193,15 @@ def _tables(model: nn.Module, example: Tensor, layers: Masks) -> Sequence[tuple[
 
 
 def _zero_norms(model: nn.Module) -> Masks:
-    """The weights of normalisations (vectors called weight) that have zeros."""
+    """The weights of normalisations (vectors called weight, but for slopes) that have zeros."""
+    slopes = {id(m.weight) for m in model.modules() if isinstance(m, nn.PReLU)}
     return {
         name: p.detach() != 0
         for name, p in model.named_parameters()
-        if p.ndim == 1 and name.rpartition(".")[2] == "weight" and not bool((p != 0).all())
+        if p.ndim == 1
+        and name.rpartition(".")[2] == "weight"
+        and id(p) not in slopes
+        and not bool((p != 0).all())
     }
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import collapse
 from collapse import masks as masking
 from collapse.doctor import Watch
-from collapse.doctor.advice import safe_within_layers
+from collapse.doctor.advice import _down, safe_within_layers
 from collapse.errors import RequestError
 from collapse.models import build
 from tests.doctor.broken import BROKEN
@@ -51,6 +53,13 @@ def test_safe_within_layers_is_the_last_that_is(sizes: list[int]) -> None:
     fewest = round(sum(sizes) / safe_within_layers(sizes))
     assert min(masking.apportion(sizes, fewest)) > 0
     assert fewest == len(sizes) or min(masking.apportion(sizes, fewest - 1)) == 0
+
+
+@given(st.floats(1, 1e12))
+def test_a_compression_is_rounded_down(compression: float) -> None:
+    printed = float(_down(compression))
+    assert compression * 0.999 <= printed <= compression * (1 + 1e-11)
+    assert _down(100.0) == "100"
 
 
 def test_beyond_the_maximum_nobody_can_keep_every_layer() -> None:

@@ -105,6 +105,11 @@ def test_a_padding_row_of_zeros_is_no_pruning() -> None:
     assert found.findings == []
 
 
+def test_a_slope_of_zero_is_no_pruning() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(init=0.0), nn.Linear(4, 3))
+    assert collapse.doctor(model, (4,)).findings == []
+
+
 def test_there_are_enough_of_them() -> None:
     assert len((*FAST, *SLOW, *ZOO, *TRANSFORMERS)) >= 30
 
