@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import collapse
+from tests.doctor import broken_otherwise  # noqa: F401  # adds to them
 from tests.doctor.broken import BROKEN
 
 

@@ -18,6 +18,7 @@ from collapse.doctor import Watch
 from collapse.doctor.advice import _down, safe_within_layers
 from collapse.errors import RequestError
 from collapse.models import build
+from tests.doctor import broken_otherwise  # noqa: F401  # adds to them
 from tests.doctor.broken import BROKEN
 from tests.snapshot import assert_same, decorate, snapshot
 
