@@ -134,3 +134,16 @@ def test_cut_layers_with_a_layer_gone(name: str) -> None:
         and not collapse.connected(model, {**masks, layer: torch.zeros_like(masks[layer])}, example)
     }
     assert cut_layers(model, example, without=[gone]) == expected
+
+
+@pytest.mark.slow
+def test_a_network_that_torch_pruning_made_smaller_is_healthy() -> None:
+    pruning = pytest.importorskip("torch_pruning")
+    model, example = build("resnet20"), torch.zeros(1, 3, 32, 32)
+    whole = collapse.doctor(model, example).parameters
+    importance = pruning.importance.MagnitudeImportance()
+    pruning.pruner.MagnitudePruner(
+        model, example, importance, pruning_ratio=0.5, ignored_layers=[model.fc]
+    ).step()
+    _check(model, example)
+    assert collapse.doctor(model, example).parameters < whole / 3
