@@ -6,6 +6,7 @@ from .critical import Critical as Critical
 from .critical import critical_compression as critical_compression
 from .data import Dataset as Dataset
 from .data import load as load
+from .doctor import doctor as doctor
 from .errors import RequestError as RequestError
 from .imp import Tickets as Tickets
 from .masks import apply as apply

@@ -8,12 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 from collapse import cli
-from collapse.commands import CHECKOUT, conservation, critical, imp, pruning, train
+from collapse.commands import CHECKOUT, conservation, critical, doctor, imp, masks, pruning, train
 from collapse.errors import RequestError, unknown
 
 COMMANDS = {
     "critical": critical,
     "prune": pruning,
+    "doctor": doctor,
+    "masks": masks,
     "conservation": conservation,
     "train": train,
     "imp": imp,

@@ -110,9 +110,10 @@ def test_every_import_points_to_the_left() -> None:
 
 
 def test_the_top_of_the_engine_is_read_at_a_glance() -> None:
+    """The rooms of the rule and a few names more; ``__init__`` and ``__main__`` are no room."""
     top = (ROOT / "collapse").iterdir()
     modules = [path for path in top if path.suffix == ".py" or (path / "__init__.py").exists()]
-    assert len(modules) <= 26
+    assert len([path for path in modules if not path.name.startswith("__")]) <= 26
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import linregress
 
 from analysis.experiments import densities, layer_scores
@@ -22,10 +23,12 @@ from collapse import cli, conservation
 from collapse import masks as masking
 from collapse.conservation import audit, likely_cause
 from collapse.critical import frame_of, measure
+from collapse.doctor import doctor
 from collapse.errors import RequestError
-from collapse.models import taken
+from collapse.models import call, stand_ins, taken, untouched
 from collapse.options import Pruning, Setup
 from collapse.plots import layer_means
+from collapse.problem import Problem
 
 # So many compressions on the slider.
 STOPS = 12
@@ -46,9 +49,11 @@ class Report:
     Attributes:
         parts: critical, densities, scores (tables of the contract) and conservation (the worst
             residual of each identity of the synflow and of the snip ledger, and what lies outside
-            the theory).
+            the theory), doctor (a row a layer of the network as it is).
         notes: of single rows that could not be computed.
         left_out: what is not counted, and layers that the forward never reaches.
+        said: by the doctor, on the network as it is.
+        outputs: of the network, for the doctor's command.
     """
 
     setup: Setup
@@ -58,6 +63,8 @@ class Report:
     parts: dict[str, Part]
     notes: list[str] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
+    said: list[str] = field(default_factory=list)
+    outputs: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -87,7 +94,9 @@ def gather(
     prepared = scored.prepared()
     sizes = masking.sizes(prepared.dense())
     notes: list[str] = []
+    said: list[str] = []
     parts = {
+        "doctor": _part(lambda: _doctor(scored, said)),
         "critical": _part(lambda: _critical(scored, resources, notes)),
         "densities": _part(lambda: _densities(scored, sizes, resources)),
         "scores": _part(
@@ -95,7 +104,10 @@ def gather(
         ),
         "conservation": _part(lambda: _conservation(scored, notes)),
     }
-    return Report(setup, seed, prepared.input_shape, sizes, parts, notes, prepared.notes)
+    outputs = _outputs(prepared)
+    return Report(
+        setup, seed, prepared.input_shape, sizes, parts, notes, prepared.notes, said, outputs
+    )
 
 
 def _part(compute: Callable[[], pd.DataFrame]) -> Part:
@@ -103,6 +115,24 @@ def _part(compute: Callable[[], pd.DataFrame]) -> Part:
         return Part(compute())
     except RequestError as error:
         return Part(None, str(error))
+
+
+def _doctor(scored: Scored, said: list[str]) -> pd.DataFrame:
+    """The network as it is: what is pruned, dead or not finite before anybody prunes it."""
+    problem = scored.prepared()
+    found = doctor(problem.model, problem.example, output=problem.output)
+    said += [f"{finding.severity}: {finding.text}" for finding in found.findings] or ["healthy"]
+    return found.frame(scored.setup.model)
+
+
+def _outputs(problem: Problem) -> int | None:
+    try:
+        with untouched(problem.model, "eval"), torch.no_grad():
+            inputs = taken(problem.example, slice(0, 1))
+            tensors = stand_ins(problem.model)
+            return int(call(problem.model, tensors, inputs, problem.output).shape[-1])
+    except RequestError:  # every part says why
+        return None
 
 
 def _critical(scored: Scored, resources: Resources, notes: list[str]) -> pd.DataFrame:

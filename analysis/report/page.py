@@ -41,7 +41,9 @@ def render(report: Report, device: str) -> str:
         problems={name: part.problem for name, part in parts.items()},
         critical=_records(parts["critical"].table),
         conservation=_records(parts["conservation"].table),
+        doctor=_records(parts["doctor"].table),
         reasons=reasons(report),
+        said=report.said,
         commands=commands(report),
         made=tables.provenance("report", device),
         name=style.name,
@@ -64,6 +66,7 @@ def commands(report: Report) -> dict[str, str]:
     stops = [] if table is None else sorted(table["compression"].unique())
     listed = " ".join(f"{stop:g}" for stop in stops)
     return {
+        "doctor": f"python -m collapse.doctor {_examined(report)}",
         "critical": f"python -m collapse.critical {network}"
         + (f" --seeds {report.seed}" if report.seed else ""),
         "densities": f"python -m analysis densities {network}{seed} --mode train --living"
@@ -71,6 +74,19 @@ def commands(report: Report) -> dict[str, str]:
         "scores": f"python -m analysis layer-scores {network}{seed} --mode train",
         "conservation": f"python -m collapse.conservation {network}{seed}",
     }
+
+
+def _examined(report: Report) -> str:
+    """The doctor takes the network and the shape of its input, and no data."""
+    setup = report.setup
+    words = ["--model", setup.model, "--input-shape", *map(str, report.input_shape)]
+    if report.outputs is not None:
+        words += ["--classes", str(report.outputs)]
+    for option in ("init", "weights", "output"):
+        value = getattr(setup, option)
+        words += [] if value is None else [f"--{option}", value]
+    words += ["--seed", str(report.seed)] if report.seed else []
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def _records(table: pd.DataFrame | None) -> list[dict[Any, Any]]:

@@ -95,7 +95,9 @@ def main(config: Config) -> int:
     frame = pd.DataFrame([{**settings, **row} for row in rows])
     trace = result.trace().assign(**settings).reindex(columns=list(tables.COLUMNS["trace"]))
     if config.out is not None:
-        masks.save_masks(result.masks, config.out, **{k: str(v) for k, v in settings.items()})
+        about = {name: str(value) for name, value in settings.items()}
+        about["initial_weights"] = masks.weights_identity(prepared.model)
+        masks.save_masks(result.masks, config.out, **about)
     outputs.write("layers", frame, prepared.device)
     outputs.write("trace", trace, prepared.device)
     empty = masks.collapsed(result.masks)

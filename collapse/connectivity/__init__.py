@@ -1,5 +1,25 @@
 """Dead weights, and whether a network is connected: input→output paths of kept weights."""
 
-from collapse.connectivity.replacements import connected, is_cut_layer, living, paths
+from collapse.connectivity.noise import noisy
+from collapse.connectivity.replacements import (
+    ConnectionMode,
+    connected,
+    constant,
+    is_cut_layer,
+    living,
+    mean_weight,
+    paths,
+    reach,
+)
 
-__all__ = ["connected", "is_cut_layer", "living", "paths"]
+__all__ = [
+    "ConnectionMode",
+    "connected",
+    "constant",
+    "is_cut_layer",
+    "living",
+    "mean_weight",
+    "noisy",
+    "paths",
+    "reach",
+]

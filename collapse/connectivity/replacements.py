@@ -175,11 +175,11 @@ _NORMS: dict[Any, int] = {
 }
 
 
-class _ConnectionMode(TorchFunctionMode):
+class ConnectionMode(TorchFunctionMode):
     """Runs each operation as its replacement, and every linear map through ``noisy``.
 
     Args:
-        scored: the parameters that are masked; all others are constants.
+        scored: the parameters that are masked, by name; all others are constants.
 
     Attributes:
         inputs: what has entered the network.
@@ -194,10 +194,11 @@ class _ConnectionMode(TorchFunctionMode):
     creations = frozenset(_functions(*_CREATIONS))
     choices = frozenset(_functions("where"))
 
-    def __init__(self, scored: Sequence[Tensor]) -> None:
+    def __init__(self, scored: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._names = {id(tensor): name for name, tensor in scored.items()}
         self._from_input: dict[int, Tensor] = {}  # held, so that ids stay
-        self._scored = {id(tensor): tensor for tensor in scored}
+        self._scored = {id(tensor): tensor for tensor in scored.values()}
         self.inputs: list[Tensor] = []
 
     def enter(self, x: Tensor) -> Tensor:
@@ -217,6 +218,8 @@ class _ConnectionMode(TorchFunctionMode):
         options = dict(kwargs or {})
         given = list(tensors_in((args, options)))
         if func in self.creations or not any(id(x) in self._from_input for x in given):
+            if func in _NORMS:  # standardises a weight: what is kept of it stays kept
+                func = _first
             return self._of_parameters(func, func(*args, **options), given)
         if func in self.opened:
             with self:
@@ -233,9 +236,16 @@ class _ConnectionMode(TorchFunctionMode):
             args = (type(args[0])(self._from(x) for x in args[0]), *args[1:])
         elif func in self.linear_maps:
             args, options = self._without_bias(func, args, options)
+            name = self._names.get(id(given[1])) if len(given) > 1 else None
+            return self._mark(self.linear(name, func, args, options))
         result = self.replacements.get(func, func)(*args, **options)
-        linear = func in self.linear_maps or self._is_map(func, given)
-        return self._mark(noisy(result) if linear else result)
+        return self._mark(noisy(result) if self._is_map(func, given) else result)
+
+    def linear(
+        self, name: str | None, func: Callable[..., Any], args: Any, options: dict[str, Any]
+    ) -> Tensor:
+        """A linear map; ``name`` is the layer whose whole weight it takes, if it takes one."""
+        return noisy(func(*args, **options))
 
     def _is_map(self, func: Callable[..., Any], given: list[Tensor]) -> bool:
         """Whether a matrix product is by a weight."""
@@ -340,32 +350,60 @@ def paths(
     example: Inputs,
     *,
     output: Selector = None,
+    mode: Callable[[Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
 ) -> tuple[Masks, bool]:
-    """``living`` and ``connected`` in one pass."""
+    """``living`` and ``connected`` in one pass.
+
+    Args:
+        mode: makes the mode that the pass runs in, for one that also looks at it on its way.
+    """
     model = plain(model)
 
     def parameter(name: str, value: Tensor) -> Tensor:
-        if name in masks:  # small, so that nothing saturates in a cell that is one operation
-            return masks[name].to(torch.float32) / max(1, value[0].numel() if value.ndim else 1)
-        constant = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
-        return torch.zeros_like(value) if constant else torch.ones_like(value)
+        return masks[name] * mean_weight(value) if name in masks else constant(name, value)
 
+    tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
+    leaves = {name: tensors[name].requires_grad_() for name in masks}
+    gradients, arrived = reach(model, tensors, leaves, leaves, example, output=output, mode=mode)
+    alive = {
+        name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
+        for (name, mask), gradient in zip(masks.items(), gradients, strict=True)
+    }
+    return alive, arrived
+
+
+def mean_weight(weight: Tensor) -> float:
+    """So small that nothing saturates or grows in a call that is one operation."""
+    return len(weight) / max(1, weight.numel()) if weight.ndim else 1.0
+
+
+def constant(name: str, value: Tensor) -> Tensor:
+    """What stands for a parameter that is not masked: all kept, and no bias."""
+    bias = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
+    return torch.zeros_like(value) if bias else torch.full_like(value, mean_weight(value))
+
+
+def reach(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    scored: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    example: Inputs,
+    *,
+    output: Selector = None,
+    mode: Callable[[Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
+) -> tuple[Sequence[Tensor | None], bool]:
+    """One pass on these tensors: the gradients that reach the wanted ones, and whether any reaches
+    the input."""
     with untouched(model, "eval"), torch.enable_grad():
-        tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
-        leaves = [tensors[name].requires_grad_() for name in masks]
-        mode = _ConnectionMode(leaves)
-        entry = Ones.like(example, torch.float32, scored=masks).entering(mode.enter)
-        with mode:
+        running = mode(scored)
+        entry = Ones.like(example, torch.float32, scored=scored).entering(running.enter)
+        with running:
             reached = call(model, tensors, entry, output)
         R = output_sum(reached)
         if not R.requires_grad:
-            return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
-        wanted = [*leaves, *mode.inputs]
-        gradients = torch.autograd.grad(R, wanted, allow_unused=True)
-    entered = zip(mode.inputs, gradients[len(leaves) :], strict=True)
+            return [None] * len(wanted), False
+        gradients = torch.autograd.grad(R, [*wanted.values(), *running.inputs], allow_unused=True)
+    entered = zip(running.inputs, gradients[len(wanted) :], strict=True)
     arrived = any(g is not None and bool((g * x.detach() != 0).any()) for x, g in entered)
-    alive = {
-        name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
-        for (name, mask), gradient in zip(masks.items(), gradients, strict=False)
-    }
-    return alive, arrived
+    return gradients[: len(wanted)], arrived

@@ -26,19 +26,20 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents, hexadecimal; of ``plain`` tensors."""
+    found = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     """Write tensors with their checksum; returns it."""
     ready = plain(tensors)
-    checksum = _digest(ready)
+    checksum = digest(ready)
     metadata = {"collapse": json.dumps({**about, "checksum": checksum})}
     with atomic(path) as temporary:
         temporary.write_bytes(save(ready, metadata))
@@ -55,7 +56,7 @@ def load_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["collapse"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-        if _digest(tensors) != about["checksum"]:
+        if digest(tensors) != about["checksum"]:
             raise CorruptRunError(f"{path.name} does not have its checksum")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptRunError(f"{path.name}: {first_line(error)}") from error

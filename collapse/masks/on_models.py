@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,6 +119,18 @@ def load_masks(
         devices = {name: p.device for name, p in model.named_parameters()}
         masks = {name: mask.to(devices[name]) for name, mask in masks.items()}
     return masks
+
+
+def about_masks(path: Path) -> dict[str, Any]:
+    """What was said about masks when they were saved, e.g. ``initial_weights``.
+
+    Raises:
+        RequestError: missing, truncated or foreign file.
+    """
+    load_masks(path)
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, Any] = json.loads((file.metadata() or {}).get("collapse", "{}"))
+    return about
 
 
 def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

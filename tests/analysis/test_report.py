@@ -195,6 +195,24 @@ def test_the_parts_are_the_commands_tables(
         assert mine[column].tolist() == kept[column].tolist()
 
 
+def test_the_doctors_part_is_the_doctors(
+    made: tuple[Report, Path], tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    from collapse.commands import doctor
+
+    report, page = made
+    out = tmp_path / "doctor.parquet"
+    words = commands(report)["doctor"].removeprefix("python -m collapse.doctor ")
+    assert run(doctor, f"{words} --out {out} --quiet")[0] == 0
+    theirs, _ = tables.read(out, "doctor")
+    ours = report.parts["doctor"].table
+    assert ours is not None
+    for column in ("layer", "kept", "living", "is_cut", "verdict"):
+        assert ours[column].tolist() == theirs[column].tolist()
+    assert report.said == ["healthy"]
+    assert '<ul id="doctor-findings"><li class="place">healthy</li></ul>' in page.read_text()
+
+
 def test_living_weights_are_counted_as_the_engine_counts_them(
     two_branches: Setup, tmp_path: Path
 ) -> None:

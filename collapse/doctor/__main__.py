@@ -1,0 +1,5 @@
+"""``python -m collapse.doctor``."""
+
+from collapse.commands.doctor import run
+
+run()

@@ -1,0 +1,5 @@
+"""``python -m collapse.masks``."""
+
+from collapse.commands.masks import run
+
+run()
