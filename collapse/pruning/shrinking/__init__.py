@@ -1,0 +1,5 @@
+"""A physically smaller network from a masked one."""
+
+from collapse.pruning.shrinking.network import Shrunk, shrink, shrunk
+
+__all__ = ["Shrunk", "shrink", "shrunk"]
