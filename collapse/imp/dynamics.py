@@ -92,7 +92,8 @@ class Dynamics:
         conserved = balance(
             self.groups, {name: to_float64(parameters[name]).square() for name in names}
         )
-        return torch.cat([squares, saliency, conserved.to(squares.device), self.law.predicted()])
+        conserved = conserved.to(squares.device)
+        return torch.cat([squares, saliency, conserved, self.law.predicted(conserved)])
 
     def observe(self, numbers: list[float], epoch: int) -> tuple[list[dict[str, Any]], list[float]]:
         """The end of an epoch, from what ``measured`` returned.

@@ -180,6 +180,14 @@ class Trainer:
             _channels_last(found.network)
         return found
 
+    def units_of(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """Which output and input units of a parameter are trained (None: all)."""
+        return (None, None) if self.smaller is None else self.smaller.units_of(name)
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """Numbers for what is trained of a parameter, with zeros for the rest."""
+        return part if self.smaller is None else self.smaller.whole(name, part, self.trainable)
+
     def forget_momentum(self) -> None:
         """It starts anew."""
         self.momentum.clear()

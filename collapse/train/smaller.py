@@ -69,6 +69,17 @@ class Smaller:
         names = [name for name in masks if name in self.parameters]
         return {name: self.shrunk.gather(name, masks[name]) for name in names}
 
+    def units_of(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """The output and input units of a parameter that are left (None: all)."""
+        rows = (*self.shrunk.places.get(name, ()), None)[0]
+        return self.shrunk.units.get(name, (rows, None))
+
+    def whole(self, name: str, part: Tensor, model: Mapping[str, Tensor]) -> Tensor:
+        """A tensor like the model's, with ``part`` at its places and zeros elsewhere."""
+        into = part.new_zeros(model[name].shape)
+        self.shrunk.scatter(name, part, into)
+        return into
+
     @torch.no_grad()
     def read(self, model: nn.Module) -> None:
         """Take the values of the model."""

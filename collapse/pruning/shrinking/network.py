@@ -26,12 +26,14 @@ class Shrunk:
         network: an ordinary module, in the mode of the original.
         places: by name of a parameter or buffer, the indices along each axis that are left (None:
             all); tensors without an entry are whole.
+        units: by name of a weight, the output and input units that are left.
         reached: names of the original's parameters that its output depends on.
         zero: by path of a BatchNorm, the units whose input is zero for good.
     """
 
     network: fx.GraphModule
     places: dict[str, Places]
+    units: dict[str, tuple[Tensor, Tensor]]
     reached: set[str]
     zero: dict[str, Tensor]
 
@@ -106,7 +108,7 @@ def shrunk(
     places = {name: place for name, place in writing.places.items() if name in left}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     reached = {first[id(tensors[name])] for name in found.reached if name in tensors}
-    result = Shrunk(network, places, reached, found.zero_inputs())
+    result = Shrunk(network, places, writing.left, reached, found.zero_inputs())
     _check_same(model, masks, result, example, output)
     return result
 

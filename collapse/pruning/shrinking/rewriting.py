@@ -37,6 +37,7 @@ class Rewriting:
 
     Attributes:
         places: where each parameter and buffer of a resized module comes from.
+        left: the output and input units of each weight.
         values: a parameter or buffer of the masked network, by name.
     """
 
@@ -49,6 +50,7 @@ class Rewriting:
     units: dict[fx.Node, Tensor | None] = field(default_factory=dict)  # None: all
     copies: dict[int, Any] = field(default_factory=dict)  # deepcopy's memory: keeps what is shared
     entry: fx.Node | None = None
+    left: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     shifts: set[fx.Node] = field(default_factory=set)
 
     def network(self) -> fx.GraphModule:
@@ -265,6 +267,7 @@ class Rewriting:
             places = (rows, None)
             sizes = {"in": len(columns), "out": len(rows)}
             groups = len(alive)
+        self.left[f"{path}.weight"] = rows, columns
         given = self.arranged(source, columns, axis)
         self.written[node] = self.graph.call_module(path, (given,))
         self.units[node] = rows
