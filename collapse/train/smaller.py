@@ -56,7 +56,7 @@ class Smaller:
         found = shrunk(model, masks, example, moving=momentum, output=output)
         whole = sum(parameter.numel() for parameter in model.parameters())
         left = sum(parameter.numel() for parameter in found.network.parameters())
-        if left > WORTHWHILE * whole:
+        if not 0 < left <= WORTHWHILE * whole:
             return None
         # What several modules share has one name in the model.
         ids = {id(p): name for name, p in model.named_parameters()}

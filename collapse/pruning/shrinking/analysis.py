@@ -172,7 +172,7 @@ def _back(
 def reads_batch_only(node: fx.Node, source: fx.Node, rule: Rule) -> bool:
     """Whether a node only asks for a size that is the same in the smaller network."""
     if rule.axis is None:
-        return True  # whole: no unit is ever left out
+        return False
     rank = len(rule.facts.shapes[source])
     if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
         return bool(node.args[1] % rank != rule.axis % rank)  # type: ignore[operator]  # a number

@@ -70,9 +70,8 @@ class Rewriting:
                 self._resized(node, rule)
         self._out_of_place()
         network = fx.GraphModule(self.modules, self.graph)
-        if network.graph.eliminate_dead_code():
-            network.delete_all_unused_submodules()
-            network.recompile()
+        if network.graph.eliminate_dead_code():  # again, without the tensors that are read no more
+            network = fx.GraphModule(self.modules, network.graph)
         return network
 
     def _out_of_place(self) -> None:
