@@ -19,7 +19,6 @@ from collapse.flow.operations import Operation
 from collapse.flow.taps import unit_sums
 from collapse.flow.trace import Trace
 
-
 # By parameter name.
 Places = Mapping[str, tuple[Tensor | None, Tensor | None]]
 

@@ -198,7 +198,11 @@ class Trainer:
         if self.smaller is not None:
             return self.momentum
         states = {n: self.optimizer.state.get(p, {}) for n, p in self.parameters.items()}
-        return {n: s["momentum_buffer"] for n, s in states.items() if s.get("momentum_buffer") is not None}
+        return {
+            n: s["momentum_buffer"]
+            for n, s in states.items()
+            if s.get("momentum_buffer") is not None
+        }
 
     def _set_momentum(self, momentum: dict[str, Tensor]) -> None:
         """Of the whole model."""

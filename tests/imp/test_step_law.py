@@ -73,7 +73,9 @@ def test_it_holds_under_batchnorm_dropout_and_masks() -> None:
 
         def measured(self) -> torch.Tensor:
             squares = {n: p.detach().square() for n, p in model.named_parameters()}
-            return torch.stack([(now := balance(law.groups, squares)), law.predicted(now)]).reshape(-1)
+            return torch.stack([(now := balance(law.groups, squares)), law.predicted(now)]).reshape(
+                -1
+            )
 
     for epoch in range(2):
         law.begin()

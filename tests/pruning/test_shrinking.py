@@ -125,7 +125,9 @@ def _double(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
     return case.model.double(), x.double(), y
 
 
-def _agree(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> nn.Module:
+def _agree(
+    model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor, close: float = 1e-10
+) -> nn.Module:
     """Both networks, in both modes: outputs, gradients of survivors, what training changes."""
     before = copy.deepcopy(model.state_dict())
     found = shrunk(model, masks, x)
@@ -149,7 +151,8 @@ def _agree(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> 
         assert parameter.grad is not None
         kept = found.gather(name, masks[name]) if name in masks else torch.ones(())
         expected = found.gather(name, gradients[name]) * kept
-        torch.testing.assert_close(parameter.grad * kept, expected, atol=1e-10, rtol=1e-10)
+        scale = max(1.0, float(expected.abs().max()))  # a dead BatchNorm's may be 10^9
+        torch.testing.assert_close(parameter.grad * kept, expected, atol=scale * close, rtol=0)
         if name in masks:
             found.scatter(name, torch.ones_like(parameter, dtype=torch.bool), covered[name])
     assert all(bool((covered[name] | ~alive[name]).all()) for name in masks)
@@ -161,7 +164,7 @@ def _agree(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> 
         if name in left:
             found.scatter(name, torch.zeros_like(left[name]), gone)
         gone = gone * masks.get(name, torch.ones(()))
-        assert float((gradient * gone).abs().max()) <= 1e-10, name
+        assert float((gradient * gone).abs().max()) <= close, name
     return small
 
 
@@ -180,9 +183,9 @@ def test_two_hundred_random_networks(name: str) -> None:
         _agree(model, _drawn_masks(model, seed), x, y)
 
 
-def _pruned_by_synflow(model: nn.Module, x: Tensor, compression: float) -> dict[str, Tensor]:
+def _pruned(model: nn.Module, x: Tensor, pruner: str, compression: float) -> dict[str, Tensor]:
     problem = Problem(model, [(x, torch.arange(len(x)))])
-    options = Pruning(pruner="synflow", iterations=20)
+    options = Pruning(pruner=pruner, iterations=20 if pruner == "synflow" else None)
     return prune(problem, options=options, compression=compression).masks
 
 
@@ -190,8 +193,8 @@ NETWORKS = {
     "vgg16_bn": (3, 32, 32),
     "resnet18": (3, 32, 32),
     "resnet50": (3, 32, 32),
-    "torchvision:densenet121": (3, 32, 32),
-    "torchvision:mobilenet_v2": (3, 32, 32),
+    "torchvision:densenet121": (3, 64, 64),
+    "torchvision:mobilenet_v2": (3, 64, 64),
     "torchvision:vit_b_32": (3, 224, 224),
 }
 
@@ -204,7 +207,9 @@ def test_known_networks(name: str, compression: float) -> None:
     model = build(name, classes=10, input_shape=shape).double()
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(4, *shape, generator=draw, dtype=torch.float64)
-    masks = _pruned_by_synflow(model, x, compression)
+    if "vit" in name:  # torchvision's head is zero
+        nn.init.normal_(model.heads.head.weight)
+    masks = _pruned(model, x, "magnitude" if "vit" in name else "synflow", compression)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.1

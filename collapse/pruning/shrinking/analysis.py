@@ -74,7 +74,7 @@ def traced(model: nn.Module) -> fx.Graph:
     """
     graphs = []
     for mode in ("eval", "train"):
-        with untouched(model, mode):  # type: ignore[arg-type]  # one of the two
+        with untouched(model, mode):
             try:
                 graphs.append(fx.Tracer().trace(model))
             except Exception as error:  # the forward is the user's and may raise anything

@@ -10,12 +10,14 @@ from torch import Tensor, fx, nn
 
 from collapse.errors import RequestError, first_line
 from collapse.masks import check_fit
-from collapse.models import Masks, Selector, call, stand_ins, untouched
+from collapse.models import Selector, call, stand_ins, untouched
+from collapse.options import Mode
 from collapse.pruning.shrinking.analysis import analysed
 from collapse.pruning.shrinking.rewriting import Places, Rewriting, gathered
 
 # Both networks are compared in float64 before the smaller one is handed out.
 _TOLERANCE = 1e-9
+_ROUNDING = 1e-15
 
 
 @dataclass(frozen=True)
@@ -155,27 +157,34 @@ def _check_same(
     batch = example[:1].repeat(4, *(1,) * (example.ndim - 1))
     if batch.is_floating_point():
         draw = torch.Generator().manual_seed(0)
-        noise = torch.randn(batch.shape, dtype=torch.float64, generator=draw)
-        batch = noise.to(batch.device)
-    masked: Masks = dict(masks)
-    for mode in ("eval", "train"):
-        results = []
-        for network in (model, small.network):
-            tensors = stand_ins(
-                network, dtype=torch.float64, parameter=lambda n, x: _masked(n, x, masked)
-            )
-            with untouched(model, mode), untouched(network, mode), torch.no_grad():  # type: ignore[arg-type]  # one of the two
-                results.append(call(network, tensors, batch, output))
-            masked = {}
-        whole, part = results
-        error = (whole - part).abs().max() if whole.numel() else whole.sum()
-        if whole.shape != part.shape or not error <= _TOLERANCE * max(1.0, whole.abs().max()):
+        batch = torch.randn(batch.shape, dtype=torch.float64, generator=draw).to(batch.device)
+
+    def result(network: nn.Module, mode: Mode, x: Tensor) -> Tensor:
+        used = masks if network is model else {}
+        tensors = stand_ins(
+            network,
+            dtype=torch.float64,
+            parameter=lambda n, x: x.masked_fill(~used[n], 0) if n in used else x,
+        )
+        with untouched(model, mode), untouched(network, mode), torch.no_grad():
+            return call(network, tensors, x, output)
+
+    modes: tuple[Mode, ...] = ("eval", "train")
+    for mode in modes:
+        whole, part = result(model, mode, batch), result(small.network, mode, batch)
+        if whole.shape == part.shape and _distance(whole, part) <= _TOLERANCE:
+            continue
+        # BatchNorm over few positions multiplies rounding: as much as it makes of a tiny change.
+        allowed = 0.0
+        if batch.is_floating_point():
+            allowed = 100 * _distance(whole, result(model, mode, batch * (1 + _ROUNDING)))
+        if whole.shape != part.shape or not _distance(whole, part) <= allowed:
             raise RequestError(
-                f"cannot be shrunk: a smaller network was {float(error):.1e} away from it in "
-                f"{mode} mode"
+                f"cannot be shrunk: a smaller network was {_distance(whole, part):.1e} away from "
+                f"it in {mode} mode"
             )
-        masked = dict(masks)
 
 
-def _masked(name: str, value: Tensor, masks: Masks) -> Tensor:
-    return value.masked_fill(~masks[name], 0) if name in masks else value
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest entry if that is above 1."""
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1)) if a.numel() else 0.0

@@ -15,6 +15,7 @@ class Picked(nn.Module):
     """
 
     positions: Tensor
+    into: Tensor
 
     def __init__(self, axis: int, positions: Tensor) -> None:
         super().__init__()
@@ -95,4 +96,5 @@ class FullDropout(nn.Module):
         last = x.ndim == 4 and not x.is_contiguous()  # noise is drawn in the order of memory
         form = torch.channels_last if last else torch.contiguous_format
         ones = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form).fill_(1)
-        return x * self.dropout(ones).index_select(self.axis, self.units)
+        noise: Tensor = self.dropout(ones)
+        return x * noise.index_select(self.axis, self.units)

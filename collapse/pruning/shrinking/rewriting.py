@@ -118,9 +118,8 @@ class Rewriting:
         if source not in self.analysed.rules:
             return self.written[source]
         axis = self.analysed.axes[source]
-        if axis is None or not self._misses(source):
-            if source in self.written:
-                return self.written[source]
+        if (axis is None or not self._misses(source)) and source in self.written:
+            return self.written[source]
         size = self.analysed.shapes[source][axis or 0]
         return self.arranged(source, torch.arange(size), axis)
 

@@ -123,7 +123,7 @@ class Norm(UnitWise):
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
         found = _seen(zeros[0], self.size)
-        mean = self.module.running_mean
+        mean: Any = self.module.running_mean
         if mean is not None:
             found = found & (mean == 0).cpu()
         if self.module.weight is not None:
@@ -221,7 +221,7 @@ class Join(Rule):
         return torch.cat([_seen(z, s) for z, s in zip(zeros, self.sizes, strict=True)])
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
-        pairs = zip(out.split(self.sizes), self.parts, strict=True)
+        pairs = zip(torch.split(out, self.sizes), self.parts, strict=True)
         return [_told(part, self.facts.size(node)) for part, node in pairs]
 
 
@@ -363,14 +363,13 @@ def _of_function(node: fx.Node, facts: Facts) -> Rule | None:
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         dims = [dims] if isinstance(dims, int) else dims
         if not isinstance(dims, list | tuple) or axis % len(shape) in [
-            int(d) % len(shape)  # type: ignore[arg-type]  # numbers
-            for d in dims
+            int(d) % len(shape) for d in dims
         ]:
             return None
         rule = UnitWise(node, facts)
         rule.axis = axis + (
             0 if len(facts.shapes[node]) == len(shape)
-            else sum(int(d) % len(shape) > axis % len(shape) for d in dims)  # type: ignore[arg-type]
+            else sum(int(d) % len(shape) > axis % len(shape) for d in dims)
         )  # fmt: skip
         return rule
     if target in _PERMUTED and axis is not None:
