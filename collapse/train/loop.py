@@ -33,6 +33,7 @@ from collapse.models import (
 from collapse.options import Training
 from collapse.seeding import derive
 from collapse.train import recipes
+from collapse.train.measures import channels_last, hits_of, row_of
 from collapse.train.recipes import Settings
 from collapse.train.smaller import Smaller
 
@@ -108,7 +109,7 @@ class Trainer:
         self.held_out = Feed(test, self.device)
         try:
             self._check_head()
-            _channels_last(model)
+            channels_last(model)
         except RequestError:  # a forward that takes views needs the plain memory format
             self.feed.channels_last = self.held_out.channels_last = False
             self._check_head()
@@ -177,7 +178,7 @@ class Trainer:
             self.say(f"trained with masks, not smaller: the network {error}")
             return None
         if found is not None and self.feed.channels_last:
-            _channels_last(found.network)
+            channels_last(found.network)
         return found
 
     def units_of(self, name: str) -> tuple[Tensor | None, Tensor | None]:
@@ -248,7 +249,7 @@ class Trainer:
                     watch.step(step)
                 self.optimizer.step()
                 losses[step] = loss.detach()
-                hits += _hits(logits, y)
+                hits += hits_of(logits, y)
                 sizes.append(len(y))
         if self.smaller is not None:
             self.smaller.write_back(self.model, self.optimizer, self.momentum, len(sizes))
@@ -264,7 +265,7 @@ class Trainer:
         loss_sum = sum(x * size for x, size in zip(numbers, sizes, strict=False))
         seconds = clock.seconds()
         rows = [
-            _row(level, epoch + 1, "train", loss_sum, numbers[steps:], sum(sizes), seconds[0]),
+            row_of(level, epoch + 1, "train", loss_sum, numbers[steps:], sum(sizes), seconds[0]),
             self._test_row(level, epoch + 1, numbers[steps + 2 :], seconds[1]),
         ]
         return rows, numbers[steps + 5 :]
@@ -338,13 +339,13 @@ class Trainer:
             for x, y in self.held_out.in_order():
                 logits = self._logits(x)
                 total[0] += to_float64(F.cross_entropy(logits, y, reduction="sum"))
-                total[1:] += to_float64(_hits(logits, y))
+                total[1:] += to_float64(hits_of(logits, y))
         return total
 
     def _test_row(
         self, level: int, epoch: int, numbers: list[float], seconds: float
     ) -> dict[str, Any]:
-        return _row(level, epoch, "test", numbers[0], numbers[1:], len(self.held_out), seconds)
+        return row_of(level, epoch, "test", numbers[0], numbers[1:], len(self.held_out), seconds)
 
     def _check_finite(
         self,
@@ -401,35 +402,3 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1)
     return pd.DataFrame(rows)
-
-
-def _channels_last(network: nn.Module) -> None:
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many labels are the first, and among the first five, of the outputs: int64 ``[2]``."""
-    best = logits.detach().topk(min(5, logits.shape[1])).indices == y[:, None]
-    return torch.stack([best[:, 0].sum(), best.sum()])
-
-
-def _row(
-    level: int,
-    epoch: int,
-    split: str,
-    loss: float,
-    hits: list[float],
-    examples: int,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "level": level,
-        "epoch": epoch,
-        "split": split,
-        "loss": loss / examples,
-        "top1": 100 * hits[0] / examples,
-        "top5": 100 * hits[1] / examples,
-        "seconds": seconds,
-    }

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from collapse.errors import RequestError, first_line
 from collapse.models import untouched
-from collapse.pruning.shrinking.rules import DROPOUTS, Facts, Map, Norm, Rule, Shape, rule_of
+from collapse.pruning.shrinking.choice import rule_of
+from collapse.pruning.shrinking.rules import DROPOUTS, Facts, Map, Norm, Rule, Shape
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,14 @@ def analysed(
     kept: Callable[[str], Tensor],
     zero: Callable[[str], Tensor],
     example: Tensor,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Analysed:
     """Trace a model and find which of its units do anything.
 
     Args:
         kept: which entries of a parameter are kept, by name.
         zero: which are zero, their momentum included.
+        weights: of the masked network; if given, constant units are folded into biases.
 
     Raises:
         RequestError: see ``traced``; or an operation in place changes what is used again.
@@ -142,6 +145,8 @@ def analysed(
                 quiet[name] = quiet[name] & ~refuted
         if not changed:
             break
+    if weights is not None:
+        _fold(order, rules, zeros, weights)
     needed = _back(graph, order, rules, zeros, gradient=False)
     return Analysed(graph, modules, rules, zeros, needed, shapes, axes, _reached(graph, model))
 
@@ -167,6 +172,25 @@ def _back(
             for source, part in zip(rule.inputs, parts, strict=True):
                 found[source] = found[source] | part
     return found
+
+
+def _fold(
+    order: list[fx.Node],
+    rules: Mapping[fx.Node, Rule],
+    zeros: Mapping[fx.Node, Tensor],
+    weights: Mapping[str, Tensor],
+) -> None:
+    """Fold what is constant into the biases of the maps that read it."""
+    values: dict[fx.Node, Tensor] = {}
+    for node in order:
+        rule = rules[node]
+        given = [values[source] for source in rule.inputs]
+        found = rule.constant(given, weights)
+        if found is None:
+            found = torch.full((rule.size,), torch.nan, dtype=torch.float64)
+        values[node] = found.where(~zeros[node], 0.0)
+        if isinstance(rule, Map):
+            rule.fold(given[0], zeros[rule.inputs[0]], weights)
 
 
 def reads_batch_only(node: fx.Node, source: fx.Node, rule: Rule) -> bool:

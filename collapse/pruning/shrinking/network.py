@@ -62,11 +62,14 @@ def shrunk(
     example: Tensor,
     *,
     moving: Mapping[str, Tensor] | None = None,
+    fold: bool = False,
     output: Selector = None,
 ) -> Shrunk:
     """``shrink`` with the places of what is left.
 
     Args:
+        fold: constants into biases, which is right for the weights as they are; without it, also
+            in training, where the constants move.
         moving: by parameter name, the momentum with which it is trained.
     """
     check_fit(model, masks)
@@ -95,7 +98,7 @@ def shrunk(
     }  # fmt: skip
     batch = example[:1]
     try:
-        found = analysed(model, kept, zero, batch)
+        found = analysed(model, kept, zero, batch, values if fold else None)
     except RequestError:
         raise
     except Exception as error:  # the forward is the user's and may raise anything
@@ -127,8 +130,9 @@ def shrink(
     Channels, features and branches that nothing reads, or that are zero for every input and stay
     so in training, are gone; the names of what is left are those of the model. In train mode the
     outputs, the gradients of what is left and the streams of dropout are the same too. A channel
-    that is constant but not zero (a bias, a BatchNorm shift) is kept: zero padding makes it
-    depend on the position, and BatchNorm on the mode. Operations without a rule, modules that are
+    that is constant but not zero is folded into the biases of what reads it; behind BatchNorm,
+    whose constants depend on the mode, and in front of zero padding, where they depend on the
+    position, it is kept as it is. Operations without a rule, modules that are
     used twice and shared weights keep their size.
 
     Args:
@@ -147,7 +151,7 @@ def shrink(
         >>> shrink(chain, masks, torch.zeros(1, 2)).get_submodule("0").out_features
         1
     """
-    return shrunk(model, masks, example, output=output).network
+    return shrunk(model, masks, example, fold=True, output=output).network
 
 
 def _check_same(

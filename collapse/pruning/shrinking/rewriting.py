@@ -278,7 +278,13 @@ class Rewriting:
             names = {"in_features": sizes["in"], "out_features": sizes["out"]}
         else:
             names = {"in_channels": sizes["in"], "out_channels": sizes["out"], "groups": groups}
-        self._add(path, self._cut(path, module, weight, **names))
+        new = self._cut(path, module, weight, **names)
+        if rule.folded is not None:
+            bias = rule.folded[rows].to(new.weight)  # type: ignore[arg-type]  # a tensor
+            learns = new.weight.requires_grad if new.bias is None else new.bias.requires_grad
+            bias = bias if new.bias is None else bias + new.bias.detach()  # type: ignore[operator]
+            new.bias = nn.Parameter(bias, requires_grad=bool(learns))
+        self._add(path, new)
 
     def _with_shifts(self, node: fx.Node, rows: Tensor) -> Tensor:
         """Also the rows of zeros that a BatchNorm behind shifts: cheaper than filling them in."""

@@ -9,13 +9,11 @@ or not there at all. Every operation that has no rule is `Opaque`: it gets whole
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 Shape = tuple[int, ...]
@@ -62,6 +60,15 @@ class Rule:
         """Which units of the result are zero for good, from those of the inputs."""
         raise NotImplementedError
 
+    def constant(self, values: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor | None:
+        """The value of each unit that is the same for every input, position and mode; else NaN.
+
+        Args:
+            values: the same of the inputs, float64.
+            weights: the masked network's, by name.
+        """
+        return None
+
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
         """Which units of each input the units ``out`` of the result depend on.
 
@@ -102,6 +109,16 @@ class UnitWise(Rule):
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
         return [out & ~zeros[0] if gradient and self.stops else out]
 
+    def constant(self, values: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor | None:
+        if self.node.op != "call_module" or self.axis is None:
+            return None
+        module = self.facts.modules[str(self.node.target)]
+        pointwise = isinstance(module, (*STOPS, *POINTWISE, *GATES))
+        if pointwise or (isinstance(module, DROPOUTS) and module.p == 0):
+            with torch.no_grad():
+                return module(values[0].clone()) if pointwise else values[0]
+        return None
+
 
 class Moved(UnitWise):
     """A permutation of axes."""
@@ -122,7 +139,7 @@ class Norm(UnitWise):
         self.axis = 1 - len(facts.shapes[node])
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        found = _seen(zeros[0], self.size)
+        found = seen(zeros[0], self.size)
         mean: Any = self.module.running_mean
         if mean is not None:
             found = found & (mean == 0).cpu()
@@ -133,7 +150,7 @@ class Norm(UnitWise):
         return found
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
-        return [_told(out, self.facts.size(self.inputs[0]))]
+        return [told(out, self.facts.size(self.inputs[0]))]
 
 
 class Map(Rule):
@@ -154,6 +171,35 @@ class Map(Rule):
         links = edges.flatten(2).any(2) if edges.ndim > 2 else edges
         links = links.T if self.transposed else links
         self.links = links.reshape(self.groups, -1, links.shape[1])
+        self.folded: Tensor | None = None  # what constant inputs add to each unit, float64
+
+    def fold(self, values: Tensor, zero: Tensor, weights: Mapping[str, Tensor]) -> None:
+        """Read constant inputs no more: what they add becomes a part of the bias."""
+        given = seen(values, self.links.shape[2])
+        constant = ~given.isnan() & ~seen(zero, len(given))
+        if self._unpadded and bool((self.links[0] & constant).any()):
+            self.folded = self._sums(weights) @ given.where(constant, 0.0)
+            self.links = self.links & ~constant
+
+    @property
+    def _unpadded(self) -> bool:
+        plain = self.groups == 1 and not self.transposed
+        padding: Any = getattr(self.module, "padding", 0)
+        return plain and (padding in (0, "valid") or not any(padding))
+
+    def _sums(self, weights: Mapping[str, Tensor]) -> Tensor:
+        weight = weights[f"{self.node.target}.weight"].double().cpu()
+        return weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+
+    def constant(self, values: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor | None:
+        if not self._unpadded:
+            return None
+        given = seen(values[0], self.links.shape[2])
+        total = self._sums(weights) @ given.nan_to_num(0.0)
+        if self.module.bias is not None:
+            total = total + weights[f"{self.node.target}.bias"].double().cpu()
+        varies = (self.links[0] & given.isnan()).any(1)
+        return total.where(~varies, torch.nan)
 
     @property
     def bias_quiet(self) -> Tensor:
@@ -162,13 +208,13 @@ class Map(Rule):
         return self.facts.quiet(f"{self.node.target}.bias")
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        sources = ~_seen(zeros[0], self.links.shape[0] * self.links.shape[2])
+        sources = ~seen(zeros[0], self.links.shape[0] * self.links.shape[2])
         fed = (self.links & sources.view(self.groups, 1, -1)).any(2).flatten()
         return ~fed & self.bias_quiet
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
         used = (self.links & out.view(self.groups, -1, 1)).any(1).flatten()
-        return [_told(used, self.facts.size(self.inputs[0]))]
+        return [told(used, self.facts.size(self.inputs[0]))]
 
 
 class Sum(Rule):
@@ -177,14 +223,13 @@ class Sum(Rule):
     def __init__(self, node: fx.Node, facts: Facts) -> None:
         super().__init__(node, facts)
         self.axis = common_axis(self.inputs, facts)
-        self.constant = any(x for x in node.args if isinstance(x, int | float))
+        self.shifted = any(x for x in node.args if isinstance(x, int | float))
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        seen = [_seen(zero, self.size) for zero in zeros]
-        return torch.stack(seen).all(0) & (not self.constant)
+        return torch.stack([seen(zero, self.size) for zero in zeros]).all(0) & (not self.shifted)
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
-        return [_told(out, self.facts.size(node)) for node in self.inputs]
+        return [told(out, self.facts.size(node)) for node in self.inputs]
 
 
 class Product(Rule):
@@ -195,15 +240,15 @@ class Product(Rule):
         self.axis = common_axis(self.inputs, facts)
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        return torch.stack([_seen(zero, self.size) for zero in zeros]).any(0)
+        return torch.stack([seen(zero, self.size) for zero in zeros]).any(0)
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
-        seen = [_seen(zero, self.size) for zero in zeros]
+        views = [seen(zero, self.size) for zero in zeros]
         found = []
         for place, node in enumerate(self.inputs):
-            others = [zero for i, zero in enumerate(seen) if i != place]
+            others = [zero for i, zero in enumerate(views) if i != place]
             need = out & ~torch.stack(others).any(0) if others else out
-            found.append(_told(need, self.facts.size(node)))
+            found.append(told(need, self.facts.size(node)))
         return found
 
 
@@ -218,11 +263,11 @@ class Join(Rule):
         self.sizes = [facts.shapes[part][axis] for part in self.parts]
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        return torch.cat([_seen(z, s) for z, s in zip(zeros, self.sizes, strict=True)])
+        return torch.cat([seen(z, s) for z, s in zip(zeros, self.sizes, strict=True)])
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
         pairs = zip(torch.split(out, self.sizes), self.parts, strict=True)
-        return [_told(part, self.facts.size(node)) for part, node in pairs]
+        return [told(part, self.facts.size(node)) for part, node in pairs]
 
 
 class Flat(Rule):
@@ -235,19 +280,19 @@ class Flat(Rule):
         self.positions = math.prod(facts.shapes[self.inputs[0]][2:])
 
     def zero(self, zeros: Sequence[Tensor]) -> Tensor:
-        return _seen(zeros[0], self.size // self.positions).repeat_interleave(self.positions)
+        return seen(zeros[0], self.size // self.positions).repeat_interleave(self.positions)
 
     def back(self, out: Tensor, zeros: Sequence[Tensor], gradient: bool) -> list[Tensor]:
         need = out.view(-1, self.positions).any(1)
-        return [_told(need, self.facts.size(self.inputs[0]))]
+        return [told(need, self.facts.size(self.inputs[0]))]
 
 
-def _seen(units: Tensor, size: int) -> Tensor:
+def seen(units: Tensor, size: int) -> Tensor:
     """Of a whole tensor all units are alike."""
     return units.expand(size) if len(units) == 1 else units
 
 
-def _told(units: Tensor, size: int) -> Tensor:
+def told(units: Tensor, size: int) -> Tensor:
     return units.any().view(1) if size == 1 else units
 
 
@@ -257,138 +302,10 @@ def common_axis(nodes: Sequence[fx.Node], facts: Facts) -> int | None:
     return axes.pop() if len(axes) == 1 else None
 
 
-_STOPS = (nn.ReLU, nn.ReLU6)  # no gradient at zero
-_KEEP_ZERO = (
+STOPS = (nn.ReLU, nn.ReLU6)  # no gradient at zero
+POINTWISE = (
     *(nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
-    *(nn.Softsign, nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d),
-    *(nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
-    *(nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.Softsign, nn.Identity),
 )
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def _named(*names: str) -> frozenset[Any]:
-    """Functions by name, wherever torch has them, and methods as fx calls them."""
-    spaces = (F, torch, Tensor)
-    found = {getattr(space, n) for space in spaces for n in names if hasattr(space, n)}
-    return frozenset({*found, *names})
-
-
-_STOPPING = _named("relu", "relu_", "relu6")
-_POOLS = tuple(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3))
-_ADAPTIVE = tuple(f"adaptive_{name}" for name in _POOLS)
-_KEEPING = _named(
-    *("leaky_relu", "gelu", "silu", "tanh", "hardswish", "elu", "contiguous"), *_POOLS, *_ADAPTIVE
-)
-_GATING = _named("sigmoid", "hardsigmoid")
-_SUMS = _named("add", "add_", "sub") | {operator.add, operator.iadd, operator.sub}
-_PRODUCTS = _named("mul", "mul_") | {operator.mul, operator.imul}
-_JOINS = _named("cat", "concat")
-_FLAT = _named("flatten", "view", "reshape")
-_MEANS = _named("mean")
-_PERMUTED = _named("permute")
-
-
-def rule_of(node: fx.Node, facts: Facts, *, alone: Callable[[str], bool]) -> Rule:
-    """The rule of a node whose inputs have theirs.
-
-    Args:
-        alone: whether a module is called once and shares no parameter.
-    """
-    opaque = Opaque(node, facts)
-    if node not in facts.shapes or not opaque.inputs:
-        return opaque
-    found = None
-    if node.op == "call_module" and alone(str(node.target)):
-        found = _of_module(node, facts, facts.modules[str(node.target)])
-    elif node.op in ("call_function", "call_method"):
-        found = _of_function(node, facts)
-    return found or opaque
-
-
-def _of_module(node: fx.Node, facts: Facts, module: nn.Module) -> Rule | None:
-    kind, (source, *more) = type(module), [n for n in node.all_input_nodes if n in facts.shapes]
-    axis, shape = facts.axes[source], facts.shapes[source]
-    if more or node.kwargs:
-        return None
-    if kind in _STOPS:
-        return UnitWise(node, facts, stops=True)
-    if kind in _KEEP_ZERO or kind in DROPOUTS:
-        pooled = "Pool" in kind.__name__
-        inside = axis is not None and pooled and axis > -int(kind.__name__[-2]) - 1
-        return None if inside else UnitWise(node, facts)
-    if kind in _GATES:
-        return UnitWise(node, facts, keeps_zero=False)
-    if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
-        return _flat(node, facts, source)
-    if kind in _NORMS and axis in (None, 1 - len(shape)) and len(shape) > 1:
-        return Norm(node, facts)
-    linear = kind is nn.Linear or kind.__name__ == "NonDynamicallyQuantizableLinear"
-    dims = 0 if linear else len(getattr(module, "kernel_size", ()))
-    if kind in _MAPS or (kind in _TRANSPOSED and module.groups == 1):
-        batched = linear or len(shape) == dims + 2
-        return Map(node, facts) if batched and axis in (None, -dims - 1) else None
-    return None
-
-
-def _of_function(node: fx.Node, facts: Facts) -> Rule | None:
-    target, source = node.target, node.all_input_nodes[0]
-    if source not in facts.shapes:
-        return None
-    axis, shape = facts.axes[source], facts.shapes[source]
-    tensors = [n for n in node.all_input_nodes if n in facts.shapes]
-    if target in _STOPPING:
-        return UnitWise(node, facts, stops=True)
-    if target in _KEEPING and len(tensors) == 1:
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        inside = "pool" in name and axis is not None and axis > -int(name[-2]) - 1
-        return None if inside else UnitWise(node, facts)
-    if target in _GATING:
-        return UnitWise(node, facts, keeps_zero=False)
-    if target in _SUMS | _PRODUCTS and len(node.args) == 2 and not node.kwargs:
-        mixed = len({facts.axes[n] for n in tensors if facts.size(n) > 1}) > 1
-        kind: type[Rule] = Sum if target in _SUMS else Product
-        if mixed or len(set(node.args)) < 2 or len(tensors) < len(node.all_input_nodes):
-            return None
-        return kind(node, facts)
-    if target in _JOINS:
-        return _join(node, facts)
-    if target in _FLAT:
-        return _flat(node, facts, source)
-    if target in _MEANS and axis is not None and len(tensors) == 1:
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        dims = [dims] if isinstance(dims, int) else dims
-        if not isinstance(dims, list | tuple) or axis % len(shape) in [
-            int(d) % len(shape) for d in dims
-        ]:
-            return None
-        rule = UnitWise(node, facts)
-        rule.axis = axis + (
-            0 if len(facts.shapes[node]) == len(shape)
-            else sum(int(d) % len(shape) > axis % len(shape) for d in dims)
-        )  # fmt: skip
-        return rule
-    if target in _PERMUTED and axis is not None:
-        order = node.args[1] if isinstance(node.args[1], list | tuple) else node.args[1:]
-        return Moved(node, facts, order)  # type: ignore[arg-type]  # numbers
-    return None
-
-
-def _flat(node: fx.Node, facts: Facts, source: fx.Node) -> Rule | None:
-    shape, flat = facts.shapes[source], facts.shapes[node]
-    fits = len(flat) == 2 < len(shape) and flat[0] == shape[0]
-    return Flat(node, facts) if fits and facts.axes[source] == 1 - len(shape) else None
-
-
-def _join(node: fx.Node, facts: Facts) -> Rule | None:
-    parts = node.args[0]
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if not isinstance(parts, list | tuple) or not isinstance(dim, int):
-        return None
-    axis = dim if dim < 0 else dim - len(facts.shapes[node])
-    axes = {facts.axes[part] for part in parts}  # type: ignore[index]  # nodes
-    return Join(node, facts, axis) if axis in axes and axes <= {None, axis} else None
+GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)
