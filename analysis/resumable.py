@@ -164,6 +164,29 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class UnlessCut(Trained):
+    """A training that is none where its masks cut the network: a constant needs no training.
+
+    Attributes:
+        cut: measures the row of a cut network; no row if it is not cut.
+    """
+
+    cut: Measured
+
+    def stored(self, resources: Resources) -> pd.DataFrame | None:
+        """The row of the cut network if it is known to be cut, else its run's."""
+        known = self.cut.stored(resources)
+        return known if known is not None and len(known) else super().stored(resources)
+
+    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
+        """Look whether it is cut, before it is trained."""
+        known = self.cut.stored(resources)
+        if known is None:
+            known = self.cut.compute(resources, update)
+        return known if len(known) else super().compute(resources, update)
+
+
+@dataclass(frozen=True)
 class After:
     """A point that is measured on what a training left, and so comes after it.
 

@@ -2,10 +2,13 @@
 
     uv run python benchmarks/training.py                      # CPU: about 4 minutes
     uv run python benchmarks/training.py --device cuda        # whole epochs of CIFAR's size
+    uv run python benchmarks/training.py --compressions 10 100 1000 10000 --pairs 2   # shrunken
 
 The plain loop is in the style of the authors' code: a DataLoader over PIL images with torchvision's
 transforms, ``.item()`` each batch, masks multiplied in the forward pass, float32. Ours is what
-``collapse.imp`` runs, with the score dynamics; without them, their cost is the ratio. Images are
+``collapse.imp`` runs, with the score dynamics; without them, their cost is the ratio. Of random
+masks at compression 10 nothing can be cut away; of SynFlow's (``--compressions``) a smaller
+network is trained, and the plain loop multiplies the same masks. Images are
 random: throughput does not depend on what they show. Ratios are medians of the pairs' ratios.
 """
 
@@ -36,11 +39,16 @@ from collapse import masks as masking
 from collapse.data import Dataset
 from collapse.imp import Dynamics, State, conserving_units
 from collapse.models import build
-from collapse.options import Training
-from collapse.problem import choose_device
+from collapse.options import Pruning, Training
+from collapse.problem import Problem, choose_device
+from collapse.pruning import prune
 from collapse.runs import Run
 from collapse.train import Trainer
 from collapse.train.recipes import Settings, resolve
+
+# An epoch of a smaller network is so many times as long, so that what is done once an epoch (the
+# whole model's state and dynamics) takes the share that it has in training.
+_LONGER = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Config:
         pairs: how often ours and the plain loop alternate.
         workers: of the plain loop's DataLoader (0 on a CPU, as the authors' code; 4 on a GPU).
         compile: also measure ours with torch.compile.
+        compressions: only measure ours pruned by SynFlow to these, against the plain loop.
         out: write the figures as JSON.
     """
 
@@ -62,6 +71,7 @@ class Config:
     pairs: int = 5
     workers: int | None = None
     compile: bool = False
+    compressions: tuple[float, ...] = ()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     out: Path | None = None
 
@@ -140,19 +150,29 @@ def main(config: Config) -> None:
     draw = torch.Generator().manual_seed(0)
     shapes = {name: mask.shape for name, mask in masking.dense(fresh()).items()}
     masks = {name: (torch.rand(s, generator=draw) < 0.1).to(device) for name, s in shapes.items()}
+    if config.compressions:
+        masks = _synflow(fresh(), device, config.compressions[0])
 
     masked = fresh()
     masking.to_torch_prune(masked, masks)
     loops = {"plain": plain(masked, train, settings, device, workers)}
     trainers = {"ours": Trainer(fresh(), train, test, settings)}
-    trainers["ours without dynamics"] = Trainer(fresh(), train, test, settings)
-    if config.compile:
-        trainers["ours compiled"] = Trainer(fresh(), train, test, settings, compiled=True)
+    if config.compressions:
+        names = {f"ours at {compression:,.0f}": compression for compression in config.compressions}
+        train = _random(_LONGER * images, config.classes)
+        trainers = {name: Trainer(fresh(), train, test, settings) for name in names}
+        drawn = {name: _synflow(t.model, device, names[name]) for name, t in trainers.items()}
+    else:
+        trainers["ours without dynamics"] = Trainer(fresh(), train, test, settings)
+        if config.compile:
+            trainers["ours compiled"] = Trainer(fresh(), train, test, settings, compiled=True)
+        drawn = dict.fromkeys(trainers, masks)
     for name, trainer in trainers.items():
-        trainer.hold(masks)
+        trainer.hold(drawn[name])
         watched = name != "ours without dynamics"
-        loops[name] = _ours(trainer, masks if watched else None)
-    loops["saving a state"] = _saving(trainers["ours"], masks)
+        loops[name] = _ours(trainer, drawn[name] if watched else None)
+    if not config.compressions:
+        loops["saving a state"] = _saving(trainers["ours"], masks)
 
     seconds = {name: [] for name in loops}
     for pair in range(config.pairs + 1):
@@ -163,6 +183,8 @@ def main(config: Config) -> None:
                 torch.cuda.synchronize()
             if pair:  # the first is warm-up
                 seconds[name].append(time.perf_counter() - start)
+    for name in trainers if config.compressions else ():
+        seconds[name] = [value / _LONGER for value in seconds[name]]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
 
     def ratio(over: str, under: str) -> float:
@@ -179,18 +201,26 @@ def main(config: Config) -> None:
             "torchvision": torchvision.__version__,
         },
         "date": datetime.now(UTC).date().isoformat(),
-        "bfloat16": trainers["ours"].bfloat16,
+        "bfloat16": next(iter(trainers.values())).bfloat16,
         "seconds_an_epoch": medians,
         "images_a_second": {name: images / s for name, s in medians.items() if "state" not in name},
-        "plain / ours": ratio("plain", "ours"),
-        "dynamics' share of an epoch": ratio("ours", "ours without dynamics") - 1,
-        "saving's share of an epoch": ratio("saving a state", "ours"),
+        **{f"plain / {name}": ratio("plain", name) for name in trainers if " at " in name},
     }
+    if not config.compressions:
+        found["plain / ours"] = ratio("plain", "ours")
+        found["dynamics' share of an epoch"] = ratio("ours", "ours without dynamics") - 1
+        found["saving's share of an epoch"] = ratio("saving a state", "ours")
     if config.compile:
         found["plain / ours compiled"] = ratio("plain", "ours compiled")
     print(json.dumps(found, indent=1))
     if config.out is not None:
         config.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _synflow(model: nn.Module, device: torch.device, compression: float) -> dict[str, torch.Tensor]:
+    example = torch.zeros(1, 3, 32, 32, device=device)
+    problem = Problem(model, [(example, torch.zeros(1, dtype=torch.long, device=device))])
+    return prune(problem, options=Pruning(pruner="synflow"), compression=compression).masks
 
 
 def _ours(trainer: Trainer, masks: dict[str, torch.Tensor] | None) -> Callable[[], object]:

@@ -332,11 +332,13 @@ class Execution(Runs, Quiet):
         exact: deterministic algorithms only, so that a killed and resumed run ends bit-identical
             to an undisturbed one on the same machine.
         compile: torch.compile the network (with CUDA graphs on a GPU).
+        shrink: train a physically smaller network where masks leave channels that do nothing.
         save_every: epochs between two saved states.
     """
 
     exact: bool = False
     compile: bool = False
+    shrink: bool = True
     save_every: int = 1
 
     def check(self) -> None:

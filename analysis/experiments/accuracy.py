@@ -21,10 +21,12 @@ from analysis.experiments.shared import (
     trained,
 )
 from analysis.questions.accuracy import TABLE
-from analysis.resumable import Measured, Resources, Trained, complete
-from collapse import critical
+from analysis.resumable import Measured, Resources, Trained, UnlessCut, complete
+from collapse import connectivity, critical, tables
 from collapse import masks as masking
+from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
+from collapse.pruning import prune
 from collapse.runs import Experiment, Run
 
 # Small enough to train a network in a second on one core, and it learns.
@@ -41,6 +43,8 @@ class Config:
         log10_step: between two of these powers.
         mode: in which snip and grasp are scored; eval as in the published numbers.
         seeds: one run each, of everything random.
+        train_cut: also train networks that are cut. They compute a constant, so that without it
+            their accuracy is the share of the commonest class (``evidence`` says ``cut``).
     """
 
     setup: Setup
@@ -50,6 +54,7 @@ class Config:
     log10_step: float = 0.25
     mode: Mode = MODE
     seeds: tuple[int, ...] = (0, 1, 2)
+    train_cut: bool = False
 
 
 PRESETS = {
@@ -79,8 +84,52 @@ def points(config: Config) -> list[Trained]:
                 experiment = Experiment(
                     config.setup, options, config.training, Rewinding(levels=0), compression
                 )
-                found.append(trained(TABLE, experiment, rows))
+                point = trained(TABLE, experiment, rows)
+                if compression > 1 and not config.train_cut:
+                    point = _unless_cut(point, needs_labels(config.pruners))
+                found.append(point)
     return found
+
+
+def _unless_cut(point: Trained, labelled: bool) -> Trained:
+    """The point, which is not trained where its masks cut the network."""
+    experiment = point.experiment
+    key = {**experiment.config(), "cut": True}
+    about, measure = f"{point.about}: is it cut?", partial(_cut, point, labelled)
+    cut = Measured(TABLE, key, point.row, about, measure)
+    return UnlessCut(experiment, point.row, point.about, point.rows, cut)
+
+
+def _cut(point: Trained, labelled: bool) -> pd.DataFrame:
+    """The row of a cut network; none if a path is left, or if only its run can tell."""
+    experiment = point.experiment
+    problem = network(experiment.setup, experiment.pruning.seed, labelled)
+    columns = [*tables.COLUMNS[TABLE], "evidence"]
+    none = pd.DataFrame(columns=[name for name in columns if name != "finished"])
+    try:
+        found = prune(problem, options=experiment.pruning, compression=experiment.compression)
+    except RequestError:
+        return none
+    example = problem.example
+    if connectivity.connected(problem.model, found.masks, example, output=problem.output):
+        return none
+    samples = experiment.settings().test_samples
+    labels = experiment.datasets()[1].part(samples, "--test-samples").labels
+    chance = 100 * float(labels.bincount().max()) / len(labels)
+    sizes = masking.sizes(found.masks)
+    total = sum(sizes.values())
+    return pd.DataFrame([{
+        **dict.fromkeys(none.columns),
+        **point.row,
+        "parameters": total,
+        "layers": len(sizes),
+        "maximal_compression": total / len(sizes),
+        "kept": masking.kept(found.masks),
+        "collapsed_layers": len(masking.collapsed(found.masks)),
+        "top1": chance,
+        "best_top1": chance,
+        "evidence": "cut",
+    }])  # fmt: skip
 
 
 def rows(run: Run) -> pd.DataFrame:
@@ -96,6 +145,7 @@ def rows(run: Run) -> pd.DataFrame:
         "layers": len(sizes),
         "maximal_compression": sizes.sum() / len(sizes),
         **{name: ticket[name] for name in numbers},
+        "evidence": "trained",
     }])  # fmt: skip
 
 

@@ -123,7 +123,7 @@ class Feed:
     def _normalised(self, images: Tensor) -> Tensor:
         """``[n, H, W, C]`` as stored to normalised float ``[n, C, H, W]``."""
         if not images.is_floating_point():
-            images = (images.float() / 255 - self.mean) / self.std
+            images = images.float().div_(255).sub_(self.mean).div_(self.std)
         images = images.permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 

@@ -1,6 +1,6 @@
 """The flow of every tensor in one pass through a network, and the laws of the operations."""
 
-from collapse.flow.hidden_units import HiddenUnits, hidden_units
+from collapse.flow.hidden_units import HiddenUnits, Places, hidden_units
 from collapse.flow.laws import (
     UNITWISE,
     affine,
@@ -25,6 +25,7 @@ __all__ = [
     "HiddenUnits",
     "Operation",
     "Origin",
+    "Places",
     "Trace",
     "Use",
     "affine",

@@ -19,6 +19,9 @@ from collapse.flow.operations import Operation
 from collapse.flow.taps import unit_sums
 from collapse.flow.trace import Trace
 
+# By parameter name.
+Places = Mapping[str, tuple[Tensor | None, Tensor | None]]
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -63,29 +66,39 @@ class HiddenUnits:
             use.weight for use in self.outside
         }
 
-    def inflow(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Sum over the parameters into each unit; parameters without a value count as zero."""
+    def inflow(self, values: Mapping[str, Tensor], places: Places | None = None) -> Tensor:
+        """Sum over the parameters into each unit; parameters without a value count as zero.
+
+        Args:
+            places: of parameters of which only a part is given, the output and input units of it.
+        """
         total = self._zeros(values)
         for name, layout in self.inside:
             if name in values:
                 value = values[name]
-                total = total + (unit_sums(value, **layout)[0] if layout else to_float64(value))
+                part = unit_sums(value, **layout)[0] if layout else to_float64(value)
+                total = _added(total, part, (places or {}).get(name, (None, None))[0])
         return total
 
-    def outflow(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Sum over the weights out of each unit."""
+    def outflow(self, values: Mapping[str, Tensor], places: Places | None = None) -> Tensor:
+        """Sum over the weights out of each unit; as ``inflow``."""
         total = self._zeros(values)
         for use in self.outside:
-            part = unit_sums(values[use.weight], **use.layout)[1]
-            if use.labels is not None:
-                labels = use.labels.to(part.device)
-                part = torch.zeros_like(total).index_add(0, labels, part)
-            total = total + part
+            if use.weight in values:
+                part = unit_sums(values[use.weight], **use.layout)[1]
+                units = (places or {}).get(use.weight, (None, None))[1]
+                total = _added(total, part, composed(use.labels, units))
         return total
 
     def _zeros(self, values: Mapping[str, Tensor]) -> Tensor:
-        device = to_float64(values[self.outside[0].weight].new_empty(0)).device
+        some = next(iter(values.values()), torch.empty(0))
+        device = to_float64(some.new_empty(0)).device
         return torch.zeros(self.units, dtype=torch.float64, device=device)
+
+
+def _added(total: Tensor, part: Tensor, units: Tensor | None) -> Tensor:
+    """One number a unit added; without ``units`` one by one."""
+    return total + part if units is None else total.index_add(0, units.to(part.device), part)
 
 
 def hidden_units(trace: Trace, *, through_batchnorm: bool) -> list[HiddenUnits]:

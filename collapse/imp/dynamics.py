@@ -86,13 +86,12 @@ class Dynamics:
         """``Σ θ²`` and mean ``Σ |θ ⊙ g|`` of each layer; by unit the conserved quantity, and what
         the step law foresaw."""
         parameters = dict(self.trainer.model.named_parameters())
-        squares = torch.stack([to_float64(parameters[name]).square().sum() for name in self.layers])
+        names = set(self.layers).union(*(group.names for group in self.groups))
+        squared = {name: to_float64(parameters[name]).square() for name in names}
+        squares = torch.stack([squared[name].sum() for name in self.layers])
         saliency = self.saliency / max(1, self.measurements)
-        names = set().union(*(group.names for group in self.groups))
-        conserved = balance(
-            self.groups, {name: to_float64(parameters[name]).square() for name in names}
-        )
-        return torch.cat([squares, saliency, conserved.to(squares.device), self.law.predicted()])
+        conserved = balance(self.groups, squared).to(squares.device)
+        return torch.cat([squares, saliency, conserved, self.law.predicted(conserved)])
 
     def observe(self, numbers: list[float], epoch: int) -> tuple[list[dict[str, Any]], list[float]]:
         """The end of an epoch, from what ``measured`` returned.

@@ -92,6 +92,8 @@ def imp(
     masks: Masks | None = None,
     output: Selector = None,
     compiled: bool = False,
+    shrink: bool = True,
+    say: Callable[[str], None] | None = None,
     state: State | None = None,
     on_boundary: Callable[[State], None] | None = None,
 ) -> Tickets:
@@ -108,7 +110,7 @@ def imp(
         batches: for the scores of data-driven pruners.
         masks: start from these, pruned stays pruned; everything prunable without them.
         output: selects a tensor from a forward that returns several.
-        compiled: torch.compile the forward.
+        compiled, shrink, say: see ``Trainer``.
         state: go on from here; the model must be as it was built.
         on_boundary: called after every epoch and every pruning; to keep the state, save it there.
 
@@ -136,7 +138,15 @@ def imp(
     start = problem.dense() if masks is None else masks
     check(masking.sizes(start), compression, rewinding, run.settings)
     run.trainer = Trainer(
-        model, train, test, run.settings, seed=run.pruning.seed, output=output, compiled=compiled
+        model,
+        train,
+        test,
+        run.settings,
+        seed=run.pruning.seed,
+        output=output,
+        compiled=compiled,
+        shrink=shrink,
+        say=say,
     )
     run.groups = conserving_units(run.trainer)
     if state is None:
@@ -229,7 +239,7 @@ class _Run:
             assert state.rewind is not None
             self.trainer.restore(state.rewind)
         else:  # the trained weights stay, momentum starts anew
-            self.trainer.optimizer.state.clear()
+            self.trainer.forget_momentum()
         self.trainer.hold(state.masks)
         self._boundary(state)
 

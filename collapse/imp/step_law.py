@@ -22,13 +22,19 @@ import torch
 from torch import Tensor
 
 from collapse.devices import to_float64
-from collapse.flow import HiddenUnits
+from collapse.flow import HiddenUnits, Places
 from collapse.train import Trainer
 
 
-def balance(groups: Sequence[HiddenUnits], values: Mapping[str, Tensor]) -> Tensor:
-    """``Σ_in − Σ_out`` of some numbers a parameter, one for each unit, float64."""
-    parts = [group.inflow(values) - group.outflow(values) for group in groups]
+def balance(
+    groups: Sequence[HiddenUnits], values: Mapping[str, Tensor], places: Places | None = None
+) -> Tensor:
+    """``Σ_in − Σ_out`` of some numbers a parameter, one for each unit, float64.
+
+    Args:
+        places: see ``HiddenUnits.inflow``.
+    """
+    parts = [group.inflow(values, places) - group.outflow(values, places) for group in groups]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 
@@ -41,9 +47,15 @@ class StepLaw:
 
     def __init__(self, trainer: Trainer, groups: Sequence[HiddenUnits]) -> None:
         self.trainer, self.groups = trainer, groups
-        names = set().union(*(group.names for group in groups)) if groups else set()
-        self.parameters = {n: trainer.parameters[n] for n in names if n in trainer.parameters}
-        self.frozen = names - set(self.parameters)
+        self.names = set().union(*(group.names for group in groups)) if groups else set()
+        self.parameters = {n: trainer.parameters[n] for n in self.names & set(trainer.parameters)}
+        self.frozen = self.names - set(trainer.trainable)
+        # What a smaller network leaves out has no gradient: its part of the law holds by itself.
+        self.places = {n: trainer.units_of(n) for n in self.parameters}
+        layouts = {use.weight: use.layout for group in groups for use in group.outside}
+        layouts.update({name: layout for group in groups for name, layout in group.inside})
+        self.grouped = {n for n in self.places if layouts[n].get("groups", 1) > 1}
+        self.places.update(dict.fromkeys(self.grouped, (None, None)))
         self.begin()
 
     def begin(self) -> None:
@@ -79,10 +91,17 @@ class StepLaw:
         if momentum:
             self.along = self.along - rate * self._balance(products)
 
-    def predicted(self) -> Tensor:
-        """The conserved quantity after the steps so far; NaN before the first."""
-        if self.conserved is not None:
+    def predicted(self, conserved: Tensor) -> Tensor:
+        """The conserved quantity after the steps so far; NaN before the first.
+
+        Args:
+            conserved: what it is.
+        """
+        if self.conserved is not None and self.trainer.smaller is None:
             return self.conserved
+        if self.conserved is not None:
+            trained = {n: p.detach().square() for n, p in self.parameters.items()}
+            return self.conserved + conserved - self._balance(trained)
         count = sum(group.units for group in self.groups)
         return to_float64(torch.full((count,), float("nan"), device=self.trainer.device))
 
@@ -96,4 +115,6 @@ class StepLaw:
         for name in self.frozen:
             like = dict(self.trainer.model.named_parameters())[name]
             values[name] = torch.full_like(like.detach(), float("nan"))
-        return balance(self.groups, values)
+        for name in self.grouped & set(values):
+            values[name] = self.trainer.whole(name, values[name])
+        return balance(self.groups, values, self.places)

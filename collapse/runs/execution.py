@@ -24,7 +24,7 @@ from collapse.options import Control, Execution
 from collapse.problem import Problem, prepare
 from collapse.pruning import controls
 from collapse.runs.experiment import Experiment
-from collapse.runs.folder import Run
+from collapse.runs.folder import Run, say
 from collapse.scores import needs_labels
 
 
@@ -134,6 +134,8 @@ def _perform(
         masks=masks,
         output=experiment.setup.output,
         compiled=execution.compile,
+        shrink=execution.shrink,
+        say=say,
         state=state,
         on_boundary=boundary,
     )

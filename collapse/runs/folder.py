@@ -59,7 +59,7 @@ def name_of(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
@@ -97,7 +97,7 @@ class Run:
         precision: str = "float32",
         notes: Sequence[str] = (),
         wait: bool = False,
-        say: Callable[[str], None] = _say,
+        say: Callable[[str], None] = say,
     ) -> Iterator[State | None]:
         """Have the run to oneself inside the block.
 

@@ -1,7 +1,9 @@
 """The training loop: everything on the device, one host synchronisation an epoch.
 
 Pruned weights are zero from the start and their gradients are multiplied by zero, so that momentum
-and weight decay leave them there; survivors get the same bits as with masks in the forward.
+and weight decay leave them there; survivors get the same bits as with masks in the forward. Where
+masks leave channels that do nothing, a smaller network is trained in the model's place
+(``train.smaller``), and written back into it at the end of each epoch.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ from collapse.models import (
 from collapse.options import Training
 from collapse.seeding import derive
 from collapse.train import recipes
+from collapse.train.measures import channels_last, hits_of, row_of
 from collapse.train.recipes import Settings
+from collapse.train.smaller import Smaller
 
 _NO_GRADIENT = (
     "the model's output has no gradient: expected one that depends on its parameters (is the "
@@ -67,6 +71,11 @@ class Trainer:
             an epoch can be repeated without the ones before it.
         output: selects a tensor from a forward that returns several.
         compiled: torch.compile the forward.
+        shrink: train a smaller network where masks leave channels that do nothing.
+        say: told, in a line, if that cannot be done.
+
+    Attributes:
+        parameters: what is trained, by the model's names; of the smaller network if there is one.
 
     Raises:
         RequestError: settings out of range, inputs that the model cannot take, a head smaller
@@ -83,6 +92,8 @@ class Trainer:
         seed: int = 0,
         output: Selector = None,
         compiled: bool = False,
+        shrink: bool = True,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         check_in_place(model)
         model = plain(model)
@@ -102,44 +113,113 @@ class Trainer:
         self.held_out = Feed(test, self.device)
         try:
             self._check_head()
-            for parameter in model.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            channels_last(model)
         except RequestError:  # a forward that takes views needs the plain memory format
             self.feed.channels_last = self.held_out.channels_last = False
             self._check_head()
-        self.forward: Callable[..., Any] = model
-        if compiled:  # on a GPU its launches are captured in CUDA graphs
-            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self.forward = torch.compile(model, mode=mode)
-        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        if not self.parameters:
+        self.compiled, self.shrink, self.say = compiled, shrink, say or (lambda line: None)
+        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
             raise RequestError(
                 "every parameter is frozen: expected one with requires_grad=True to train"
             )
+        self.momentum: dict[str, Tensor] = {}  # of the whole model, while a smaller one is trained
+        self.smaller: Smaller | None = None
         self.held: dict[str, Tensor] = {}  # masks of layers with pruned weights, as factors
+        self._train(model, self.trainable)
+        single = self.dtype == torch.float32
+        self.bfloat16 = single and has_bfloat16(self.device, settings.precision)
+
+    def _train(self, network: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        """Train this network from now on."""
+        self.network, self.parameters = network, parameters
+        self.forward: Callable[..., Any] = network
+        if self.compiled:  # on a GPU its launches are captured in CUDA graphs
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self.forward = torch.compile(network, mode=mode)
         self.optimizer = torch.optim.SGD(
-            list(self.parameters.values()),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
+            list(parameters.values()),
+            lr=self.settings.lr,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+            nesterov=self.settings.momentum > 0,
             # Fused in half precision on a CPU it rounds away small steps (torch 2.11).
             fused=self.device.type in ("cpu", "cuda") and self.dtype.itemsize >= 4,
         )
-        single = self.dtype == torch.float32
-        self.bfloat16 = single and has_bfloat16(self.device, settings.precision)
 
     @torch.no_grad()
     def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Set pruned weights and their momentum to zero, and keep them there from now on."""
         masking.apply(self.model, masks)
-        pruned = [n for n, m in masks.items() if n in self.parameters and not bool(m.all())]
-        self.held = {n: torch.empty_like(self.parameters[n]).copy_(masks[n]) for n in pruned}
-        for name, mask in self.held.items():
-            momentum = self.optimizer.state.get(self.parameters[name], {}).get("momentum_buffer")
-            if momentum is not None:
-                momentum.mul_(mask)
+        momentum = self._momentum()
+        for name, buffer in momentum.items():
+            if name in masks:
+                buffer.mul_(masks[name])
+        self.smaller = self._smaller(masks, momentum) if self.shrink else None
+        if self.smaller is None:
+            self._train(self.model, self.trainable)
+            held = {name: mask for name, mask in masks.items() if name in self.parameters}
+        else:
+            self._train(self.smaller.network, self.smaller.parameters)
+            held = self.smaller.masks(masks)
+        self._set_momentum(momentum)
+        self.held = {
+            name: torch.empty_like(self.parameters[name]).copy_(mask)
+            for name, mask in held.items()
+            if not bool(mask.all())
+        }
+
+    def _smaller(
+        self, masks: Mapping[str, Tensor], momentum: Mapping[str, Tensor]
+    ) -> Smaller | None:
+        """A smaller network to train; None if it would be no smaller, or cannot be."""
+        if all(bool(mask.all()) for mask in masks.values()):
+            return None
+        example = next(self.feed.in_order(2))[0].to(self.dtype)
+        try:
+            found = Smaller.of(self.model, masks, example, momentum, self.output)
+        except RequestError as error:
+            self.say(f"trained with masks, not smaller: the network {error}")
+            return None
+        if found is not None and self.feed.channels_last:
+            channels_last(found.network)
+        return found
+
+    def units_of(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """Which output and input units of a parameter are trained (None: all)."""
+        return (None, None) if self.smaller is None else self.smaller.units_of(name)
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """Numbers for what is trained of a parameter, with zeros for the rest."""
+        return part if self.smaller is None else self.smaller.whole(name, part, self.trainable)
+
+    def forget_momentum(self) -> None:
+        """It starts anew."""
+        self.momentum.clear()
+        self.optimizer.state.clear()
+
+    def _momentum(self) -> dict[str, Tensor]:
+        """Of the whole model."""
+        if self.smaller is not None:
+            return self.momentum
+        states = {n: self.optimizer.state.get(p, {}) for n, p in self.parameters.items()}
+        return {
+            n: s["momentum_buffer"]
+            for n, s in states.items()
+            if s.get("momentum_buffer") is not None
+        }
+
+    def _set_momentum(self, momentum: dict[str, Tensor]) -> None:
+        """Of the whole model."""
+        self.momentum = momentum
+        self.optimizer.state.clear()
+        for name, parameter in self.parameters.items():
+            if name in momentum:
+                part = momentum[name]
+                if self.smaller is not None:
+                    part = self.smaller.shrunk.gather(name, part)
+                buffer = torch.empty_like(parameter).copy_(part)
+                self.optimizer.state[parameter] = {"momentum_buffer": buffer}
 
     def epoch(
         self, level: int, epoch: int, watch: Watch | None = None
@@ -160,7 +240,7 @@ class Trainer:
         hits = torch.zeros(2, dtype=torch.long, device=self.device)
         sizes = []
         clock = Clock(self.device)
-        with untouched(self.model, "train", derive(self.seed, "forward", level, epoch)):
+        with untouched(self.network, "train", derive(self.seed, "forward", level, epoch)):
             for step, (x, y) in enumerate(self.feed.shuffled(batch_size, self.seed, level, epoch)):
                 logits = self._logits(x)
                 if not logits.requires_grad:
@@ -173,8 +253,10 @@ class Trainer:
                     watch.step(step)
                 self.optimizer.step()
                 losses[step] = loss.detach()
-                hits += _hits(logits, y)
+                hits += hits_of(logits, y)
                 sizes.append(len(y))
+        if self.smaller is not None:
+            self.smaller.write_back(self.model, self.optimizer, self.momentum, len(sizes))
         clock.lap()
         tested = self._tested()
         clock.lap()
@@ -187,7 +269,7 @@ class Trainer:
         loss_sum = sum(x * size for x, size in zip(numbers, sizes, strict=False))
         seconds = clock.seconds()
         rows = [
-            _row(level, epoch + 1, "train", loss_sum, numbers[steps:], sum(sizes), seconds[0]),
+            row_of(level, epoch + 1, "train", loss_sum, numbers[steps:], sum(sizes), seconds[0]),
             self._test_row(level, epoch + 1, numbers[steps + 2 :], seconds[1]),
         ]
         return rows, numbers[steps + 5 :]
@@ -205,22 +287,22 @@ class Trainer:
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of parameters and buffers, and of momentum as ``momentum.NAME``."""
         state = {n: t.detach().clone() for n, t in self._tensors().items()}
-        for name, parameter in self.parameters.items():
-            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                state[f"momentum.{name}"] = buffer.detach().clone()
-        return state
+        momentum = self._momentum().items()
+        return state | {f"momentum.{name}": buffer.detach().clone() for name, buffer in momentum}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a snapshot, bit for bit; momentum that it lacks starts anew."""
         for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
-        self.optimizer.state.clear()
-        for name, parameter in self.parameters.items():
-            if (momentum := state.get(f"momentum.{name}")) is not None:
-                buffer = torch.empty_like(parameter).copy_(momentum)
-                self.optimizer.state[parameter] = {"momentum_buffer": buffer}
+        if self.smaller is not None:
+            self.smaller.read(self.model)
+        saved = {name: state.get(f"momentum.{name}") for name in self.trainable}
+        self._set_momentum({
+            name: torch.empty_like(self.trainable[name]).copy_(buffer)
+            for name, buffer in saved.items()
+            if buffer is not None
+        })  # fmt: skip
 
     def _check_head(self) -> None:
         x, _ = next(self.feed.in_order(2))
@@ -257,17 +339,17 @@ class Trainer:
     def _tested(self) -> Tensor:
         """Sum of the test losses, top-1 and top-5 hits, float64 ``[3]`` on the device."""
         total = to_float64(torch.zeros(3, device=self.device))
-        with untouched(self.model, "eval"):
+        with untouched(self.network, "eval"):
             for x, y in self.held_out.in_order():
                 logits = self._logits(x)
                 total[0] += to_float64(F.cross_entropy(logits, y, reduction="sum"))
-                total[1:] += to_float64(_hits(logits, y))
+                total[1:] += to_float64(hits_of(logits, y))
         return total
 
     def _test_row(
         self, level: int, epoch: int, numbers: list[float], seconds: float
     ) -> dict[str, Any]:
-        return _row(level, epoch, "test", numbers[0], numbers[1:], len(self.held_out), seconds)
+        return row_of(level, epoch, "test", numbers[0], numbers[1:], len(self.held_out), seconds)
 
     def _check_finite(
         self,
@@ -324,29 +406,3 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1)
     return pd.DataFrame(rows)
-
-
-def _hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many labels are the first, and among the first five, of the outputs: int64 ``[2]``."""
-    best = logits.detach().topk(min(5, logits.shape[1])).indices == y[:, None]
-    return torch.stack([best[:, 0].sum(), best.sum()])
-
-
-def _row(
-    level: int,
-    epoch: int,
-    split: str,
-    loss: float,
-    hits: list[float],
-    examples: int,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "level": level,
-        "epoch": epoch,
-        "split": split,
-        "loss": loss / examples,
-        "top1": 100 * hits[0] / examples,
-        "top5": 100 * hits[1] / examples,
-        "seconds": seconds,
-    }

@@ -166,6 +166,25 @@ def test_accuracy_is_the_best_test_of_each_run_with_its_critical_compression(
     assert set(table["maximal_compression"]) == {len(together) / 6}
 
 
+def test_a_cut_network_is_a_row_without_a_training(resources: Resources) -> None:
+    """A perceptron of 348,200 weights at 30,000: magnitude leaves no path."""
+    config = accuracy.Config(
+        FC, TRAINING, pruners=("magnitude",), compressions=(5.0, 30_000.0), seeds=(0,)
+    )
+    table = accuracy.run(config, resources)
+    assert table["evidence"].tolist() == ["trained", "cut"]
+    _, cut = accuracy.points(config)
+    assert not cut.experiment.run(resources.execution.runs).folder.exists()
+    labels = cut.experiment.datasets()[1].labels
+    chance = 100 * float(labels.bincount().max()) / len(labels)
+    assert table["best_top1"].iloc[1] == chance
+    trained = accuracy.run(replace(config, train_cut=True), resources)  # to show that it is so
+    assert trained["evidence"].tolist() == ["trained", "trained"]
+    assert trained["best_top1"].iloc[1] <= chance + 1e-9
+    assert trained["parameters"].tolist() == table["parameters"].tolist()
+    pd.testing.assert_frame_equal(accuracy.run(config, resources), table)  # known from now on
+
+
 def test_levels_keep_exactly_what_was_asked_for(resources: Resources) -> None:
     config = levels.Config(FC, TRAINING, levels=(1, 2), compressions=(30.0,))
     table = levels.run(config, resources)

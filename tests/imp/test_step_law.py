@@ -73,7 +73,9 @@ def test_it_holds_under_batchnorm_dropout_and_masks() -> None:
 
         def measured(self) -> torch.Tensor:
             squares = {n: p.detach().square() for n, p in model.named_parameters()}
-            return torch.stack([balance(law.groups, squares), law.predicted()]).reshape(-1)
+            return torch.stack([(now := balance(law.groups, squares)), law.predicted(now)]).reshape(
+                -1
+            )
 
     for epoch in range(2):
         law.begin()
@@ -107,7 +109,7 @@ def test_a_network_without_the_law_is_seen() -> None:
 
         def measured(self) -> torch.Tensor:
             squares = {n: p.detach().square() for n, p in model.named_parameters()}
-            return (balance(law.groups, squares) - law.predicted()).abs()
+            return ((now := balance(law.groups, squares)) - law.predicted(now)).abs()
 
     _, numbers = trainer.epoch(0, 0, Watch())
     assert max(numbers) > 1e-4

@@ -233,5 +233,7 @@ def test_a_plain_network_is_itself_and_a_masked_one_is_copied(mlp: nn.Module) ->
         def __deepcopy__(self, memo: object) -> None:
             raise TypeError("no copies")
 
-    with pytest.raises(RequestError, match="has to be copied to be made plain, and cannot be: no copies"):
+    with pytest.raises(RequestError, match="copied to be made plain, and cannot be: no copies"):
+        RequestError, match="has to be copied to be made plain, and cannot be: no copies"
+    ):
         plain(Locked())

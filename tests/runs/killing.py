@@ -132,6 +132,11 @@ ARGUMENTS = (
     "--model fc --init xavier --device cpu --epochs 3 --train-samples 200 --test-samples 100 "
     "--lr 0.05 --levels 2 --rewind-epoch 1 --compression 20 --exact --quiet"
 )
+SMALLER = (  # at this compression most channels are gone
+    "--model minivgg --dataset digits --device cpu --epochs 4 --train-samples 200 "
+    "--test-samples 100 --lr 0.05 --pruner synflow --iterations 10 --compression 100 "
+    "--exact --quiet"
+)
 GRID = """
 model = "fc"
 init = "xavier"

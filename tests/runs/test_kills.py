@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.killing import ARGUMENTS, GRID, Killer, results
+from tests.runs.killing import ARGUMENTS, GRID, SMALLER, Killer, results
 
 
-def _run_killed(tmp_path: Path, kills: int) -> Killer:
-    killer = Killer("collapse.commands.imp", seed=kills)
-    killer.undisturbed([*ARGUMENTS.split(), "--runs", str(tmp_path / "whole")])
+def _run_killed(tmp_path: Path, kills: int, command: str = "imp", asked: str = ARGUMENTS) -> Killer:
+    killer = Killer(f"collapse.commands.{command}", seed=kills)
+    killer.undisturbed([*asked.split(), "--runs", str(tmp_path / "whole")])
     expected = results(tmp_path / "whole")
     assert len(expected) == 1
     trial, resumed = 0, 0
     while killer.kills < kills:
         runs = tmp_path / f"killed-{trial}"
-        killer.until_done([*ARGUMENTS.split(), "--runs", str(runs)], kills - killer.kills)
+        killer.until_done([*asked.split(), "--runs", str(runs)], kills - killer.kills)
         assert results(runs) == expected
         (folder,) = [f for f in runs.iterdir() if f.name in expected]
         lines = (folder / "journal.jsonl").read_text().splitlines()
@@ -40,6 +40,11 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     assert _run_killed(tmp_path, 50).kills == 50
+
+
+@pytest.mark.slow
+def test_a_smaller_network_killed_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    assert _run_killed(tmp_path, 12, "train", SMALLER).kills == 12
 
 
 def _sweep_killed(tmp_path: Path, kills: int) -> None:

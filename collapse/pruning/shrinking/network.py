@@ -1,0 +1,195 @@
+"""A physically smaller network with the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from collapse.errors import RequestError, first_line
+from collapse.masks import check_fit
+from collapse.models import Selector, call, plain, stand_ins, untouched
+from collapse.options import Mode
+from collapse.pruning.shrinking.analysis import analysed
+from collapse.pruning.shrinking.rewriting import Places, Rewriting, gathered
+
+# Both networks are compared in float64 before the smaller one is handed out.
+_TOLERANCE = 1e-9
+_ROUNDING = 1e-15
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A smaller network, and where its tensors lie in the whole one.
+
+    Attributes:
+        network: an ordinary module, in the mode of the original.
+        places: by name of a parameter or buffer, the indices along each axis that are left (None:
+            all); tensors without an entry are whole.
+        units: by name of a weight, the output and input units that are left.
+        reached: names of the original's parameters that its output depends on.
+        zero: by path of a BatchNorm, the units whose input is zero for good.
+    """
+
+    network: fx.GraphModule
+    places: dict[str, Places]
+    units: dict[str, tuple[Tensor, Tensor]]
+    reached: set[str]
+    zero: dict[str, Tensor]
+
+    def gather(self, name: str, whole: Tensor) -> Tensor:
+        """What the smaller network has of a tensor, by name."""
+        return gathered(whole, self.places.get(name, ()))
+
+    def scatter(self, name: str, part: Tensor, into: Tensor) -> None:
+        """Write a tensor of the smaller network to its places in the whole one."""
+        places = self.places.get(name, ())
+        if not places:
+            into.copy_(part)
+            return
+        full = [
+            torch.arange(size) if index is None else index
+            for size, index in zip(into.shape, places, strict=False)
+        ]
+        into[torch.meshgrid(full, indexing="ij")] = part
+
+
+def shrunk(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    moving: Mapping[str, Tensor] | None = None,
+    fold: bool = False,
+    output: Selector = None,
+) -> Shrunk:
+    """``shrink`` with the places of what is left.
+
+    Args:
+        fold: constants into biases, which is right for the weights as they are; without it, also
+            in training, where the constants move.
+        moving: by parameter name, the momentum with which it is trained.
+    """
+    check_fit(model, masks)
+    model, moving = plain(model), moving or {}
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    by_id = {id(p): masks[name] for name, p in model.named_parameters() if name in masks}
+
+    def kept(name: str) -> Tensor:
+        mask = by_id.get(id(tensors[name]))
+        shape = tensors[name].shape
+        return torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
+
+    def zero(name: str) -> Tensor:
+        found = (tensors[name].detach() == 0) | ~kept(name).to(tensors[name].device)
+        if name in moving:
+            found = found & (moving[name] == 0)
+        return found.cpu()
+
+    values = {
+        name: tensor.detach().masked_fill(~by_id[id(tensor)], 0) if id(tensor) in by_id
+        else tensor.detach()
+        for name, tensor in tensors.items()
+    }  # fmt: skip
+    batch = example[:1]
+    try:
+        found = analysed(model, kept, zero, batch, values if fold else None)
+    except RequestError:
+        raise
+    except Exception as error:  # the forward is the user's and may raise anything
+        raise RequestError(
+            f"cannot be shrunk: its forward failed on an input of shape {tuple(batch.shape)}: "
+            f"{first_line(error)}"
+        ) from error
+    writing = Rewriting(found, values)
+    network = writing.network()
+    network.train(model.training)
+    left = dict(network.named_parameters()) | dict(network.named_buffers())
+    places = {name: place for name, place in writing.places.items() if name in left}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    reached = {first[id(tensors[name])] for name in found.reached if name in tensors}
+    result = Shrunk(network, places, writing.left, reached, found.zero_inputs())
+    _check_same(model, masks, result, example, output)
+    return result
+
+
+def shrink(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    output: Selector = None,
+) -> nn.Module:
+    """A physically smaller ordinary module that computes what the masked model does.
+
+    Channels, features and branches that nothing reads, or that are zero for every input and stay
+    so in training, are gone; the names of what is left are those of the model. In train mode the
+    outputs, the gradients of what is left and the streams of dropout are the same too. A channel
+    that is constant but not zero is folded into the biases of what reads it; behind BatchNorm,
+    whose constants depend on the mode, and in front of zero padding, where they depend on the
+    position, it is kept as it is. Operations without a rule, modules that are
+    used twice and shared weights keep their size.
+
+    Args:
+        model: left as it is.
+        masks: boolean, by parameter name.
+        example: an input batch ``[n, …]``.
+        output: selects a tensor from a forward that returns several.
+
+    Raises:
+        RequestError: masks of another network; a forward that fails on the example, cannot be
+            traced by ``torch.fx``, or is another one in train mode.
+
+    Example:
+        >>> chain = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+        >>> masks = {"0.weight": torch.eye(2).bool(), "2.weight": torch.tensor([[True, False]])}
+        >>> shrink(chain, masks, torch.zeros(1, 2)).get_submodule("0").out_features
+        1
+    """
+    return shrunk(model, masks, example, fold=True, output=output).network
+
+
+def _check_same(
+    model: nn.Module, masks: Mapping[str, Tensor], small: Shrunk, example: Tensor, output: Selector
+) -> None:
+    """Raise RequestError unless both networks agree on noise, in eval and in train mode."""
+    batch = example[:1].repeat(4, *(1,) * (example.ndim - 1))
+    if batch.is_floating_point():
+        draw = torch.Generator().manual_seed(0)
+        batch = torch.randn(batch.shape, dtype=torch.float64, generator=draw).to(batch.device)
+
+    def result(network: nn.Module, mode: Mode, x: Tensor) -> Tensor:
+        used = masks if network is model else {}
+        tensors = stand_ins(
+            network,
+            dtype=torch.float64,
+            parameter=lambda n, x: x.masked_fill(~used[n], 0) if n in used else x,
+        )
+        with untouched(model, mode), untouched(network, mode), torch.no_grad():
+            found: Tensor = call(network, tensors, x, output)
+            return found
+
+    modes: tuple[Mode, ...] = ("eval", "train")
+    for mode in modes:
+        whole, part = result(model, mode, batch), result(small.network, mode, batch)
+        if whole.shape == part.shape and _distance(whole, part) <= _TOLERANCE:
+            continue
+        # BatchNorm over few positions multiplies rounding: as much as it makes of a tiny change.
+        allowed = 0.0
+        if batch.is_floating_point():
+            allowed = 100 * _distance(whole, result(model, mode, batch * (1 + _ROUNDING)))
+        if whole.shape != part.shape or not _distance(whole, part) <= allowed:
+            raise RequestError(
+                f"cannot be shrunk: a smaller network was {_distance(whole, part):.1e} away from "
+                f"it in {mode} mode"
+            )
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest entry if that is above 1."""
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1)) if a.numel() else 0.0
