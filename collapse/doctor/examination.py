@@ -68,8 +68,8 @@ def doctor(
     """
     if about(pruner).data == "labels":
         raise RequestError(
-            f"pruner '{pruner}' needs data and the doctor has none: expected magnitude, synflow or "
-            "random"
+            f"pruner '{pruner}' needs data and the doctor has none: expected magnitude, synflow, "
+            'random, or one of your own that says @collapse.pruner(data="none") or data="shape"'
         )
     model = plain(model)
     example = inputs_of(example, next(iter(prunable(model).values())).device)
@@ -82,8 +82,9 @@ def doctor(
     if target is not None:
         masking.keep_count(masking.total(kept), target)  # below 1 is said now
     if baseline is not None:
-        check_same(baseline, kept, "the baseline and the network")
-        baseline = {name: mask.to(kept[name].device) for name, mask in baseline.items()}
+        whole = {name: torch.ones_like(mask) for name, mask in kept.items()}
+        check_same(whole | dict(baseline), kept, "the baseline and the network")
+        baseline = whole | {name: mask.to(kept[name].device) for name, mask in baseline.items()}
     nonfinite = _nonfinite(model)
     kernels, connected_dense = dense_kernels(model, example, output=output)
     tables = dict(_tables(model, example, kept))
@@ -154,8 +155,11 @@ def doctor(
         empty_tables=[name for name, mask in tables.items() if not bool(mask.any())],
         bearing=[name for name in kept if name in bearing],
         frontier=None if connected or gone else _frontier(uses),
-        distance=_distance(model, kept, alive, example, output, pruner, scores, bool(nonfinite)),
+        distance=_distance(
+            model, kept, alive, example, output, pruner, scores, bool(nonfinite) or not connected
+        ),
         unscored=unscored,
+        unmasked=[] if masks is None else [name for name in kept if name not in masks],
         target=target,
         baseline=None if baseline is None else masking.kept_by_layer(baseline),
         network=network,
@@ -234,11 +238,11 @@ def _distance(
     output: Selector,
     pruner: str,
     scores: Scores | None,
-    nonfinite: bool,
+    hopeless: bool,
 ) -> Distance | None:
     """Of the layers that live: those that do not are collapsed already."""
     living = [name for name, mask in kept.items() if bool(alive[name].any())]
-    if not living or nonfinite:
+    if not living or hopeless:
         return None
     if pruner != "synflow":
         try:

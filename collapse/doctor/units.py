@@ -90,7 +90,8 @@ class _Watching(ConnectionMode):
             def note(gradient: Tensor) -> None:
                 use.leads_on = _live(gradient, weight)
 
-            result.register_hook(note)  # type: ignore[no-untyped-call]  # torch's own
+            if result.requires_grad:  # not under the forward's own no_grad
+                result.register_hook(note)  # type: ignore[no-untyped-call]  # torch's own
         return result
 
 

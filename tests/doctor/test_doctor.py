@@ -220,3 +220,21 @@ def test_a_callback_sees_a_layer_die_with_its_weights() -> None:
     watch(0)
     whole.load_state_dict(case.model.state_dict())
     assert watch(1).dead == ("one.weight", "two.weight")
+
+
+class _Stopped(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x).detach())
+
+
+class _Without(nn.Sequential):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [_Stopped, _Without])
+def test_a_forward_that_stops_the_gradient_has_no_path(kind: type[nn.Sequential]) -> None:
+    found = collapse.doctor(kind(nn.Linear(4, 3), nn.Linear(3, 2)), (4,))
+    assert found.findings[0].text.startswith("no path leads from the input to the output even when")
+    assert found.distance is None
