@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,6 +77,21 @@ def doctor(
     kept = masking.from_zeros(model)
     if masks is not None:
         masking.check_fit(model, masks)
+        also = {name: mask for name, mask in masks.items() if name not in kept}
+        if also:  # scales, biases, … pruned beside the layers
+            part = {name: mask for name, mask in masks.items() if name in kept} or None
+            with masking.applied(model, also):
+                found = doctor(
+                    model,
+                    example,
+                    masks=part,
+                    output=output,
+                    pruner=pruner,
+                    target=target,
+                    baseline=baseline,
+                    network=network,
+                )
+            return replace(found, also=tuple(also))
         kept |= {
             name: kept[name] & masks[name].to(kept[name].device) for name in kept if name in masks
         }

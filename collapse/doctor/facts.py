@@ -102,6 +102,7 @@ class Facts:
         distance: to critical; None where there is nothing to lose any more, or nothing to score.
         unscored: why there is no score.
         unmasked: layers that the masks hold no mask of.
+        also: what the masks hold that is no layer.
         target: the compression that was asked for.
         baseline: layer by layer, what an earlier state kept.
     """
@@ -119,6 +120,7 @@ class Facts:
     distance: Distance | None = None
     unscored: str = ""
     unmasked: Sequence[str] = ()
+    also: Sequence[str] = ()
     target: float | None = None
     baseline: Mapping[str, int] | None = None
     network: str = "--model MODEL"

@@ -240,6 +240,9 @@ def _unmasked(d: Facts) -> Iterator[Finding]:
     if d.unmasked:
         text = f"the masks hold no mask of {names(d.unmasked)}: looked at as in the network"
         yield Finding("unmasked", "note", tuple(d.unmasked), text)
+    if d.also:
+        text = f"the masks prune {names(d.also)} as well: no layers, so applied but not counted"
+        yield Finding("also pruned", "note", tuple(d.also), text)
 
 
 def _dead_weights(d: Facts) -> Iterator[Finding]:

@@ -149,6 +149,11 @@ def test_masks_that_prune_made_of_a_network_with_an_unused_layer(
     checkpoint = f"{asked} --checkpoint {tmp_path}/zeros.safetensors --quiet"
     assert run(doctor, f"{checkpoint} --target 10")[0] == 0
     assert run(doctor, f"{checkpoint} --target 20")[0] == 1
+    masking.save_masks(
+        {**pruned, "head.bias": torch.zeros(3).bool()}, tmp_path / "more.safetensors"
+    )
+    code, out, _ = run(doctor, f"{asked} --masks {tmp_path}/more.safetensors --quiet")
+    assert (code, "the masks prune head.bias as well: no layers, so applied" in out) == (0, True)
     back = run(doctor, f"{asked} --baseline {tmp_path}/part.safetensors --quiet")[1]
     assert "warning: 81 pruned weights of the baseline came back, in body, head" in back
 

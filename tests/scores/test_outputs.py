@@ -197,6 +197,13 @@ def test_the_only_part_is_meant_and_logits_of_hugging_face() -> None:
         select_output(outputs.BaseModelOutputWithPooling(x, x), None)
 
 
+def test_negative_classes_are_named_as_the_cause() -> None:
+    model = nn.Linear(4, 3)
+    batch = (torch.ones(3, 4), torch.tensor([0, -1, 2]))
+    with pytest.raises(RequestError, match="classes from -1 to 2: expected them from 0 up"):
+        score(model, "snip", masking.dense(model), ScoreInputs([batch]))
+
+
 def test_losses_by_name(module_named: Any) -> None:
     module_named("my_losses", "loss = 3\ndef near(output, targets): return output.sum()\n")
     assert load_loss(None) is F.cross_entropy
