@@ -15,7 +15,6 @@ from collapse.doctor.facts import Distance, Layer, Verdict
 from collapse.doctor.result import Diagnosis
 from collapse.doctor.units import Uses, causes, constant_inputs, inputs_of, walk
 from collapse.errors import RequestError
-from collapse.masks.algebra import check_same
 from collapse.masks.counts import count
 from collapse.models import Inputs, Masks, Selector, first_tensor, plain, prunable
 from collapse.scores import ScoreInputs, Scores, about, score
@@ -98,9 +97,9 @@ def doctor(
     if target is not None:
         masking.keep_count(masking.total(kept), target)  # below 1 is said now
     if baseline is not None:
+        masking.check_fit(model, baseline, "the baseline's masks")
         whole = {name: torch.ones_like(mask) for name, mask in kept.items()}
-        check_same(whole | dict(baseline), kept, "the baseline and the network")
-        baseline = whole | {name: mask.to(kept[name].device) for name, mask in baseline.items()}
+        baseline = {n: baseline.get(n, mask).to(mask.device) for n, mask in whole.items()}
     nonfinite = _nonfinite(model)
     kernels, connected_dense = dense_kernels(model, example, output=output)
     tables = dict(_tables(model, example, kept))

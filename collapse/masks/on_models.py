@@ -59,6 +59,11 @@ def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module
 
 def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks") -> None:
     """Raise RequestError unless each is a boolean tensor of the name and shape of a parameter."""
+    if not isinstance(masks, Mapping):
+        raise RequestError(
+            f"{where}: expected a dict of boolean tensors by parameter name, got "
+            f"{type(masks).__name__}"
+        )
     parameters = dict(plain(model).named_parameters())
     if not masks:
         raise RequestError(f"{where} are empty: expected one mask a layer")
