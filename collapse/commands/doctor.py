@@ -94,7 +94,7 @@ def main(config: Config) -> int:
         found = doctor(
             model,
             example,
-            masks=None if config.masks is None else load_masks(config.masks, model),
+            masks=None if config.masks is None else load_masks(config.masks, model, ()),
             output=config.output,
             pruner=config.pruner,
             target=config.target,
@@ -142,6 +142,7 @@ def _network(config: Config) -> tuple[nn.Module, Tensor]:
         seed=config.seed,
     )
     model = models.plain(model)
+    models.prunable(model)  # says so now if there is nothing to examine
     if config.checkpoint is not None:
         load_checkpoint(model, config.checkpoint)
     if config.tokens is None:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from collapse.connectivity.noise import noisy
 from collapse.connectivity.recurrent import RECURRENT
-from collapse.masks import dense
+from collapse.masks import check_fit, dense
 from collapse.models import (
     Inputs,
     Masks,
@@ -319,6 +319,7 @@ def living(
         tensor([[ True, False],
                 [False, False]])
     """
+    check_fit(model, masks)
     return paths(model, masks, example, output=output)[0]
 
 

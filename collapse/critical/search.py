@@ -346,7 +346,7 @@ def _certified_path(family: _Family, reached: Pruned) -> int | None:
     """How few the certified schedule comes to with a path left: it goes on where a branch fell."""
     if not family.effective:
         return None
-    if masking.collapsed(reached.masks):
+    if masking.collapsed(reached.masks) and family.paths(reached.masks)[1]:
         reached = _to_the_end(family, len(reached.masks), reached.masks)
     if family.paths(reached.masks)[1]:
         return masking.kept(reached.masks)

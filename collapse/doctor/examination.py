@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from collapse.doctor.facts import Distance, Layer, Verdict
 from collapse.doctor.result import Diagnosis
 from collapse.doctor.units import Uses, causes, constant_inputs, inputs_of, walk
 from collapse.errors import RequestError
-from collapse.masks.algebra import check_same
 from collapse.masks.counts import count
 from collapse.models import Inputs, Masks, Selector, first_tensor, plain, prunable
 from collapse.scores import ScoreInputs, Scores, about, score
@@ -68,22 +68,38 @@ def doctor(
     """
     if about(pruner).data == "labels":
         raise RequestError(
-            f"pruner '{pruner}' needs data and the doctor has none: expected magnitude, synflow or "
-            "random"
+            f"pruner '{pruner}' needs data and the doctor has none: expected magnitude, synflow, "
+            'random, or one of your own that says @collapse.pruner(data="none") or data="shape"'
         )
     model = plain(model)
     example = inputs_of(example, next(iter(prunable(model).values())).device)
     kept = masking.from_zeros(model)
     if masks is not None:
         masking.check_fit(model, masks)
+        also = {name: mask for name, mask in masks.items() if name not in kept}
+        if also:  # scales, biases, … pruned beside the layers
+            part = {name: mask for name, mask in masks.items() if name in kept} or None
+            with masking.applied(model, also):
+                found = doctor(
+                    model,
+                    example,
+                    masks=part,
+                    output=output,
+                    pruner=pruner,
+                    target=target,
+                    baseline=baseline,
+                    network=network,
+                )
+            return replace(found, also=tuple(also))
         kept |= {
             name: kept[name] & masks[name].to(kept[name].device) for name in kept if name in masks
         }
     if target is not None:
         masking.keep_count(masking.total(kept), target)  # below 1 is said now
     if baseline is not None:
-        check_same(baseline, kept, "the baseline and the network")
-        baseline = {name: mask.to(kept[name].device) for name, mask in baseline.items()}
+        masking.check_fit(model, baseline, "the baseline's masks")
+        whole = {name: torch.ones_like(mask) for name, mask in kept.items()}
+        baseline = {n: baseline.get(n, mask).to(mask.device) for n, mask in whole.items()}
     nonfinite = _nonfinite(model)
     kernels, connected_dense = dense_kernels(model, example, output=output)
     tables = dict(_tables(model, example, kept))
@@ -154,8 +170,11 @@ def doctor(
         empty_tables=[name for name, mask in tables.items() if not bool(mask.any())],
         bearing=[name for name in kept if name in bearing],
         frontier=None if connected or gone else _frontier(uses),
-        distance=_distance(model, kept, alive, example, output, pruner, scores, bool(nonfinite)),
+        distance=_distance(
+            model, kept, alive, example, output, pruner, scores, bool(nonfinite) or not connected
+        ),
         unscored=unscored,
+        unmasked=[] if masks is None else [name for name in kept if name not in masks],
         target=target,
         baseline=None if baseline is None else masking.kept_by_layer(baseline),
         network=network,
@@ -234,11 +253,11 @@ def _distance(
     output: Selector,
     pruner: str,
     scores: Scores | None,
-    nonfinite: bool,
+    hopeless: bool,
 ) -> Distance | None:
     """Of the layers that live: those that do not are collapsed already."""
     living = [name for name, mask in kept.items() if bool(alive[name].any())]
-    if not living or nonfinite:
+    if not living or hopeless:
         return None
     if pruner != "synflow":
         try:

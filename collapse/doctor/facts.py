@@ -101,6 +101,8 @@ class Facts:
             what reaches it, and the one before it.
         distance: to critical; None where there is nothing to lose any more, or nothing to score.
         unscored: why there is no score.
+        unmasked: layers that the masks hold no mask of.
+        also: what the masks hold that is no layer.
         target: the compression that was asked for.
         baseline: layer by layer, what an earlier state kept.
     """
@@ -117,6 +119,8 @@ class Facts:
     frontier: tuple[str, str] | None = None
     distance: Distance | None = None
     unscored: str = ""
+    unmasked: Sequence[str] = ()
+    also: Sequence[str] = ()
     target: float | None = None
     baseline: Mapping[str, int] | None = None
     network: str = "--model MODEL"
@@ -147,9 +151,14 @@ class Facts:
         return self.parameters / self.living if self.living else float("inf")
 
     @property
+    def reached(self) -> list[Layer]:
+        """The layers that the input reaches; all, where it reaches none."""
+        return [layer for layer in self.layers if layer.is_cut is not None] or self.layers
+
+    @property
     def maximal_compression(self) -> float:
         """``N / L`` over the layers that the input reaches."""
-        return self.parameters / max(1, sum(layer.is_cut is not None for layer in self.layers))
+        return sum(layer.parameters for layer in self.reached) / max(1, len(self.reached))
 
     def named(self, *verdicts: Verdict) -> list[Layer]:
         """The layers of these verdicts."""

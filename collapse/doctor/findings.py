@@ -36,7 +36,9 @@ class Finding:
 def findings_of(d: Facts) -> list[Finding]:
     """All findings, the worst first."""
     makers = (_no_path, _not_finite, _empty, _dead, _target, _returned, _silent, _not_reached)
-    found = [one for make in (*makers, _dead_weights, _constants, _ties) for one in make(d)]
+    found = [
+        one for make in (*makers, _unmasked, _dead_weights, _constants, _ties) for one in make(d)
+    ]
     return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
 
 
@@ -157,20 +159,40 @@ def _why(layer: Layer) -> str:
 def _target(d: Facts) -> Iterator[Finding]:
     if d.target is None:
         return
-    wanted, gap = keep_count(d.parameters, d.target), off_target(d)
-    asked = f"compression {d.target:,.6g} keeps {wanted:,} of {d.parameters:,}"
+    total, kept, wanted = _counted(d, d.target)
+    gap = kept - wanted
+    asked = f"compression {d.target:,.6g} keeps {wanted:,} of {total:,}"
     if abs(gap) <= len(d.layers):  # rounded in each layer
         exactly = "exactly" if gap == 0 else f"within rounding a layer ({gap:+,})"
-        yield Finding("target", "note", (), f"as asked: {asked}, and {d.kept:,} are, {exactly}")
+        yield Finding("target", "note", (), f"as asked: {asked}, and {kept:,} are, {exactly}")
         return
     side = "more" if gap > 0 else "fewer"
-    text = f"not as asked: {asked}, but {d.kept:,} are, {abs(gap):,} {side} ({d.compression:,.6g})"
+    text = f"not as asked: {asked}, but {kept:,} are, {abs(gap):,} {side}"
+    text += f" ({total / kept if kept else float('inf'):,.6g})"
     yield Finding("target", "broken", (), text)
 
 
 def off_target(d: Facts) -> int:
     """How many weights more than asked for are kept."""
-    return 0 if d.target is None else d.kept - keep_count(d.parameters, d.target)
+    if d.target is None:
+        return 0
+    _, kept, wanted = _counted(d, d.target)
+    return kept - wanted
+
+
+def _counted(d: Facts, target: float) -> tuple[int, int, int]:
+    """Parameters, kept weights and how many were asked for, of the layers that were counted.
+
+    Which were is not known: all of them, or, as ``prune`` does it, those that the input reaches, or
+    those that there are masks of. It is whatever fits best.
+    """
+    masked = [layer for layer in d.layers if layer.layer not in d.unmasked]
+    counts = []
+    for layers in filter(None, (d.layers, d.reached, masked)):
+        total = sum(layer.parameters for layer in layers)
+        kept = sum(layer.kept for layer in layers)
+        counts.append((total, kept, keep_count(total, target)))
+    return min(counts, key=lambda count: abs(count[1] - count[2]))
 
 
 def _returned(d: Facts) -> Iterator[Finding]:
@@ -212,6 +234,15 @@ def _not_reached(d: Facts) -> Iterator[Finding]:
     if unused and d.connected_dense:
         text = f"never reached by the input in eval mode, so not called collapsed: {names(unused)}"
         yield Finding("not reached", "note", _of(unused), text)
+
+
+def _unmasked(d: Facts) -> Iterator[Finding]:
+    if d.unmasked:
+        text = f"the masks hold no mask of {names(d.unmasked)}: looked at as in the network"
+        yield Finding("unmasked", "note", tuple(d.unmasked), text)
+    if d.also:
+        text = f"the masks prune {names(d.also)} as well: no layers, so applied but not counted"
+        yield Finding("also pruned", "note", tuple(d.also), text)
 
 
 def _dead_weights(d: Facts) -> Iterator[Finding]:

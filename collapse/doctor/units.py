@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from collapse.connectivity import ConnectionMode, paths
+from collapse.errors import RequestError
 from collapse.masks.counts import count
 from collapse.models import (
     Inputs,
@@ -23,6 +24,7 @@ from collapse.models import (
     mapped,
     stand_ins,
     taken,
+    tensors_in,
     untouched,
 )
 
@@ -90,14 +92,21 @@ class _Watching(ConnectionMode):
             def note(gradient: Tensor) -> None:
                 use.leads_on = _live(gradient, weight)
 
-            result.register_hook(note)  # type: ignore[no-untyped-call]  # torch's own
+            if result.requires_grad:  # not under the forward's own no_grad
+                result.register_hook(note)  # type: ignore[no-untyped-call]  # torch's own
         return result
 
 
 def inputs_of(example: Inputs | Sequence[int], device: torch.device) -> Inputs:
     """One sample: the first of a batch, or of zeros in the shape of one input."""
-    if not isinstance(example, Tensor | Mapping) and all(isinstance(n, int) for n in example):
-        return torch.zeros(1, *example, device=device)
+    if not any(True for _ in tensors_in(example)):
+        sizes = list(example) if isinstance(example, Sequence) else []
+        if not sizes or not all(isinstance(n, int) for n in sizes):
+            raise RequestError(
+                "example: expected a batch of inputs (a tensor, a tuple or a dict), or the shape "
+                f"of one input in whole numbers, such as (3, 32, 32); got {example!r}"
+            )
+        return torch.zeros(1, *sizes, device=device)
     one: Inputs = taken(example, slice(0, 1))
     return one
 

@@ -42,10 +42,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"checkpoint '{path}' cannot be read: {first_line(error)}") from error
+        # torch's words on a file of another kind are '101' or 'EOFError'.
+        foreign = path.suffix != ".safetensors" and not zipfile.is_zipfile(path)
+        why = "it is no file of torch.save, or cut short" if foreign else first_line(error)
+        raise RequestError(f"checkpoint '{path}' cannot be read: {why}") from error
     state = _unwrapped(held)
     if not state:
         kind = f"keys {', '.join(map(str, list(held)[:4]))}" if isinstance(held, Mapping) else ""
+        kind = "an empty one" if kind == "keys " else kind
         raise RequestError(
             f"checkpoint '{path}': expected a state dict, tensors by name; got "
             f"{kind or type(held).__name__}"

@@ -59,6 +59,11 @@ def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module
 
 def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks") -> None:
     """Raise RequestError unless each is a boolean tensor of the name and shape of a parameter."""
+    if not isinstance(masks, Mapping):
+        raise RequestError(
+            f"{where}: expected a dict of boolean tensors by parameter name, got "
+            f"{type(masks).__name__}"
+        )
     parameters = dict(plain(model).named_parameters())
     if not masks:
         raise RequestError(f"{where} are empty: expected one mask a layer")
@@ -98,13 +103,20 @@ def load_masks(
     """
     if not Path(path).is_file():
         raise RequestError(f"masks '{path}' cannot be read: expected a file, there is none")
+    if Path(path).suffix != ".safetensors":
+        raise RequestError(
+            f"masks '{path}': expected a suffix of .safetensors ('collapse masks {path} --out "
+            "FILE.safetensors' takes them from a checkpoint)"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("collapse", "{}"))
             order = metadata.get("order", list(file.keys()))
             masks = {name: file.get_tensor(name) for name in order}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(f"masks '{path}' cannot be read: {first_line(error)}") from error
+    if not masks:
+        raise RequestError(f"masks '{path}' are empty: expected one mask a layer")
     if any(mask.dtype != torch.bool for mask in masks.values()):
         raise RequestError(f"masks '{path}' hold no masks: expected boolean tensors")
     if model is not None:

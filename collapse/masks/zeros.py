@@ -145,7 +145,7 @@ def fitting_state(model: nn.Module, path: Path) -> dict[str, Tensor]:
         got = state[name]
         if got.shape != value.shape:
             raise RequestError(f"{where} is of another network: {_other_shape(name, value, got)}")
-        if value.is_floating_point() != got.is_floating_point():
+        if value.is_floating_point() and not got.is_floating_point():
             raise RequestError(
                 f"{where}: '{name}' is of {got.dtype}: expected {value.dtype} or another kind of "
                 "floating-point numbers"
@@ -196,7 +196,7 @@ def read_masks(path: Path, model: nn.Module | None = None) -> Masks:
         RequestError: as ``load_masks`` and ``read_state``, or masks of another network.
     """
     if holds_masks(path):
-        return load_masks(path, model)
+        return load_masks(path, model, ())
     state = plain_state(read_state(path)) if model is None else fitting_state(model, path)
     if model is not None:
         names = {

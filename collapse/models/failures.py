@@ -111,12 +111,15 @@ def _cause(model: nn.Module, inputs: Inputs, error: Exception) -> str:
         where = _weights(model, "device")
         return f" (inputs are on {_each(tensors, 'device')}, weights on {where})"
     if "indices" in words and floats:
-        return " (ids of tokens are integers: --dataset tokens, or int64 inputs)"
+        return (
+            " (ids of tokens are integers: --dataset tokens, of the doctor --tokens N, or int64 "
+            "inputs)"
+        )
     if _TYPES.search(words):
         kinds = _each(tensors, "dtype").replace("torch.", "")
         return f" (inputs are {kinds}, weights {_weights(model, 'dtype').replace('torch.', '')})"
     if _SIZES.search(words) and isinstance(inputs, Tensor) and floats:
-        return " (another shape: --dataset gaussian --input-shape C H W)"
+        return " (another shape: --input-shape C H W, with --dataset gaussian)"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -62,6 +62,7 @@ def prunable(
                 f"run the model once on an input first"
             )
     every = dict(model.named_parameters())
+    _check_held(every)
     added = _matched(include, every, "include", "parameter")
     found = {name: p for name, p in every.items() if id(p) in wanted or name in added}
     left_out = _matched(exclude, found, "exclude", "layer")
@@ -74,6 +75,20 @@ def prunable(
             "parameters by name, in Python include=)"
         )
     return found
+
+
+def _check_held(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise RequestError that names the first parameter without values, or of complex numbers."""
+    for name, p in parameters.items():
+        if p.is_meta:
+            raise RequestError(
+                f"'{name}' is on the meta device, without values: expected a network with weights "
+                "(model.to_empty(device='cpu'), then load them)"
+            )
+        if p.is_complex():
+            raise RequestError(
+                f"'{name}' is of {p.dtype}: expected real weights; complex ones are not supported"
+            )
 
 
 def _matched(patterns: Sequence[str], names: Iterable[str], option: str, what: str) -> set[str]:

@@ -22,11 +22,13 @@ def select_output(result: Any, output: Selector) -> Any:
     Without ``output`` it is the only part there is; of a Hugging Face output, its ``logits``.
     """
     if isinstance(result, Tensor):
-        return result
+        return _checked(result)
     parts = _parts(result)
     if output is None:
         output = _obvious(result, parts)
-    kind, names = type(result).__name__, ", ".join(parts) or "none"
+    kind, names = type(result).__name__, ", ".join(parts)
+    if not parts:
+        raise RequestError(f"expected the model to return a tensor, got {kind}")
     if output is None:
         raise RequestError(
             f"expected the model to return a tensor, got {kind} with parts {names}; "
@@ -45,6 +47,15 @@ def select_output(result: Any, output: Selector) -> Any:
     if not isinstance(chosen, Tensor):
         raise RequestError(
             f"output '{output}' of the model is no tensor: expected one of {names} of its {kind}"
+        )
+    return _checked(chosen)
+
+
+def _checked(chosen: Tensor) -> Tensor:
+    if not chosen.is_floating_point():
+        raise RequestError(
+            "expected floating-point numbers as the model's output, got "
+            f"{str(chosen.dtype).removeprefix('torch.')} {tuple(chosen.shape)}"
         )
     return chosen
 

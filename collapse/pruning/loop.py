@@ -77,8 +77,8 @@ def prune(
             steps.append(step)
             if on_step is not None and on_step(step):
                 break
-    except _NothingToCutError:
-        raise PathsExhaustedError(chosen.pruned(steps), keep) from None
+    except _NothingToCutError as end:
+        raise PathsExhaustedError(chosen.pruned(steps), keep, *end.args) from None
     return replace(chosen.pruned(steps), notes=problem.notes)
 
 
@@ -96,7 +96,7 @@ def begin(problem: Problem, options: Pruning, masks: Masks, keep: int | None = N
 
 
 class _NothingToCutError(Exception):
-    """Each parameter that is left carries the whole of ``R``."""
+    """Each parameter that is left carries the whole of ``R``, or ``R`` is zero."""
 
 
 def _goals(options: Pruning, survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
@@ -120,6 +120,8 @@ def _certified(survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
             raise RequestError(
                 "the certified schedule needs positive, conserved scores: expected --pruner synflow"
             )
+        if left < survivors and not scores.total > 0:  # outside the theory a path can go
+            raise _NothingToCutError("no input→output path is left")
         ascending = np.sort(gather(scores, masks).cpu().numpy())
         count = max(keep, schedules.certified(ascending, scores.total))
         if count == left:

@@ -103,15 +103,17 @@ class Pruned:
 
 
 class PathsExhaustedError(RequestError):
-    """Each parameter left is on every input→output path, so none can be certified to go.
+    """No parameter left can be certified to go: each is on every path, or no path is left.
 
     Attributes:
         pruned: what was reached.
     """
 
-    def __init__(self, pruned: Pruned, keep: int) -> None:
+    def __init__(
+        self, pruned: Pruned, keep: int, why: str = "each on every input→output path"
+    ) -> None:
         super().__init__(
-            f"the certified schedule ends at {kept(pruned.masks)} parameters, each on "
-            f"every input→output path: cannot keep {keep}"
+            f"the certified schedule ends at {kept(pruned.masks)} parameters, {why}: cannot keep "
+            f"{keep}"
         )
         self.pruned = pruned

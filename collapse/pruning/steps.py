@@ -85,5 +85,5 @@ def _some(scores: Scores, start: Start) -> Scores:
     raise RequestError(
         f"every {start.options.pruner} score is zero, so there is nothing to rank: expected an "
         "output that depends on the weights "
-        f"({zero or 'is the forward under no_grad, or the data of one class?'})"
+        f"({zero or 'is the forward under no_grad, the loss detached, or the data of one class?'})"
     )

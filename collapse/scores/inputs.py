@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from collapse.errors import RequestError
-from collapse.models import Inputs, Ones, Selector, all_finite, with_floats
+from collapse.models import Inputs, Ones, Selector, all_finite, samples, with_floats
 from collapse.options import Mode
 from collapse.scores.losses import Loss, value_of
 from collapse.seeding import derive
@@ -84,6 +84,10 @@ class ScoreInputs:
         if not self.batches:
             raise RequestError(
                 "synflow needs the input's shape: expected at least one batch, got none"
+            )
+        if samples(self.batches[0][0]) == 0:
+            raise RequestError(
+                "synflow needs the input's shape: expected at least one sample, got none"
             )
         return Ones.like(self.batches[0][0], self.dtype, scored=scored)
 

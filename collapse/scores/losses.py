@@ -40,8 +40,9 @@ def load_loss(name: str | None) -> Loss:
     if ":" not in name:
         raise RequestError(f"loss '{name}': expected package.module:function")
     function: Loss = import_user(name, "loss")
-    if not callable(function):
-        raise RequestError(f"loss '{name}': expected a function (output, targets)")
+    if not callable(function) or isinstance(function, type):
+        kind = "a class" if isinstance(function, type) else type(function).__name__
+        raise RequestError(f"loss '{name}': expected a function (output, targets), got {kind}")
     return function
 
 
@@ -96,6 +97,11 @@ def _check_classes(output: Any, targets: Any) -> None:
         hint = (
             "; with classes last as in language models: --loss "
             "collapse.scores:token_cross_entropy, in Python loss="
+        )
+    if low < 0:
+        raise RequestError(
+            f"the data has classes from {low} to {high}: expected them from 0 up ({IGNORED} is "
+            "left out)"
         )
     raise RequestError(
         f"the data has classes from {low} to {high}: expected an output of shape [{wanted}] that "

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.models import Masks, check_finite, import_user, plain, untouched
+from collapse.models import (
+    Masks,
+    all_finite,
+    check_finite,
+    import_user,
+    plain,
+    tensors_in,
+    untouched,
+)
 from collapse.options import Mode
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
 
@@ -168,7 +176,12 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
             scores = _by_user(pruner, model, masks, inputs)
     _check_shapes(scores, pruner, masks)
     scores = scores if isinstance(scores, Scores) else Scores({n: scores[n] for n in masks})
-    check_scores(scores, pruner)
+    try:
+        check_scores(scores, pruner)
+    except RequestError as error:
+        given = [x for batch in inputs.batches for x in tensors_in(batch) if x.is_floating_point()]
+        why = "" if all(map(all_finite, given)) else ": the data hold NaN or infinite values"
+        raise RequestError(f"{error}{why}") from None
     return scores
 
 
@@ -209,9 +222,10 @@ def _check_shapes(scores: object, pruner: str, masks: Masks) -> None:
             "parameter name"
         )
     for name, mask in masks.items():
-        shape = getattr(scores.get(name), "shape", None)
-        if shape != mask.shape:
-            got = "nothing" if shape is None else f"shape {tuple(shape)}"
+        found = scores.get(name)
+        if not isinstance(found, Tensor) or found.shape != mask.shape:
+            kind = "nothing" if found is None else f"no tensor but {type(found).__name__}"
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind
             raise RequestError(
                 f"pruner '{pruner}', layer '{name}': expected scores of shape "
                 f"{tuple(mask.shape)}, got {got}"

@@ -115,12 +115,62 @@ def test_tokens_and_a_model_that_cannot_be_run(
     assert "forward failed on an input of shape (1, 3, 32, 32)" in error
 
 
+PART = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Linear(12, 6), torch.nn.Linear(6, 3)
+        self.unused = torch.nn.Linear(6, 5)
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+"""
+
+
+def test_masks_that_prune_made_of_a_network_with_an_unused_layer(
+    run: Run, tmp_path: Path, module_named: Callable[[str, str], None]
+) -> None:
+    module_named("part_net", PART)
+    asked = "--model part_net:Net --input-shape 3 2 2"
+    model = build("part_net:Net", input_shape=(3, 2, 2))
+    batch = [(torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.long))]
+    pruned = prune(model, batch, Pruning(iterations=2), compression=10).masks
+    assert list(pruned) == ["body.weight", "head.weight"]
+    masking.save_masks(pruned, tmp_path / "part.safetensors")
+    code, out, _ = run(doctor, f"{asked} --masks {tmp_path}/part.safetensors --target 10 --quiet")
+    assert code == 0, out
+    assert "maximal 45\n" in re.sub(" +\n", "\n", out)  # 90 reached weights in two layers
+    assert "as asked: compression 10 keeps 9 of 90, and 9 are, exactly" in out
+    assert "note: the masks hold no mask of unused: looked at as in the network" in out
+    code, out, _ = run(
+        masks, f"{tmp_path}/part.safetensors {asked} --zeros {tmp_path}/zeros.safetensors"
+    )
+    assert (code, "90 parameters, 9 kept" in out) == (0, True)
+    checkpoint = f"{asked} --checkpoint {tmp_path}/zeros.safetensors --quiet"
+    assert run(doctor, f"{checkpoint} --target 10")[0] == 0
+    assert run(doctor, f"{checkpoint} --target 20")[0] == 1
+    masking.save_masks(
+        {**pruned, "head.bias": torch.zeros(3).bool()}, tmp_path / "more.safetensors"
+    )
+    code, out, _ = run(doctor, f"{asked} --masks {tmp_path}/more.safetensors --quiet")
+    assert (code, "the masks prune head.bias as well: no layers, so applied" in out) == (0, True)
+    back = run(doctor, f"{asked} --baseline {tmp_path}/part.safetensors --quiet")[1]
+    assert "warning: 81 pruned weights of the baseline came back, in body, head" in back
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("--checkpoint {0}/text.pt", "it is no file of torch.save, or cut short"),
+        ("--checkpoint {0}/nothing.pt", "expected a state dict, tensors by name; got an empty one"),
+        ("--masks {0}/foreign.safetensors", "cannot be read"),
+        ("--masks {0}/nothing.safetensors", "are empty: expected one mask a layer"),
         ("--checkpoint {0}/zeros.pt --weights {0}/x.safetensors", "--weights or --checkpoint"),
         ("--checkpoint {0}/none.pt", "expected a file, there is none"),
-        ("--masks {0}/zeros.pt", "cannot be read"),
+        (
+            "--masks {0}/zeros.pt",
+            "suffix of .safetensors .'collapse masks .* takes them from a checkpoint",
+        ),
         ("--masks {0}/other.safetensors", "masks '.*' are of another network"),
         ("--baseline {0}/other.safetensors", "are of another network"),
         ("--checkpoint {0}/code.pt", "holds pickled code"),
@@ -144,6 +194,10 @@ def test_wrong_requests_are_one_line(run: Run, folder: Path, arguments: str, wor
     (folder / "cut.pt").write_bytes((folder / "zeros.pt").read_bytes()[:2000])
     save_file({**state, first: state[first].to(torch.int8)}, folder / "integers.safetensors")
     torch.save({**state, first: state[first].to_sparse()}, folder / "sparse.pt")
+    (folder / "text.pt").write_text("hello")
+    torch.save({}, folder / "nothing.pt")
+    save_file({}, folder / "nothing.safetensors")
+    save_file(_masks(10), folder / "foreign.safetensors", {"collapse": "[1]"})
     before = sorted(folder.iterdir())
     table = folder / "table.csv"
     code, out, error = run(doctor, f"{SMALL} {arguments.format(folder)} --out {table}")

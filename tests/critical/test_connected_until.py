@@ -153,3 +153,21 @@ def test_synflow_drops_a_branch_and_stays_connected_to_the_maximum() -> None:
     assert result.collapsed_is_cut is False
     assert result.critical_compression < 2
     assert result.connected_until == result.maximal_compression
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(3, 3, 2, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)[0])
+
+
+def test_a_certified_run_outside_the_theory_that_loses_every_path_has_an_answer() -> None:
+    torch.manual_seed(3)
+    result = critical_compression(
+        _Recurrent(), [(torch.randn(1, 3, 3), torch.zeros(1).long())], Pruning(schedule="certified")
+    )
+    assert result.evidence == "one run"
+    assert 1 < result.critical_compression < result.connected_until < result.maximal_compression

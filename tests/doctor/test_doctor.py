@@ -169,7 +169,7 @@ def test_wrong_requests() -> None:
     other = masking.dense(build("conv", **SMALL))
     with pytest.raises(RequestError, match="masks are of another network"):
         collapse.doctor(model, SHAPE, masks=other)
-    with pytest.raises(RequestError, match="baseline and the network are of different networks"):
+    with pytest.raises(RequestError, match="baseline's masks are of another network"):
         collapse.doctor(model, SHAPE, baseline=other)
 
 
@@ -220,3 +220,42 @@ def test_a_callback_sees_a_layer_die_with_its_weights() -> None:
     watch(0)
     whole.load_state_dict(case.model.state_dict())
     assert watch(1).dead == ("one.weight", "two.weight")
+
+
+class _Stopped(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x).detach())
+
+
+class _Without(nn.Sequential):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [_Stopped, _Without])
+def test_a_forward_that_stops_the_gradient_has_no_path(kind: type[nn.Sequential]) -> None:
+    found = collapse.doctor(kind(nn.Linear(4, 3), nn.Linear(3, 2)), (4,))
+    assert found.findings[0].text.startswith("no path leads from the input to the output even when")
+    assert found.distance is None
+
+
+@pytest.mark.parametrize(
+    ("example", "options", "words"),
+    [
+        (None, {}, "example: expected a batch of inputs .* got None"),
+        (4, {}, "or the shape of one input in whole numbers"),
+        ((4.0,), {}, "or the shape of one input in whole numbers"),
+        ((4,), {"masks": [1]}, "masks: expected a dict of boolean tensors .* got list"),
+        ((4,), {"baseline": "file.pt"}, "baseline's masks: expected a dict .* got str"),
+        ((4,), {"baseline": {}}, "baseline's masks are empty"),
+    ],
+)
+def test_what_is_no_example_and_no_masks(example: object, options: dict, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        collapse.doctor(nn.Linear(4, 3), example, **options)
+
+
+def test_living_weights_of_masks_of_another_shape_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"'weight' expected shape \(3, 4\), got \(2,\)"):
+        collapse.living(nn.Linear(4, 3), {"weight": torch.ones(2).bool()}, torch.zeros(1, 4))

@@ -35,7 +35,7 @@ def _own(body: nn.ModuleDict, x: Tensor) -> Tensor:
     raise KeyError("no such thing")
 
 
-SHAPE = r" \(another shape: --dataset gaussian --input-shape C H W\)$"
+SHAPE = r" \(another shape: --input-shape C H W, with --dataset gaussian\)$"
 WANTED = r"\(_Model.forward takes x; given"
 FLOATS, IDS = torch.zeros(2, 7), torch.tensor([[1, 9]])
 # What is run, on what, and what the message says in this order.

@@ -111,6 +111,15 @@ def test_networks_without_a_weight_are_refused() -> None:
         prunable(nn.Sequential(nn.LazyLinear(2)))
 
 
+def test_weights_without_values_or_of_complex_numbers_are_refused() -> None:
+    with pytest.raises(RequestError, match="'0.weight' is on the meta device, without values"):
+        prunable(nn.Sequential(nn.Linear(3, 2, device="meta")))
+    with pytest.raises(RequestError, match="'0.bias' is of torch.complex64: expected real weights"):
+        model = nn.Sequential(nn.Linear(3, 2))
+        model[0].bias = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+        prunable(model)
+
+
 def test_check_finite_names_the_tensor() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     check_finite(model)

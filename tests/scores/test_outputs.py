@@ -186,10 +186,22 @@ def test_the_only_part_is_meant_and_logits_of_hugging_face() -> None:
     with pytest.raises(RequestError, match="dict with parts logits, aux; choose one"):
         select_output({"logits": x, "aux": x}, None)
     assert [len(part) for part in floats_of({"a": x, "n": x.long(), "b": (x, [x])})] == [2, 2, 2]
+    with pytest.raises(RequestError, match="expected the model to return a tensor, got NoneType$"):
+        select_output(None, None)
+    for integers, output in ((x.long(), None), ({"a": x, "ids": x.long()}, "ids")):
+        with pytest.raises(RequestError, match=r"expected floating-point .* got int64 \(2,\)"):
+            select_output(integers, output)
     outputs = pytest.importorskip("transformers.modeling_outputs")
     assert select_output(outputs.CausalLMOutput(loss=x.sum(), logits=x), None) is x
     with pytest.raises(RequestError, match="parts last_hidden_state, pooler_output; choose one"):
         select_output(outputs.BaseModelOutputWithPooling(x, x), None)
+
+
+def test_negative_classes_are_named_as_the_cause() -> None:
+    model = nn.Linear(4, 3)
+    batch = (torch.ones(3, 4), torch.tensor([0, -1, 2]))
+    with pytest.raises(RequestError, match="classes from -1 to 2: expected them from 0 up"):
+        score(model, "snip", masking.dense(model), ScoreInputs([batch]))
 
 
 def test_losses_by_name(module_named: Any) -> None:
@@ -201,6 +213,7 @@ def test_losses_by_name(module_named: Any) -> None:
         "mse": "loss 'mse': expected package.module:function",
         "my_losses:neer": "unknown loss in 'my_losses' 'neer'; nearest: near",
         "my_losses:loss": "expected a function",
+        "torch.nn:CrossEntropyLoss": "expected a function .output, targets., got a class",
     }.items():
         with pytest.raises(RequestError, match=message):
             load_loss(name)

@@ -119,12 +119,22 @@ def test_a_name_can_be_taken_once() -> None:
         (None, "returned NoneType: expected a dict of tensors"),
         ({}, "layer '0.weight': expected scores of shape .8, 6., got nothing"),
         ({"0.weight": torch.ones(3)}, r"expected scores of shape \(8, 6\), got shape \(3,\)"),
+        ({"0.weight": torch.ones(8, 6).numpy()}, "got no tensor but ndarray"),
     ],
 )
 def test_nonsense_is_one_line(result: object, complaint: str, mlp: Model) -> None:
     SCORES["odd"] = lambda model, masks, inputs: result
     with pytest.raises(RequestError, match=complaint):
         score(mlp, "odd", masking.dense(mlp), ScoreInputs())
+
+
+def test_scores_that_the_data_make_infinite_name_the_data(mlp: Model) -> None:
+    batches = [(torch.full((3, 6), float("nan")), torch.arange(3))]
+    with pytest.raises(RequestError, match="not finite: the data hold NaN or infinite values"):
+        score(mlp, "snip", masking.dense(mlp), ScoreInputs(batches))
+    none = [(torch.ones(0, 6), torch.arange(0))]
+    with pytest.raises(RequestError, match="expected at least one sample, got none"):
+        score(mlp, "synflow", masking.dense(mlp), ScoreInputs(none))
 
 
 def test_a_pruner_that_raises_is_one_line(mlp: Model) -> None:
