@@ -234,6 +234,4 @@ def test_a_plain_network_is_itself_and_a_masked_one_is_copied(mlp: nn.Module) ->
             raise TypeError("no copies")
 
     with pytest.raises(RequestError, match="copied to be made plain, and cannot be: no copies"):
-        RequestError, match="has to be copied to be made plain, and cannot be: no copies"
-    ):
         plain(Locked())
