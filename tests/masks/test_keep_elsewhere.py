@@ -130,46 +130,55 @@ def test_trainer_of_hugging_face(tmp_path: Path, keep: bool) -> None:
     assert not torch.equal(body[0].weight, start["0.weight"])
 
 
-def _shard(rank: int, file: str, folder: str) -> None:
-    """Two processes, the network fully sharded over them; the result is gathered."""
+# The same in each process.
+ALL = torch.linspace(-1, 1, 24 * 6).reshape(24, 6).sin()
+
+
+def _distributed(rank: int, form: str, folder: str) -> None:
+    """One of two processes that train the network on half of the samples each."""
     from torch import distributed
     from torch.distributed.fsdp import fully_shard
 
-    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    model, masks = _pruned()
-    mesh = distributed.init_device_mesh("cpu", (2,))
-    for layer in (model[0], model[2], model):
-        fully_shard(layer, mesh=mesh)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    network, masks = _pruned()
+    model: nn.Module = network
+    if form == "sharded":
+        mesh = distributed.init_device_mesh("cpu", (2,))
+        for layer in (network[0], network[2], network):
+            fully_shard(layer, mesh=mesh)
+    else:
+        model = nn.parallel.DistributedDataParallel(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     collapse.keep_pruned(model, masks, optimizer)
-    for _ in range(3):
-        rows = slice(12 * rank, 12 * rank + 12)
-        optimizer.zero_grad()
-        F.cross_entropy(model(INPUTS_OF_ALL[rows]), TARGETS[rows]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
-    whole = {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
-    gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
-    torch.save((whole, gradients), f"{folder}/{rank}.pt")
+    rows = slice(12 * rank, 12 * rank + 12)
+    _train(model, optimizer, ALL[rows], TARGETS[rows])
+    whole = network.state_dict() | {f"{n} grad": p.grad for n, p in network.named_parameters()}
+    if form == "sharded":
+        whole = {name: tensor.full_tensor() for name, tensor in whole.items()}
+    torch.save(whole, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
-INPUTS_OF_ALL = torch.linspace(-1, 1, 24 * 6).reshape(24, 6).sin()  # the same in each process
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
 
 
-def test_fully_sharded(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_shard, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize("form", ["sharded", "parallel"])
+def test_distributed(tmp_path: Path, form: str) -> None:
+    """Two processes give what one gives, but for the order of sums."""
+    torch.multiprocessing.spawn(_distributed, (form, str(tmp_path)), nprocs=2)
     model, masks = _pruned()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     collapse.keep_pruned(model, masks, optimizer)
-    for _ in range(3):
-        optimizer.zero_grad()
-        F.cross_entropy(model(INPUTS_OF_ALL), TARGETS).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+    _train(model, optimizer, ALL, TARGETS)
     for rank in range(2):
-        whole, gradients = torch.load(tmp_path / f"{rank}.pt")
+        whole = torch.load(tmp_path / f"{rank}.pt")
         for name, mask in masks.items():
             assert not whole[name][~mask].any()
-            assert not gradients[name][~mask].any()
+            assert not whole[f"{name} grad"][~mask].any()
             torch.testing.assert_close(whole[name], model.get_parameter(name).detach())
