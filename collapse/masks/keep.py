@@ -25,9 +25,11 @@ def keep_pruned(
 
     Three hooks, all on tensors of the user's own; no module is wrapped or replaced:
 
-    - A pruned weight's gradient is zero as soon as it is accumulated: momentum, second moments and
-      the norm that gradients are clipped to never see it. Survivors get the same bits as with
-      masks in the forward, whatever the optimiser.
+    - A pruned weight's gradient is zero as soon as it is accumulated (unless it is sparse): state
+      and the norm by which gradients are clipped never see it. Survivors get the same bits as with
+      masks in the forward from zero on, also where the optimiser couples weights (Muon, Adafactor);
+      there give it no state of before. An infinite gradient of a pruned weight is zero too, where
+      a mask in the forward makes it NaN.
     - After a step of any optimiser pruned weights are set to zero: no momentum of before, and no
       0/0 of an optimiser with ``eps=0``, is ever seen.
     - So are they before a forward: weights that an average was copied into, or a dense checkpoint.
