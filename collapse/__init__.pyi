@@ -12,6 +12,7 @@ from .imp import Tickets as Tickets
 from .masks import apply as apply
 from .masks import density as density
 from .masks import keep_count as keep_count
+from .masks import keep_pruned as keep_pruned
 from .masks import load_masks as load_masks
 from .masks import save_masks as save_masks
 from .masks import select as select

@@ -14,6 +14,8 @@ from .counts import kept_by_layer as kept_by_layer
 from .counts import sizes as sizes
 from .counts import sums as sums
 from .counts import total as total
+from .keep import Kept as Kept
+from .keep import keep_pruned as keep_pruned
 from .lowest import drop_lowest as drop_lowest
 from .lowest import in_memory_order as in_memory_order
 from .lowest import like as like

@@ -21,7 +21,11 @@ from collapse.models import Masks, computed, hold, own_parameters, plain, prunab
 
 @torch.no_grad()
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set every pruned parameter of the model to zero, in place.
+    """Set every pruned parameter of the model to zero, in place, once.
+
+    Training brings them back: of ResNet-20's 16,931 kept weights a step of SGD with weight decay
+    makes 269,759 that are not zero, the second all 270,896.
+    ``keep_pruned`` has them stay at zero.
 
     The masks are by the names of the plain network (``models.plain``), the model is the user's
     own: compiled, wrapped, with packed attention or computed weights.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -129,9 +130,19 @@ def _distance(a: Tensor | None, b: Tensor | None) -> float:
     return 0.0 if a is None or b is None else float((a - b).abs().max())
 
 
+@dataclass
+class _Agreed:
+    """The smaller network, and how far its gradients are from the whole one's, absolutely."""
+
+    network: nn.Module
+    apart: float  # the largest difference, of survivors' gradients and from zero of what is gone
+    blur: float  # the same of the whole network from itself, its input changed by 1e-15
+    largest: float  # gradient
+
+
 def _agree(
     model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor, *, fold: bool = False
-) -> nn.Module:
+) -> _Agreed:
     """Both networks, in both modes: outputs, gradients of survivors, what training changes."""
     before = copy.deepcopy(model.state_dict())
     found = shrunk(model, masks, x, fold=fold)
@@ -150,10 +161,10 @@ def _agree(
         if next(network.parameters(), None) is not None:  # nothing is left of some
             loss.backward()
     gradients = {n: p.grad for n, p in whole.named_parameters(remove_duplicate=False)}
-    # BatchNorm over few positions multiplies rounding, DenseNet's a hundred times in a row: what
-    # a change of the last digit does to the gradients is what they can be compared to.
     twins = dict(nudged.named_parameters(remove_duplicate=False))
-    blur = {n: 100 * _distance(twins[n].grad, g) for n, g in gradients.items()}
+    blur = max(_distance(twins[n].grad, g) for n, g in gradients.items())
+    largest = max(_distance(g, torch.zeros(())) for g in gradients.values())
+    apart = 0.0
     alive = collapse.living(model, masks, x)
     covered = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     for name, parameter in small.named_parameters():
@@ -162,8 +173,7 @@ def _agree(
             continue
         kept = found.gather(name, masks[name]) if name in masks else torch.ones(())
         expected = found.gather(name, gradients[name]) * kept
-        close = max(1e-10, blur[name])
-        torch.testing.assert_close(parameter.grad * kept, expected, atol=close, rtol=0)
+        apart = max(apart, _distance(parameter.grad * kept, expected))
         if name in masks:
             found.scatter(name, torch.ones_like(parameter, dtype=torch.bool), covered[name])
     assert all(bool((covered[name] | ~alive[name]).all()) for name in masks)
@@ -177,15 +187,15 @@ def _agree(
         if name in left:
             found.scatter(name, torch.zeros_like(left[name]), gone)
         gone = gone * masks.get(name, torch.ones(()))
-        assert float((gradient * gone).abs().max()) <= max(1e-10, blur[name]), name
-    return small
+        apart = max(apart, float((gradient * gone).abs().max()))
+    return _Agreed(small, apart, blur, largest)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_smaller_network_is_the_same_function(name: str, seed: int) -> None:
     model, x, y = _double(CASES[name]())
-    _agree(model, _drawn_masks(model, seed), x, y, fold=bool(seed))
+    assert _agree(model, _drawn_masks(model, seed), x, y, fold=bool(seed)).apart <= 1e-10
 
 
 @pytest.mark.slow
@@ -193,12 +203,17 @@ def test_a_smaller_network_is_the_same_function(name: str, seed: int) -> None:
 def test_two_hundred_random_networks(name: str) -> None:
     for seed in range(2, 20):
         model, x, y = _double(CASES[name]())
-        _agree(model, _drawn_masks(model, seed), x, y, fold=seed % 2 == 0)
+        agreed = _agree(model, _drawn_masks(model, seed), x, y, fold=seed % 2 == 0)
+        assert agreed.apart <= 1e-10, seed
 
 
-def _pruned(model: nn.Module, x: Tensor, pruner: str, compression: float) -> dict[str, Tensor]:
-    problem = Problem(model, [(x, torch.arange(len(x)))])
-    options = Pruning(pruner=pruner, iterations=20 if pruner == "synflow" else None)
+def _pruned(model: nn.Module, x: Tensor, options: Pruning, compression: float) -> dict[str, Tensor]:
+    twin = copy.deepcopy(model)
+    for module in twin.modules():  # ReLU6 would stop SynFlow's gradients
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, nn.ReLU())
+    problem = Problem(twin, [(x, torch.arange(len(x)))])
     return prune(problem, options=options, compression=compression).masks
 
 
@@ -211,6 +226,10 @@ NETWORKS = {
     "torchvision:vit_b_32": (3, 224, 224),
 }
 
+# Many BatchNorms over few positions: a change of the input by 1e-15 moves the gradients of masked
+# DenseNet by a millionth of their size, ResNet-50's (up to 1,700) by 1e-9. Elsewhere 1e-10 holds.
+SENSITIVE = ("resnet50", "torchvision:densenet121")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
@@ -222,15 +241,22 @@ def test_known_networks(name: str, compression: float) -> None:
     x = torch.randn(4, *shape, generator=draw, dtype=torch.float64)
     if "vit" in name:  # torchvision's head is zero
         nn.init.normal_(model.heads.head.weight)
-    # ReLU6 stops SynFlow's gradients, attention its homogeneity.
-    pruner = "magnitude" if "vit" in name or "mobile" in name else "synflow"
-    masks = _pruned(model, x, pruner, compression)
+    options = Pruning(pruner="synflow", iterations=20)
+    if "vit" in name:  # attention is not homogeneous; globally ranked, the first layer is emptied
+        options = Pruning(pruner="magnitude", scope="layer")
+    masks = _pruned(model, x, options, compression)
+    assert collapse.connected(model, masks, x[:1])
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if "vit" in name else 0.1
-    small = _agree(model, masks, x, torch.arange(4), fold=True)
-    table = compare(model, small, x[:1])
-    print(f"\n{name} at {compression}:\n{table.to_string()}")
+    agreed = _agree(model, masks, x, torch.arange(4), fold=True)
+    assert agreed.apart <= (10 * agreed.blur if name in SENSITIVE else 1e-10)
+    table = compare(model, agreed.network, x[:1])
+    print(
+        f"\n{name} at {compression}: gradients up to {agreed.largest:.1e}, {agreed.apart:.1e} "
+        f"apart, {agreed.blur:.1e} by a change of the input by 1e-15"
+    )
+    print(table.to_string(), flush=True)
     assert table.loc["share", "parameters"] <= 1
 
 
@@ -273,6 +299,14 @@ def test_constants_are_folded_into_the_biases_that_read_them() -> None:
     assert small.get_submodule("2").bias.tolist() == [6.0]
     assert small.get_submodule("2").weight.tolist() == [[3.0]]
     assert small(torch.ones(1, 1).double()).tolist() == [[12.0]]
+
+
+def test_attention_is_counted_alike_before_and_after() -> None:
+    """Torch's fused attention in eval mode, of the packed form alone, is not in its counter."""
+    case = tokens()
+    x = case.batches[0][0]
+    table = compare(case.model, collapse.shrink(case.model, masking.dense(case.model), x), x)
+    assert table.loc["share", ["parameters", "flops", "bytes"]].tolist() == [1, 1, 1]
 
 
 def _small() -> tuple[nn.Module, Tensor]:
