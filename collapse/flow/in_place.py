@@ -175,7 +175,8 @@ def out_of_place(
     if "inplace" in options:
         return func, name, args, {**options, "inplace": False}, bool(options["inplace"])
     if inspect.isfunction(func):
-        signature = inspect.signature(func)
+        # Its own, not that of what it wraps: a builtin (x ** 2 is pow) has none.
+        signature = inspect.signature(func, follow_wrapped=False)
         if "inplace" in signature.parameters:
             bound = signature.bind(*args, **options)
             changes = bool(bound.arguments.get("inplace", False))
