@@ -13,8 +13,7 @@ is the user's is checked each time: its output must be that of a plain forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +35,7 @@ from collapse.models import (
     entering,
     floats_of,
     mapped,
+    running,
     streams_at,
     with_floats,
 )
@@ -76,28 +76,6 @@ class Trace:
         for use in (*uses, self.output):
             use.divide(unit)
         return Trace(self.operations, self.output, self.R, unit, self.detached)
-
-
-@contextmanager
-def _module_paths(model: nn.Module, leaving: Callable[[Any], None]) -> Iterator[Callable[[], str]]:
-    """A function that tells which module is running. Global hooks: the model gets none."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    stack: list[str] = []
-
-    def enter(module: nn.Module, _: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1] if stack else ""))
-
-    def leave(_: nn.Module, __: Any, result: Any) -> None:
-        leaving(result)
-        stack.pop()
-
-    before = module_hooks.register_module_forward_pre_hook(enter)
-    after = module_hooks.register_module_forward_hook(leave, always_call=True)
-    try:
-        yield lambda: stack[-1] if stack else ""
-    finally:
-        before.remove()
-        after.remove()
 
 
 def record(
@@ -141,7 +119,7 @@ def record(
             for part in tree_leaves(result):
                 journals[0].adopt(part)
 
-    with torch.enable_grad(), _module_paths(model, leaving) as where:
+    with torch.enable_grad(), running(model, leaving) as where:
         journal = Journal({name: state[name] for name in names}, where, whole)
         journals.append(journal)
         recorder = Recorder(journal)
