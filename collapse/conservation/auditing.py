@@ -206,6 +206,7 @@ def _scores(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) ->
     except (RequestError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a user's forward or backward may raise anything
+        flow_of(model, masks, inputs, pruner, Scores({}))  # which says where
         raise RequestError(f"{pruner} cannot score this network: {first_line(error)}") from error
 
 

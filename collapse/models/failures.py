@@ -23,7 +23,7 @@ from collapse.models.batches import Inputs, arguments, shapes, tensors_in
 _HERE = Path(__file__).parents[1]
 # Ours and torch's own frames around an operation: it is named by the one below them.
 _AROUND = re.compile(
-    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|nn/modules/module)\.py$"
+    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|utils/_pytree|nn/modules/module)\.py$"
     r"|torch/(_functorch/functional_call|nn/utils/stateless|fx/\w+)\.py$"
 )
 
