@@ -237,7 +237,9 @@ def flow_of(
     if pruner == "synflow":
         if "rescaled" in scores.precision:
             raise RequestError(
-                "R is beyond float64 on this network: expected one whose flow can be written down"
+                f"synflow's R is near 2**{scores.exponent} on this network: its scores can be "
+                "rescaled, its flow cannot be written down in float64; expected smaller weights "
+                "(--init), a smaller input, or another pruner"
             )
         dtype = getattr(torch, scores.precision)
         ones = replace(inputs, dtype=dtype).ones(masks)

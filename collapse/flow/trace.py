@@ -147,7 +147,8 @@ def record(
         origin = origin_of(y)
         if origin is None or origin.operation == INPUT:
             raise RequestError(
-                "R does not depend on the parameters: the model's output was computed without them"
+                "R does not depend on the parameters: the model's output was computed without them "
+                "(detached? another part of it: --output)"
             )
         end = Use(origin, None, None, "output", aligned=True)
         journal.operations[origin.operation].outputs.append(end)

@@ -14,7 +14,7 @@ from collapse.models.batches import (
     tensors_in,
 )
 from collapse.models.by_name import ARCHITECTURES, build
-from collapse.models.failures import forward_errors, place_of
+from collapse.models.failures import forward_errors, line_of, place_of
 from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
 from collapse.models.left_out import (
@@ -86,6 +86,7 @@ __all__ = [
     "is_bias",
     "is_quantised",
     "kept_parameters",
+    "line_of",
     "mapped",
     "moved",
     "opened",

@@ -69,6 +69,12 @@ def _frames(error: BaseException) -> list[tuple[FrameType, traceback.FrameSummar
     ]
 
 
+def line_of(error: BaseException) -> str:
+    """`` (losses.py line 12)``: the last line of the user's own that an error went through."""
+    own = [frame for _, frame in _frames(error) if "site-packages" not in frame.filename]
+    return f" ({Path(own[-1].filename).name} line {own[-1].lineno})" if own else ""
+
+
 def place_of(model: nn.Module, error: BaseException) -> str:
     """`` in 'head' (Linear: F.linear)``; nothing where the forward was not reached."""
     frames = _frames(error)

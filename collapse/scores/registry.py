@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse.errors import RequestError, first_line, unknown
-from collapse.models import Masks, check_finite, import_user, plain, untouched
+from collapse.models import Masks, check_finite, import_user, line_of, plain, untouched
 from collapse.options import Mode
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
 
@@ -182,7 +182,7 @@ def _by_user(
         raise
     except Exception as error:  # a user's pruner may raise anything
         raise RequestError(
-            f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}"
+            f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}{line_of(error)}"
         ) from error
 
 
