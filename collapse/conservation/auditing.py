@@ -206,6 +206,7 @@ def _scores(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) ->
     except (RequestError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a user's forward or backward may raise anything
+        flow_of(model, masks, inputs, pruner, Scores({}))  # which says where
         raise RequestError(f"{pruner} cannot score this network: {first_line(error)}") from error
 
 
@@ -236,7 +237,9 @@ def flow_of(
     if pruner == "synflow":
         if "rescaled" in scores.precision:
             raise RequestError(
-                "R is beyond float64 on this network: expected one whose flow can be written down"
+                f"synflow's R is near 2**{scores.exponent} on this network: its scores can be "
+                "rescaled, its flow cannot be written down in float64; expected smaller weights "
+                "(--init), a smaller input, or another pruner"
             )
         dtype = getattr(torch, scores.precision)
         ones = replace(inputs, dtype=dtype).ones(masks)

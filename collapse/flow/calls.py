@@ -60,6 +60,21 @@ def layout(name: str, args: Arguments, options: Mapping[str, Any]) -> dict[str, 
     return {"groups": groups, "transposed": LINEAR[name].transposed}
 
 
+def functional_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Arguments:
+    """The arguments of ``torch.batch_norm``, a builtin, in the order of ``F.batch_norm``."""
+    return input, running_mean, running_var, weight, bias, training, momentum, eps
+
+
 def norm_of(args: Arguments, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the law of BatchNorm needs: statistics of this batch, or the running ones."""
     bound = inspect.signature(F.batch_norm).bind(*args, **options)

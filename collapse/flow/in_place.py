@@ -23,6 +23,19 @@ _NOW = "_flow_now"  # what an operation that only changed a tensor's form has ma
 Run = Callable[[Callable[..., Any], str, tuple[Any, ...]], Tensor]
 
 
+class NotFollowedError(RequestError):
+    """An operation that cannot be recorded; where it is, is still to be said.
+
+    Args:
+        what: happens there.
+        expected: in its place.
+    """
+
+    def __init__(self, what: str, expected: str) -> None:
+        super().__init__(f"{what}: {expected}")
+        self.what, self.expected = what, expected
+
+
 def storage_of(x: Tensor) -> int:
     """The address of a tensor's memory; 0 where it has none of its own."""
     try:
@@ -55,9 +68,9 @@ class _Alias:
         """Which entries of the cell a tensor at this address shows; None: all."""
         origin = self.origin
         if x.dtype != origin.dtype:
-            raise RequestError(
-                f"cannot follow an in-place change seen as {x.dtype} and as {origin.dtype}: "
-                "expected views of one type"
+            raise NotFollowedError(
+                f"an in-place change is seen as {x.dtype} and as {origin.dtype}",
+                "expected views of one type, or a clone before the change",
             )
         if _geometry(x) == _geometry(origin):
             return self.places
@@ -68,9 +81,10 @@ class _Alias:
         table.as_strided(*_geometry(origin)).copy_(numbers)
         places = table.as_strided(*_geometry(x))
         if bool((places < 0).any()):
-            raise RequestError(
-                f"cannot follow an in-place change of a tensor of shape {tuple(x.shape)}: expected "
-                "a view that lies inside the tensor it was made from"
+            raise NotFollowedError(
+                f"an in-place change is seen by a view of shape {tuple(x.shape)} that reaches out "
+                "of the tensor it was made from",
+                "expected one inside it, or a clone before the change",
             )
         return places
 
@@ -175,7 +189,8 @@ def out_of_place(
     if "inplace" in options:
         return func, name, args, {**options, "inplace": False}, bool(options["inplace"])
     if inspect.isfunction(func):
-        signature = inspect.signature(func)
+        # Its own, not that of what it wraps: a builtin (x ** 2 is pow) has none.
+        signature = inspect.signature(func, follow_wrapped=False)
         if "inplace" in signature.parameters:
             bound = signature.bind(*args, **options)
             changes = bool(bound.arguments.get("inplace", False))

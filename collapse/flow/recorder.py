@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from collapse.errors import RequestError
 from collapse.flow import unfollowed
+from collapse.flow.calls import functional_batch_norm
 from collapse.flow.in_place import out_of_place
 from collapse.flow.journal import Journal, origin_of
 from collapse.models import opened
@@ -63,6 +65,8 @@ class Recorder(TorchFunctionMode):
         if name in _COMPOSITE:
             with self:
                 return opened(func)(*args, **options)
+        if func is torch.batch_norm:
+            func, args, options = F.batch_norm, functional_batch_norm(*args, **options), {}
         func, name, args, options, changes = out_of_place(func, name, args, options)
         if changes and not torch.is_grad_enabled():
             return self._behind_autograd(func, name, held, args, options)

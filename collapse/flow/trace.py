@@ -13,8 +13,7 @@ is the user's is checked each time: its output must be that of a plain forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
 from collapse.errors import RequestError, first_line
+from collapse.flow.in_place import NotFollowedError
 from collapse.flow.journal import Journal, origin_of
 from collapse.flow.operations import INPUT, Operation, Use
 from collapse.flow.recorder import Recorder
@@ -36,6 +36,8 @@ from collapse.models import (
     entering,
     floats_of,
     mapped,
+    place_of,
+    running,
     streams_at,
     with_floats,
 )
@@ -76,28 +78,6 @@ class Trace:
         for use in (*uses, self.output):
             use.divide(unit)
         return Trace(self.operations, self.output, self.R, unit, self.detached)
-
-
-@contextmanager
-def _module_paths(model: nn.Module, leaving: Callable[[Any], None]) -> Iterator[Callable[[], str]]:
-    """A function that tells which module is running. Global hooks: the model gets none."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    stack: list[str] = []
-
-    def enter(module: nn.Module, _: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1] if stack else ""))
-
-    def leave(_: nn.Module, __: Any, result: Any) -> None:
-        leaving(result)
-        stack.pop()
-
-    before = module_hooks.register_module_forward_pre_hook(enter)
-    after = module_hooks.register_module_forward_hook(leave, always_call=True)
-    try:
-        yield lambda: stack[-1] if stack else ""
-    finally:
-        before.remove()
-        after.remove()
 
 
 def record(
@@ -141,7 +121,7 @@ def record(
             for part in tree_leaves(result):
                 journals[0].adopt(part)
 
-    with torch.enable_grad(), _module_paths(model, leaving) as where:
+    with torch.enable_grad(), running(model, leaving) as where:
         journal = Journal({name: state[name] for name in names}, where, whole)
         journals.append(journal)
         recorder = Recorder(journal)
@@ -153,15 +133,22 @@ def record(
             return x
 
         with streams_at(model, seed), recorder.custom_functions(), recorder:
-            outputs = call(model, state, entering(_detached(inputs), enter), output)
+            try:
+                outputs = call(model, state, entering(_detached(inputs), enter), output)
+            except NotFollowedError as error:
+                words = f"{error.what}{place_of(model, error)}: {error.expected}"
+                raise RequestError(words) from error
         outputs = with_floats(outputs, lambda y: journal.adopt(journal.memory.read(y)))
-        _same_outputs(outputs, expected)
+        if not _same_outputs(floats_of(outputs), expected):
+            again = [_by_module(model, tensors, inputs, output, seed) for _ in range(2)]
+            raise RequestError(_why_another(*again))
         with recorder:
             y = _joined(outputs)
         origin = origin_of(y)
         if origin is None or origin.operation == INPUT:
             raise RequestError(
-                "R does not depend on the parameters: the model's output was computed without them"
+                "R does not depend on the parameters: the model's output was computed without them "
+                "(detached? another part of it: --output)"
             )
         end = Use(origin, None, None, "output", aligned=True)
         journal.operations[origin.operation].outputs.append(end)
@@ -213,15 +200,46 @@ def _parted(joined: Tensor, outputs: Any) -> Any:
     return with_floats(outputs, lambda y: next(parts).view(y.shape))
 
 
-def _same_outputs(outputs: Any, expected: list[Tensor]) -> None:
-    """The recorded network is the user's, or nothing is said of it."""
-    found = floats_of(outputs)
-    if len(found) != len(expected) or not all(map(_same, found, expected)):
-        raise RequestError(
-            "the forward gives another output each time it runs, recorded and plain: expected "
-            "one that depends on its input, its parameters and the seeded random streams only "
-            "(or an operation that cannot be followed overwrites a tensor)"
+def _same_outputs(found: list[Tensor], expected: list[Tensor]) -> bool:
+    """Whether the recorded network is the user's: else nothing is said of it."""
+    return len(found) == len(expected) and all(map(_same, found, expected))
+
+
+Outputs = list[tuple[str, list[Tensor]]]
+
+
+def _by_module(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs | Ones,
+    output: Selector,
+    seed: int,
+) -> Outputs:
+    """What each module returns in a plain forward, by its path, in order."""
+    found: Outputs = []
+
+    def leaving(result: Any) -> None:
+        parts = [part for part in tree_leaves(result) if isinstance(part, Tensor)]
+        floats = [part.detach().clone() for part in parts if part.is_floating_point()]
+        found.append((where(), floats))
+
+    with running(model, leaving) as where, streams_at(model, seed):
+        _plain(model, tensors, inputs, output)
+    return found
+
+
+def _why_another(first: Outputs, second: Outputs) -> str:
+    pairs = zip(first, second, strict=False)
+    path = next((a[0] for a, b in pairs if not _same_outputs(a[1], b[1])), None)
+    if path is None and len(first) == len(second):
+        return (
+            "the recorded forward gives another output than the plain one: expected no write past "
+            "torch's functions (NumPy, a kernel of one's own) into a tensor of the network"
         )
+    return (
+        f"the forward gives another output each time it runs, first in '{path or 'the network'}': "
+        "expected one that depends on its input, its parameters and the seeded random streams only"
+    )
 
 
 def _same(y: Tensor, expected: Tensor) -> bool:
@@ -247,13 +265,23 @@ def _backward(R: Tensor, journal: Journal) -> None:
     except (torch.OutOfMemoryError, RequestError):
         raise
     except Exception as error:  # a user's backward may raise anything
-        last = next((op for op in reversed(journal.operations) if op.unfollowed), None)
-        near = f" (not followed: {last.function} in '{last.place}')" if last is not None else ""
+        near = ""
+        if (last := _reached_last(journal)) is not None:
+            near = f" at {last.function} in '{last.place or 'the network'}'"
         raise RequestError(
-            f"the backward pass failed: {first_line(error)}{near}: expected a forward whose "
-            "gradients can be computed once"
+            f"the backward pass failed{near}: {first_line(error)} (expected a forward whose "
+            "gradients can be computed once)"
         ) from error
     finally:
         guard.remove()
         for tensor, gradient in journal.strangers:
             tensor.grad = gradient
+
+
+def _reached_last(journal: Journal) -> Operation | None:
+    """The operation to whose results gradients came, and from which none went on."""
+    for operation in reversed(journal.operations):
+        came = any(result.by_output is not None for result in operation.results)
+        if came and operation.uses and all(use.by_output is None for use in operation.uses):
+            return operation
+    return None

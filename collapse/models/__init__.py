@@ -14,7 +14,7 @@ from collapse.models.batches import (
     tensors_in,
 )
 from collapse.models.by_name import ARCHITECTURES, build
-from collapse.models.failures import forward_errors
+from collapse.models.failures import forward_errors, line_of, place_of
 from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
 from collapse.models.left_out import (
@@ -41,6 +41,7 @@ from collapse.models.plain_network import (
     with_own_masks,
 )
 from collapse.models.put_back import hold, own_parameters
+from collapse.models.running import running
 from collapse.models.stateless import (
     ContiguousGradients,
     Masks,
@@ -85,15 +86,18 @@ __all__ = [
     "is_bias",
     "is_quantised",
     "kept_parameters",
+    "line_of",
     "mapped",
     "moved",
     "opened",
     "output_sum",
     "own_parameters",
     "parameters_of",
+    "place_of",
     "plain",
     "prunable",
     "returns_several",
+    "running",
     "samples",
     "select_output",
     "stand_ins",

@@ -23,8 +23,8 @@ from collapse.models.batches import Inputs, arguments, shapes, tensors_in
 _HERE = Path(__file__).parents[1]
 # Ours and torch's own frames around an operation: it is named by the one below them.
 _AROUND = re.compile(
-    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|nn/modules/module)\.py$"
-    r"|torch/(_functorch/functional_call|nn/utils/stateless)\.py$"
+    rf"^{re.escape(str(_HERE))}|torch/(overrides|utils/_contextlib|utils/_pytree|nn/modules/module)\.py$"
+    r"|torch/(_functorch/functional_call|nn/utils/stateless|fx/\w+)\.py$"
 )
 
 _SIZES = re.compile(
@@ -54,7 +54,7 @@ def forward_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         given = f"an input of {shapes(inputs)}" if isinstance(inputs, Tensor) else shapes(inputs)
         raise RequestError(
-            f"the model's forward failed on {given}{_place(model, error)}: "
+            f"the model's forward failed on {given}{place_of(model, error)}: "
             f"{kind}{first_line(error)}{_cause(model, inputs, error)}"
         ) from error
 
@@ -69,7 +69,13 @@ def _frames(error: BaseException) -> list[tuple[FrameType, traceback.FrameSummar
     ]
 
 
-def _place(model: nn.Module, error: Exception) -> str:
+def line_of(error: BaseException) -> str:
+    """`` (losses.py line 12)``: the last line of the user's own that an error went through."""
+    own = [frame for _, frame in _frames(error) if "site-packages" not in frame.filename]
+    return f" ({Path(own[-1].filename).name} line {own[-1].lineno})" if own else ""
+
+
+def place_of(model: nn.Module, error: BaseException) -> str:
     """`` in 'head' (Linear: F.linear)``; nothing where the forward was not reached."""
     frames = _frames(error)
     paths = {id(module): path for path, module in model.named_modules()}

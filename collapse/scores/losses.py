@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from collapse.errors import RequestError, first_line
-from collapse.models import import_user, tensors_in
+from collapse.models import import_user, line_of, tensors_in
 
 # Of what the model's output selects, and the batch's targets.
 Loss = Callable[[Any, Any], Tensor]
@@ -61,8 +61,8 @@ def value_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
         raise
     except Exception as error:  # a user's loss may raise anything
         raise RequestError(
-            f"the loss failed with {type(error).__name__}: {first_line(error)}; it was given "
-            f"{_described(outputs)} as output and {_described(targets)} as targets"
+            f"the loss failed with {type(error).__name__}: {first_line(error)}{line_of(error)}; it "
+            f"was given {_described(outputs)} as output and {_described(targets)} as targets"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise RequestError(f"the loss: expected a scalar tensor, got {_described(value)}")

@@ -12,7 +12,10 @@ from torch import nn
 from collapse.errors import RequestError
 from collapse.models import Masks, all_finite, compute_dtype
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, dtype_name
+from collapse.scores.overflow import where_beyond
 from collapse.scores.rescaling import rescaled
+
+_INSTEAD = "expected smaller weights (--init), a smaller input, or another pruner"
 
 # (model, masks, inputs, network): ``network`` is what to run on the model's tensors, the model or
 # a rescaled copy of it, and ``inputs.dtype`` is the precision to compute in.
@@ -34,13 +37,13 @@ def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scor
     @functools.wraps(formula)
     def score(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
         device = inputs.ones().device
-        scores, problem = Scores({}), ""
+        scores, problem = Scores({}), "dividing the tensors that every path passes is not enough"
         for dtype, rescale in precisions(model, device, inputs.dtype):
             exponents: list[int] = []
             try:
                 network = rescaled(model, masks, exponents) if rescale else model
             except RequestError as error:
-                problem = f" ({error})"
+                problem = str(error)
                 break
             try:
                 scores = formula(model, masks, replace(inputs, dtype=dtype), network)
@@ -51,9 +54,15 @@ def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scor
                 return score(model, masks, replace(inputs, dtype=None))
             scores.precision = dtype_name(dtype) + " rescaled" * rescale
             scores.exponent = sum(exponents)
-            if rescale or in_range(scores, dtype):
+            if in_range(scores, dtype) or (rescale and _finite(scores)):
                 return scores
-        check_scores(scores, "synflow", problem)
+        if not _finite(scores):
+
+            def plain() -> Scores:
+                return formula(model, masks, replace(inputs, dtype=dtype), model)
+
+            found = where_beyond(model, plain, dtype_name(dtype))
+            check_scores(scores, "synflow", f": {found}; {problem}; {_INSTEAD}")
         return scores
 
     return score
@@ -78,7 +87,11 @@ def precisions(
 def in_range(scores: Scores, dtype: torch.dtype) -> bool:
     """Whether R is far enough from both ends of the range for its parts to be exact as well."""
     assert scores.total is not None
-    return holds(scores.total, dtype) and all(all_finite(tensor) for tensor in scores.values())
+    return holds(scores.total, dtype) and _finite(scores)
+
+
+def _finite(scores: Scores) -> bool:
+    return all(map(all_finite, scores.values()))
 
 
 def holds(R: float, dtype: torch.dtype) -> bool:

@@ -17,6 +17,7 @@ from collapse.models import (
     all_finite,
     check_finite,
     import_user,
+    line_of,
     plain,
     tensors_in,
     untouched,
@@ -195,7 +196,7 @@ def _by_user(
         raise
     except Exception as error:  # a user's pruner may raise anything
         raise RequestError(
-            f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}"
+            f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}{line_of(error)}"
         ) from error
 
 

@@ -11,12 +11,33 @@ of degree-one homogeneous functions alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from collapse.errors import RequestError, first_line
-from collapse.models import Masks, is_bias
+from collapse.models import Masks, is_bias, place_of
+
+# What asks for a form: numbers, and no part of the function, as is all that is made of them alone.
+_FORMS = frozenset({"size", "dim", "numel", "ndimension"})
+_OF_FORMS = frozenset({"shape", "ndim", "dtype", "device"})
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _carrying(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that depend on the values of an input; sizes and parameters do not."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        form = node.op in ("call_function", "call_method") and (
+            _name(node) in _FORMS or (_name(node) == "getattr" and node.args[1] in _OF_FORMS)
+        )
+        if node.op == "placeholder" or (not form and found & set(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
@@ -26,10 +47,7 @@ def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
     would be part of a path that avoids it. Only nodes on input→output paths count.
     """
     nodes = list(graph.nodes)
-    below: set[fx.Node] = set()  # reached from an input
-    for node in nodes:
-        if node.op == "placeholder" or any(source in below for source in node.all_input_nodes):
-            below.add(node)
+    below = _carrying(graph)
     above: set[fx.Node] = set()  # reaches the output
     for node in reversed(nodes):
         if node.op == "output" or any(user in above for user in node.users):
@@ -47,7 +65,7 @@ def bottlenecks(graph: fx.Graph) -> list[fx.Node]:
 
 
 # Modules and functions that are linear or degree-one homogeneous on SynFlow's tensors (biases and
-# running means at zero), and those that only look at or move numbers.
+# running means at zero), and those that only move numbers.
 _MODULES = (
     *(nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm),
     *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten),
@@ -55,33 +73,23 @@ _MODULES = (
     *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
     *(nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
 )
-_NAMES = frozenset({
-    *("add", "add_", "iadd", "cat", "concat", "concatenate", "stack", "sum", "mean", "amax", "mul"),
-    *("truediv", "div", "relu", "relu_", "leaky_relu", "dropout", "linear", "pad", "interpolate"),
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_NAMES = _JOINS | frozenset({
+    *("sum", "mean", "amax", "relu", "leaky_relu", "dropout", "interpolate"),
     *(f"{name}{d}d" for d in (1, 2, 3) for name in (
-        *("conv", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"),
+        *("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"),
     )),
     *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous"),
-    *("chunk", "split", "narrow", "expand", "size", "dim", "numel", "getattr", "getitem"),
-    *("floordiv", "to", "clone"),
+    *("chunk", "split", "narrow", "expand", "getattr", "getitem", "to", "clone"),
 })  # fmt: skip
+
+
+_MAPS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 
 
 def _check_homogeneous(traced: fx.GraphModule, masks: Masks) -> None:
     """Raise RequestError that names an operation which is not known to be homogeneous."""
-    found = next(filter(is_bias, masks), None)
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            module = traced.get_submodule(str(node.target))
-            known = isinstance(module, _MODULES) and getattr(module, "running_mean", 0) is not None
-            name = type(module).__name__
-        elif node.op in ("call_function", "call_method"):
-            name = getattr(node.target, "__name__", str(node.target))
-            known = name in _NAMES and _keeps_the_degree(node)
-        else:
-            name, known = str(node.target), node.op != "get_attr"
-        if not known:
-            found = found or f"'{name}' in {node.name}"
+    found = next(filter(is_bias, masks), None) or next(_not_known(traced), None)
     if found is not None:
         raise RequestError(
             f"its range needs rescaling, which is exact for homogeneous networks only: {found} is "
@@ -89,18 +97,54 @@ def _check_homogeneous(traced: fx.GraphModule, masks: Masks) -> None:
         )
 
 
-def _keeps_the_degree(node: fx.Node) -> bool:
-    """Sums take tensors of the network alone, products one and a number; padding is with zeros."""
-    name = getattr(node.target, "__name__", str(node.target)).strip("_")
-    terms = sum(isinstance(term, fx.Node) for term in node.args[:2])
+def _not_known(traced: fx.GraphModule) -> Iterator[str]:
+    carrying = _carrying(traced.graph)
+    for node in traced.graph.nodes:
+        if node not in carrying or node.op in ("placeholder", "output"):
+            continue
+        if node.op == "call_module":
+            module = traced.get_submodule(str(node.target))
+            if not isinstance(module, _MODULES) or getattr(module, "running_mean", 0) is None:
+                yield f"'{type(module).__name__}' in {node.target}"
+        elif not _keeps_the_degree(node, carrying):
+            paths = list(node.meta.get("nn_module_stack", {}))
+            yield f"'{_name(node)}' in {(paths and paths[-1]) or 'the network'}"
+
+
+def _keeps_the_degree(node: fx.Node, carrying: set[fx.Node]) -> bool:
+    """Whether a call is homogeneous of degree one in what it carries.
+
+    Sums and joins take tensors of the network alone, products one of them; padding is with zeros,
+    and SynFlow's biases and running means are zero.
+    """
+    name, options = _name(node).strip("_"), node.kwargs
+    carries = [isinstance(term, fx.Node) and term in carrying for term in node.args]
     if name in ("add", "iadd"):
-        return terms == 2
+        return carries[:2] == [True, True]
     if name in ("mul", "truediv", "div"):
-        return terms == 1 and isinstance(node.args[0], fx.Node)
+        return sum(carries[:2]) == 1 and (name == "mul" or carries[0])
+    if name in _MAPS:
+        bias = options.get("bias", node.args[2] if len(node.args) > 2 else None)
+        return carries[:2] == [True, False] and _is_zero(bias)
+    if name == "batch_norm":
+        order = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        given = {**dict(zip(order, node.args, strict=False)), **options}
+        zero = _is_zero(given.get("bias")) and _is_zero(given["running_mean"])
+        batch = given.get("training") or given["running_mean"] is None
+        return sum(carries) == 1 and zero and not batch
     if name == "pad":
-        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
-        return value in (None, 0) and node.kwargs.get("mode") in (None, "constant")
-    return True
+        value = options.get("value", node.args[3] if len(node.args) > 3 else None)
+        return value in (None, 0) and options.get("mode") in (None, "constant")
+    joined: Any = node.args[0] if name in _JOINS and node.args else []
+    return name in _NAMES and all(part in carrying for part in joined)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether what is added is nothing, or a parameter that SynFlow leaves out of ``R``."""
+    if value is None:
+        return True
+    name = str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else ""
+    return is_bias(name) or name.rpartition(".")[2] == "running_mean"
 
 
 def rescaled(model: nn.Module, masks: Masks, exponents: list[int]) -> fx.GraphModule:
@@ -128,7 +172,7 @@ def rescaled(model: nn.Module, masks: Masks, exponents: list[int]) -> fx.GraphMo
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         raise RequestError(
             f"its range needs rescaling, which needs a model that torch.fx can trace: "
-            f"{first_line(error)}"
+            f"{first_line(error)}{place_of(model, error)}"
         ) from error
     _check_homogeneous(traced, masks)
     for node in bottlenecks(traced.graph):

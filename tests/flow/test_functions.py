@@ -186,3 +186,31 @@ def test_what_bypasses_torch_functions_is_found_and_balances() -> None:
     assert found.outside["operation"].tolist() == ["Add"]
     assert found.outside["place"].tolist() == ["middle"]
     assert abs(float(found.outside["created"].iloc[0])) > 1e-3
+
+
+class _Builtin(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        return torch.batch_norm(
+            x, self.weight, self.bias, mean, var, self.training, 0.1, eps=self.eps,
+            cudnn_enabled=False,
+        )  # fmt: skip
+
+
+BUILTINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pow": lambda x: x**2,  # torch wraps a builtin, which has no signature
+    "ipow": lambda x: (x * 1).__ipow__(2),
+    "rpow": lambda x: 2.0**x,
+    "batch_norm": _Builtin(8),
+}
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_a_builtin_is_recorded(name: str) -> None:
+    torch.manual_seed(0)
+    model = _randomise(Around(BUILTINS[name])).double()
+    for mode in ("eval", "train"):
+        trace = traced(model, torch.randn(5, 6), torch.arange(5) % 3, mode)
+        assert_balanced(trace)
+        listed = outside(trace)["operation"].tolist()
+        assert listed == ([] if name == "batch_norm" else ["__rpow__" if name == "rpow" else "pow"])

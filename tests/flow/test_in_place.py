@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from collapse.conservation import ledger, outside
+from collapse.conservation import audit, ledger, outside
 from collapse.errors import RequestError
 from collapse.flow import record
 from collapse.models import stand_ins
@@ -148,9 +149,8 @@ def test_memory_seen_as_another_type_is_refused() -> None:
         return x + bits.sum() * 0.0
 
     model = Around(change).double()
-    with pytest.raises(
-        RequestError, match="in-place change seen as torch.int64 and as torch.float"
-    ):
+    words = r"seen as torch.int64 and as torch.float64 in 'middle' \(Middle: bits.sum, .* line"
+    with pytest.raises(RequestError, match=words):
         traced(model, torch.randn(5, 6), torch.arange(5) % 3)
 
 
@@ -158,5 +158,33 @@ def test_another_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the recorder lost an in-place change, its output would not be the plain one."""
     monkeypatch.setattr("collapse.flow.in_place.Memory.write", lambda *_: None)
     model = _randomise(Around(_part)).double()
-    with pytest.raises(RequestError, match="gives another output each time it runs"):
+    with pytest.raises(RequestError, match="recorded forward gives another output than the plain"):
         ledger(traced(model, torch.randn(5, 6), torch.arange(5) % 3))
+
+
+def test_a_forward_that_is_never_the_same_is_said_with_its_place() -> None:
+    draw = torch.Generator()
+    model = Around(lambda x: x + torch.rand(8, generator=draw)).double()
+    words = "another output each time it runs, first in 'middle': expected"
+    with pytest.raises(RequestError, match=words):
+        traced(model, torch.randn(5, 6), torch.arange(5) % 3)
+
+
+def test_a_view_that_reaches_out_of_its_tensor_is_refused() -> None:
+    def change(x: Tensor) -> Tensor:
+        memory = np.zeros((10, 8))
+        part, whole = torch.from_numpy(memory[:5]), torch.from_numpy(memory)
+        part.copy_(x)
+        return whole[:5] + part
+
+    model = Around(change).double()
+    with pytest.raises(RequestError, match=r"reaches out of .* in 'middle' \(Middle: .* line"):
+        traced(model, torch.randn(5, 6), torch.arange(5) % 3)
+
+
+def test_a_backward_that_fails_is_said_with_its_place() -> None:
+    model = Around(lambda x: x + torch.floor_divide(x, 2)).double()
+    batch = (torch.randn(5, 6).double(), torch.arange(5) % 3)
+    words = "backward pass failed at floor_divide in 'middle': .* not implemented"
+    with pytest.raises(RequestError, match=words):
+        audit(model, batch, pruner="snip", mode="eval")

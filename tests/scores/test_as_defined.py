@@ -132,6 +132,8 @@ def test_what_is_not_homogeneous_is_never_rescaled(between: nn.Module) -> None:
     "forward",
     [
         lambda x: x + 0.001,
+        lambda x: x + x.shape[1],
+        lambda x: torch.cat([x, torch.ones(x.shape)]),
         lambda x: F.pad(x, (0, 0, 0, 1), value=1.0),
         lambda x: x.clamp(max=1.0),
         lambda x: x * x,

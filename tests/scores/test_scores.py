@@ -249,8 +249,12 @@ def test_untraceable_model_out_of_range_says_what_was_missing() -> None:
     for layer in model.layers:
         nn.init.constant_(layer.weight, 1e100)
     inputs = ScoreInputs([(torch.zeros(1, 50), torch.tensor([0]))])
-    with pytest.raises(RequestError, match=r"not finite .*torch\.fx can trace"):
+    with pytest.raises(RequestError, match=r"not finite.*torch\.fx can trace") as raised:
         score(model, "synflow", masking.dense(model), inputs)
+    words = str(raised.value)
+    assert "R leaves the range of float64 first in linear in 'layers.3'" in words
+    assert "in Branching (bool, test_scores.py line" in words
+    assert "--init" in words
 
 
 def test_data_driven_score_without_data(mlp: nn.Module) -> None:

@@ -304,6 +304,20 @@ def _() -> Case:
     return Case(_randomise(model).double(), image_batch(), mode="train")
 
 
+@caught(r"batchnorm mode at n2:batch_norm")
+def _() -> Case:
+    """the same by the builtin, whose arguments come in another order."""
+
+    class Never(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            mean, var = self.running_mean, self.running_var
+            return torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.1, 1e-5, False)
+
+    model = Normed()
+    model.n2 = Never(5)
+    return Case(_randomise(model).double(), image_batch(), mode="train")
+
+
 @caught(r"c1.weight. is not finite|holds NaN or infinite values")
 def _() -> Case:
     """a logarithm of zero."""
