@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -171,16 +170,6 @@ def test_wrong_requests() -> None:
         collapse.doctor(model, SHAPE, masks=other)
     with pytest.raises(RequestError, match="baseline's masks are of another network"):
         collapse.doctor(model, SHAPE, baseline=other)
-
-
-def test_the_documents_python_runs() -> None:
-    document = Path(__file__).parents[2] / "docs" / "doctor.md"
-    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        names: dict[str, object] = {}
-        exec(block, names)
-    assert [pulse.healthy for pulse in names["watch"].history] == [True] * 3
 
 
 # --- The callback -----------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_tied_weights_are_saved_under_each_name(tmp_path: Path, module_named) ->
         "--model strange:frozen": "every parameter is frozen",
         "--model strange:NoGrad": "the model's output has no gradient",
         "--model strange:Bomb": "the model's forward failed on an input of shape (128, 3, 32, 32)",
-        "--model strange:Complex": "the model's output must be real numbers, got torch.complex64",
+        "--model strange:Complex": "numbers as the model's output, got complex64 (2, 10)",
         "--model strange:nan": "'1.weight' holds NaN or infinite values",
         "--model fc --pruner strange:raises": "pruner 'strange:raises' failed: IndexError",
         "--model fc --pruner strange:nothing": "returned NoneType: expected a dict of tensors",
