@@ -52,7 +52,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "maxvit_t": (3, 224, 224),
     **{f"vit_{size}": (3, 224, 224) for size in ("b_16", "b_32", "l_16", "l_32", "h_14")},
     **{f"mvit_{version}": (3, 16, 224, 224) for version in ("v1_b", "v2_s")},
-    "s3d": (3, 16, 64, 64),
+    "s3d": (3, 16, 224, 224),
     **dict.fromkeys(("halonet_h1", "halonet26t", "bat_resnext26ts"), (3, 256, 256)),
 }
 
