@@ -16,7 +16,7 @@ from collapse.doctor.result import Diagnosis
 from collapse.doctor.units import Uses, causes, constant_inputs, inputs_of, walk
 from collapse.errors import RequestError
 from collapse.masks.counts import count
-from collapse.models import Inputs, Masks, Selector, first_tensor, plain, prunable
+from collapse.models import Inputs, Masks, Selector, all_finite, first_tensor, plain, prunable
 from collapse.scores import ScoreInputs, Scores, about, score
 
 # A share of a layer's kept weights that are of one magnitude, from which on they are called ties.
@@ -184,10 +184,8 @@ def doctor(
 def _nonfinite(model: nn.Module) -> dict[str, int]:
     found = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and tensor.numel():
-            bounds = torch.stack(torch.aminmax(tensor.detach()))
-            if not bool(torch.isfinite(bounds).all()):
-                found[name] = int((~torch.isfinite(tensor.detach())).count_nonzero())
+        if tensor.is_floating_point() and not all_finite(tensor.detach()):
+            found[name] = int((~torch.isfinite(tensor.detach())).count_nonzero())
     return found
 
 

@@ -119,7 +119,7 @@ class Kept:
         for weight, where in pruned:
             if weight.requires_grad:
                 hook = partial(_zero_gradient, where)
-                handle = weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                handle = weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch's
                 self._handles.append(handle)
         after = partial(_after_step, weakref.ref(self))  # no hook keeps the model alive
         self._handles.append(register_optimizer_step_post_hook(after))

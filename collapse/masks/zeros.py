@@ -221,6 +221,7 @@ def holds_masks(path: Path) -> bool:
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            return all(file.get_slice(name).get_dtype() == "BOOL" for name in file.keys())  # noqa: SIM118
+            names = file.keys()  # an open file is no dict to loop over
+            return all(file.get_slice(name).get_dtype() == "BOOL" for name in names)
     except (OSError, SafetensorError):
         return False  # whoever reads it says why
