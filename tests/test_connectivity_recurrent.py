@@ -133,3 +133,25 @@ def test_a_scored_scale_of_a_normalisation_cuts_its_channel() -> None:
     masks = masking.dense(tokens, include=["1.weight"])
     masks["1.weight"][1] = False
     assert not living(tokens, masks, torch.zeros(1, 5, 2))["0.weight"][1].any()
+
+
+class _Packed(nn.Module):
+    """An operation that is run as it is: what its biases make comes from no input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([x.shape[1]]), batch_first=True)
+        _, (last, _) = self.lstm(packed)
+        return self.head(last[-1])
+
+
+def test_a_bias_carries_no_path_through_packed_sequences() -> None:
+    model, example = _Packed(), torch.zeros(1, 5, 3)
+    masks = masking.dense(model)
+    assert connected(model, masks, example)
+    masks["lstm.weight_ih_l0"].zero_()
+    assert not connected(model, masks, example)
+    assert not living(model, masks, example)["head.weight"].any()

@@ -120,6 +120,16 @@ def test_weight_decay_lets_it_decay_exponentially(momentum: float) -> None:
     assert float(last["drift"].abs().mean()) < 0.02 * scale
 
 
+def test_time_is_that_of_the_epochs_own_learning_rate() -> None:
+    """A drop between two epochs shows in the expected value from the second on, not before."""
+    settings = replace(FULL_BATCH, lr=0.02, weight_decay=0.5, lr_drops=(1,), lr_drop_rate=0.1)
+    _, table = watched(perceptron(), settings, 2)
+    first, *later = (table[table["epoch"] == epoch] for epoch in range(3))
+    for rows, time in zip(later, (0.02, 0.02 + 0.002), strict=True):
+        expected = first["value"].to_numpy() * math.exp(-2 * 0.5 * time)
+        assert rows["expected"].to_numpy() == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_collapsed_layer_has_no_fit_and_stops_nothing() -> None:
     model = _convolutions()
     nn.init.zeros_(model[8].weight)
