@@ -70,6 +70,8 @@ def density(masks: Mapping[str, Tensor]) -> float:
     Raises:
         RequestError: there are no masks.
     """
+    if not isinstance(masks, Mapping):
+        raise RequestError(f"expected masks by name of layer, got {type(masks).__name__}")
     if not masks:
         raise RequestError("masks are empty: expected one mask a layer")
     return kept(masks) / total(masks)

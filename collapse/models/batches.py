@@ -94,6 +94,20 @@ def first_tensor(inputs: Inputs) -> Tensor:
     return found
 
 
+def is_graph(inputs: Any) -> bool:
+    """Whether the samples are nodes of a graph, because a tensor lists edges between them.
+
+    Edges are integers ``[2, edges]`` that count the rows of the first tensor, as in PyTorch
+    Geometric. No node can be taken out alone, so all of them are one sample.
+    """
+    first, *others = [*tensors_in(inputs)] or [torch.empty(0)]
+    nodes = len(first) if first.ndim else 0
+    return nodes != 2 and any(
+        is_integer(x) and x.ndim == 2 and len(x) == 2 and (not x.numel() or int(x.max()) < nodes)
+        for x in others
+    )
+
+
 def samples(inputs: Inputs) -> int:
     """How many samples there are: the length of the first tensor, or of a list of samples."""
     for part in (inputs,) if isinstance(inputs, Tensor) else _parts(inputs):
@@ -107,8 +121,10 @@ def _parts(inputs: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
 
 
 def taken(inputs: Any, index: slice | list[int]) -> Any:
-    """These samples of inputs or targets; what is not one a sample stays."""
-    count = samples(inputs) if inputs is not None and any(True for _ in tensors_in(inputs)) else 0
+    """These samples of inputs or targets; what is not one a sample stays, and a graph does."""
+    if is_graph(inputs):
+        return inputs
+    count = samples(inputs) if any(True for _ in tensors_in(inputs)) else 0
 
     def part(x: Any, outermost: bool) -> Any:
         if isinstance(x, Tensor):

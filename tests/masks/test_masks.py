@@ -214,6 +214,8 @@ def test_wrong_mask_files(mlp: nn.Module, tmp_path: Path) -> None:
     save_file({"0.weight": torch.ones(8, 6)}, path)
     with pytest.raises(RequestError, match="hold no masks: expected boolean"):
         masking.load_masks(path)
+    with pytest.raises(RequestError, match="expected masks by name of layer, got str"):
+        masking.density("x")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="masks are empty"):
         masking.apply(mlp, {})
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.conservation import audit
+from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.models import Ones, cast, entering, mapped, samples, taken
 from collapse.models.batches import shapes
@@ -176,3 +177,42 @@ def test_a_ledger_of_several_inputs() -> None:
     assert problem.input_shape == (3,)
     kept = prune(problem, options=Pruning(iterations=3), keep=3, masks=masks)
     assert masking.collapsed(kept.masks)[0] == "a.weight"
+
+
+class _Graph(nn.Module):
+    """Two layers of sums over neighbours, on the edges that come with the nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            sources, targets = edge_index
+            x = layer(x + torch.zeros_like(x).index_add(0, targets, x[sources])).relu()
+        return x
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_nodes_of_a_graph_stay_together(by_name: bool) -> None:
+    model, edges = _Graph(), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]])
+    inputs: Any = {"x": X, "edge_index": edges} if by_name else (X, edges)
+    assert taken(inputs, slice(0, 1)) is inputs
+    result = critical_compression(model, [(inputs, torch.arange(5) % 4)], Pruning("synflow"))
+    assert result.parameters == 3 * 8 + 8 * 4
+    assert result.connected_until == result.maximal_compression
+    for pruner in ("synflow", "snip", "grasp"):
+        found = audit(
+            model.double(), (cast(inputs, torch.float64), torch.arange(5) % 4), pruner=pruner
+        )
+        assert found.ledger["residual"].max() < 1e-12
+    long = (torch.randn(200, 3), torch.randint(0, 200, (2, 300)))
+    assert (
+        len(list(fast.parts(model, ScoreInputs([(long, torch.zeros(200).long())]), X.dtype))) == 1
+    )
+
+
+def test_positions_beside_tokens_are_no_graph() -> None:
+    assert samples(part := taken((IDS, torch.arange(2)), slice(0, 1))) == 1
+    assert torch.equal(part[1], torch.arange(2))
+    assert len(taken((X, torch.full((2, 9), 5)), slice(0, 1))[0]) == 1  # there is no sixth node
