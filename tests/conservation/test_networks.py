@@ -60,8 +60,20 @@ NETWORKS: dict[str, tuple[int, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [
+        *(("vgg16_bn", True), ("resnet18", False)),
+        *(("torchvision:mobilenet_v2", False), ("torchvision:efficientnet_b0", True)),
+        *(
+            pytest.param(name, masked, marks=pytest.mark.slow)
+            for name, masked in [
+                *(("vgg16_bn", False), ("resnet18", True)),
+                *(("torchvision:mobilenet_v2", True), ("torchvision:efficientnet_b0", False)),
+            ]
+        ),
+    ],
+)
 def test_networks_balance_in_both_modes_and_precisions(name: str, masked: bool) -> None:
     height, strangers = NETWORKS[name]
     torch.manual_seed(0)
