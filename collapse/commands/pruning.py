@@ -53,10 +53,11 @@ def main(config: Config) -> int:
     from collapse.scores import load_pruner, needs_labels
 
     options = config.pruning
-    load_pruner(options.pruner)
-    check_mode(options.mode, options.pruner)
-    check_loss(config.loss, options.pruner)
-    labelled = needs_labels(options.pruner)
+    for pruner in options.pruners:
+        load_pruner(pruner)
+    check_mode(options.mode, *options.pruners)
+    check_loss(config.loss, *options.pruners)
+    labelled = any(map(needs_labels, options.pruners))
     prepared = prepare(config.setup, options.seed, labelled=labelled, loss=config.loss)
     start = prepared.start()
     if config.masks is not None:

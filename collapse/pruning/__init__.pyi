@@ -1,3 +1,5 @@
+from .allocations import counts as counts
+from .allocations import densities as densities
 from .engines import Engine as Engine
 from .engines import fastest as fastest
 from .loop import begin as begin
