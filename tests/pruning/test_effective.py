@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -69,8 +70,9 @@ def test_the_command_shows_both_densities(capsys: pytest.CaptureFixture[str]) ->
     setup, options = Setup("fc", init="xavier"), Pruning("random", allocation="erk")
     config = command.Config(setup, options, effective_density=0.01, quiet=True)
     assert command.main(config) == 0
-    said = capsys.readouterr().out.splitlines()[0]
-    nominal, effective = (float(word.strip(",")) for word in said.split()[-3::2])
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"compression ([\d.]+), effective ([\d.]+)", said)
+    nominal, effective = map(float, found.groups())
     assert 98 <= effective <= 100
     assert nominal < effective
     for wrong in ({}, {"effective_density": 0.1, "compression": 10.0}):
