@@ -1,0 +1,46 @@
+"""The leaderboard as a figure: how far each pruner gets on each network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from collapse.errors import RequestError
+from collapse.plots import style
+
+
+@style.on_own_figure("page")
+def shares(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Critical compression by pruner and network; colour: its logarithm over the maximum's.
+
+    Args:
+        table: a ``leaderboard`` table.
+
+    Raises:
+        RequestError: there is no number in it.
+    """
+    assert ax is not None
+    known = table.dropna(subset=["critical_compression"])
+    if known.empty:
+        raise RequestError("the leaderboard has no numbers to draw: expected one row at least")
+    trained = np.where(table["weights"] == "trained", " trained", "")
+    columns = table["network"].astype(str) + trained
+    pruners, networks = list(dict.fromkeys(table["pruner"])), list(dict.fromkeys(columns))
+    critical = table["critical_compression"].astype(float)
+    share = np.log(critical) / np.log(table["maximal_compression"].astype(float))
+    grid = np.full((len(pruners), len(networks)), np.nan)
+    for pruner, network, value, number in zip(
+        table["pruner"], columns, share, critical, strict=True
+    ):
+        row, column = pruners.index(pruner), networks.index(network)
+        grid[row, column] = value
+        words = style.number(number) if np.isfinite(number) else "failed"
+        dark = not value > 0.6  # the text has to stand out
+        ax.text(column, row, words, ha="center", va="center", color="white" if dark else "black")
+    ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto").cmap.set_bad("firebrick")
+    ax.set_xticks(range(len(networks)), networks, rotation=20, ha="right")
+    ax.set_yticks(range(len(pruners)), [style.name(pruner) for pruner in pruners])
+    ax.grid(visible=False)
+    ax.set_title("critical compression (yellow: the maximum, one parameter a layer)")
+    return ax
