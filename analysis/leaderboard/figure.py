@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from collapse.errors import RequestError
@@ -38,7 +39,8 @@ def shares(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         words = style.number(number) if np.isfinite(number) else "failed"
         dark = not value > 0.6  # the text has to stand out
         ax.text(column, row, words, ha="center", va="center", color="white" if dark else "black")
-    ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto").cmap.set_bad("firebrick")
+    colours = colormaps["cividis"].with_extremes(bad="firebrick")
+    ax.imshow(grid, cmap=colours, vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(len(networks)), networks, rotation=20, ha="right")
     ax.set_yticks(range(len(pruners)), [style.name(pruner) for pruner in pruners])
     ax.grid(visible=False)

@@ -13,6 +13,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 Shape = tuple[int, ...]
 NARROWER = 8
+_STEM = 64
 
 
 def vgg16_bn(classes: int, input_shape: Shape) -> nn.Module:
@@ -25,13 +26,16 @@ def vgg16_bn(classes: int, input_shape: Shape) -> nn.Module:
 
 class _Narrow(resnet.ResNet):  # type: ignore[misc]  # torchvision is not typed
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == _STEM:  # the first stage follows a stem that is narrower, too
+            self.inplanes = _STEM // NARROWER
         layer: nn.Sequential = super()._make_layer(block, planes // NARROWER, *args, **kwargs)
         return layer
 
 
 def _residual(block: Any, depths: list[int], classes: int) -> nn.Module:
     model: nn.Module = _Narrow(block, depths)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.conv1 = nn.Conv2d(3, _STEM // NARROWER, 3, padding=1, bias=False)
+    model.bn1 = nn.BatchNorm2d(_STEM // NARROWER)
     model.fc = nn.Linear(512 // NARROWER * block.expansion, classes)
     return model
 

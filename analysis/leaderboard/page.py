@@ -30,6 +30,12 @@ def _first(row: Mapping[str, Any]) -> Cell:
     return f"{layer.removesuffix('.weight')} ({kind})", layer
 
 
+def _safety(row: Mapping[str, Any]) -> Cell:
+    if row["safe_iterations"] is None:
+        return ("", None) if row["problem"] else ("none", 1e9)
+    return _number(row["safe_iterations"])
+
+
 def _accuracy(name: str) -> Callable[[Mapping[str, Any]], Cell]:
     def cell(row: Mapping[str, Any]) -> Cell:
         words, value = _number(row[name])
@@ -67,7 +73,7 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, Callable[[Mapping[str, 
         "first layer lost": ("cut: every path crosses it; branch: the network lives on", _first),
         "residual": ("how far the scores are from their conservation law", plain("residual")),
         "iterations to safety": ("fewest, of those tried, that leave every layer at a tenth of the "
-                                 "maximal compression", plain("safe_iterations")),
+                                 "maximal compression", _safety),
         "seconds": ("of the critical search", plain("seconds")),
         "memory (MB)": ("peak of the process above its start in the critical search; 0: what the "
                         "process held was enough", plain("peak_bytes", 1e-6)),
