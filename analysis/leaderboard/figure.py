@@ -46,3 +46,27 @@ def shares(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(visible=False)
     ax.set_title("critical compression (yellow: the maximum, one parameter a layer)")
     return ax
+
+
+@style.on_own_figure("column")
+def dead(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """The mean share of dead weights against how many are kept, a line a pruner.
+
+    Args:
+        table: a ``cubist`` table.
+
+    Raises:
+        RequestError: there is no number in it.
+    """
+    assert ax is not None
+    known = table.dropna(subset=["dead_share"])
+    if known.empty:
+        raise RequestError("the cubist table has no numbers to draw: expected one row at least")
+    for pruner, rows in known.groupby("pruner", sort=False):
+        means = rows.groupby("kept")["dead_share"].mean() * 100
+        look = {"color": style.colour(str(pruner)), "marker": style.marker(str(pruner))}
+        ax.plot(means.index, means, label=style.name(str(pruner)), **look)
+    ax.set(xlabel="weights kept", ylabel="dead weights (%)", ylim=(-3, 103))
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high + 0.4 * (high - low))  # room for the legend
+    return ax
