@@ -26,6 +26,7 @@ from .options import Training as Training
 from .problem import Problem as Problem
 from .pruning import Pruned as Pruned
 from .pruning import prune as prune
+from .pruning import prune_to_effective as prune_to_effective
 from .pruning.shrinking import shrink as shrink
 from .runs import Experiment as Experiment
 from .runs import perform as perform

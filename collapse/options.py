@@ -38,6 +38,9 @@ DATASETS = (
 )
 TOKENS = "tokens"  # random ones, for scoring a network of token ids
 PAPER_PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
+# How many weights each layer keeps (``pruning.allocations``), or as many as a pruner leaves it.
+ALLOCATIONS = ("uniform", "uniform+", "er", "erk", "igq", "smart-ratio")
+LIKE = "like:"
 FRAMED = "framed-"  # before a dataset's name: its images in a frame of zeros
 
 
@@ -81,6 +84,14 @@ def check_pruners(*pruners: str, option: str = "--pruners") -> None:
     check_once(option, pruners)
 
 
+def check_allocation(allocation: str) -> None:
+    """Raise RequestError for what is neither in ``ALLOCATIONS`` nor ``like:PRUNER``."""
+    if allocation.startswith(LIKE):
+        check_pruners(allocation.removeprefix(LIKE))
+    elif allocation not in ALLOCATIONS:
+        raise RequestError(f"{unknown('allocation', allocation, ALLOCATIONS)} (or like:PRUNER)")
+
+
 def check_once(option: str, values: tuple[object, ...]) -> None:
     """Raise RequestError where a value is given twice: there would be one set of rows for both."""
     for value in values:
@@ -120,6 +131,8 @@ class Pruning:
         schedule: how density falls over the iterations.
         scope: rank all parameters together (global), or divide the number to keep over the
             layers in proportion to their sizes (layer).
+        allocation: how many weights each layer keeps, within which the score ranks: uniform,
+            uniform+, er, erk, igq, smart-ratio, or like:PRUNER for as many as that pruner leaves.
         mode: in which snip and grasp are scored; train without it, as in their papers.
         seed: of initialisation, samples, random scores, and (in training) the order of images,
             augmentation and dropout.
@@ -131,17 +144,36 @@ class Pruning:
     scope: Scope = "global"
     mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
     seed: int = 0
+    allocation: Annotated[str | None, shown("NAME", "none, as --scope says")] = None
 
     def check(self) -> None:
         """Whether a command line may ask for this.
 
         Raises:
-            RequestError: an unknown pruner, a seed out of range, or iterations beside the
-                certified schedule.
+            RequestError: an unknown pruner or allocation, a seed out of range, or iterations
+                beside the certified schedule.
         """
         check_pruners(self.pruner)
+        if self.allocation is not None:
+            check_allocation(self.allocation)
         check_seed(self.seed)
         check_iterations(self.iterations, self.schedule)
+
+    @property
+    def ranks(self) -> Scope:
+        """What is ranked together: an allocation ranks each layer by itself, whatever the scope."""
+        return "layer" if self.allocation is not None else self.scope
+
+    @property
+    def copied(self) -> str | None:
+        """The pruner whose densities the allocation copies, if it does."""
+        name = self.allocation or ""
+        return name.removeprefix(LIKE) if name.startswith(LIKE) else None
+
+    @property
+    def pruners(self) -> tuple[str, ...]:
+        """Who scores: the pruner, and the one whose densities are copied."""
+        return (self.pruner, *filter(None, [self.copied]))
 
 
 def check_iterations(iterations: int | None, schedule: str | None) -> None:

@@ -314,7 +314,7 @@ def check_loss(loss: str | None, *pruners: str) -> None:
 def settings_row(
     setup: Setup, input_shape: tuple[int, ...], options: Pruning, iterations: int
 ) -> dict[str, Any]:
-    """The columns that every table begins with (``tables.COLUMNS``)."""
+    """The columns that every table begins with (``tables.COLUMNS``), and an allocation if any."""
     return {
         "model": setup.model,
         "dataset": setup.dataset,
@@ -322,7 +322,8 @@ def settings_row(
         "pruner": options.pruner,
         "iterations": iterations,
         "schedule": options.schedule,
-        "scope": options.scope,
+        "scope": options.ranks,
         "mode": mode_of(options.pruner, options.mode),
         "seed": options.seed,
+        **({} if options.allocation is None else {"allocation": options.allocation}),
     }

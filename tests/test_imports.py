@@ -16,7 +16,7 @@ ORDER = {
     "masks scores connectivity flow | problem pruning conservation train | "
     "critical imp testing doctor | runs | commands",
     "analysis": "questions published agreement shown | sweeps resumable processes | experiments | "
-    "results report | commands",
+    "results report leaderboard | commands",
     "figures": "figures",
 }
 PACKAGES = tuple(ORDER)  # and a package imports only itself and those before it

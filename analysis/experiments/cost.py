@@ -116,9 +116,9 @@ def measure(
     once = partial(prune, prepared, options=options, compression=compression)
     # Memory of the first, because what one has freed the process keeps for the next; time of the
     # second, because the first pays for the start of the libraries.
-    before = _peak(prepared.device, reset=True)
+    before = peak(prepared.device, reset=True)
     once()
-    peak = _peak(prepared.device) - before
+    used = peak(prepared.device) - before
     start = time.perf_counter()
     steps = once().steps
     seconds = time.perf_counter() - start
@@ -131,7 +131,7 @@ def measure(
         "samples": seen * len(steps),
         "seconds": seconds,
         "flops": counter.get_total_flops(),
-        "peak_bytes": max(peak, 0),
+        "peak_bytes": max(used, 0),
         **_epoch(setup, options.seed, prepared, timed_images),
     }
 
@@ -156,7 +156,7 @@ def _epoch(setup: Setup, seed: int, prepared: Problem, images: int) -> dict[str,
     }
 
 
-def _peak(device: torch.device, reset: bool = False) -> int:
+def peak(device: torch.device, reset: bool = False) -> int:
     """Bytes at the highest so far; of a CPU, of the whole process, where the system says."""
     if device.type == "cuda":
         if reset:

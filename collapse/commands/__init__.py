@@ -12,5 +12,7 @@ CHECKOUT = {
     "collect": "one table of all runs of a sweep so far",
     "questions": "the reviewers' nine questions, answered",
     "agreement": "our results against the published numbers",
+    "leaderboard": "every pruner, and yours, on one sortable page",
+    "cubist": "every pruner at the size of the sparsest networks that are known",
     "reproduce": "as many of the paper's points as fit a time",
 }

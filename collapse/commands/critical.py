@@ -20,6 +20,7 @@ from collapse.options import (
     Scope,
     Scoring,
     Setup,
+    check_allocation,
     check_iterations,
     check_once,
     check_pruners,
@@ -43,6 +44,8 @@ class Config(Scoring):
         iterations: of every pruner; the paper's are 100 for synflow, 1 for the others.
         schedule: linear, exponential or certified (synflow).
         scope: rank all parameters together (global), or each layer by itself.
+        allocation: of every pruner, how many weights each layer keeps: uniform, uniform+, er, erk,
+            igq, smart-ratio, or like:PRUNER.
         mode: in which snip and grasp are scored; the papers' is train.
         scan: further compressions tested for a collapse of an iterative pruner.
         tolerance: end an iterative pruner's search where the boundary is known to within this
@@ -62,6 +65,7 @@ class Config(Scoring):
         shown("linear|exponential|certified", "exponential, and a certified row for synflow"),
     ] = None
     scope: Scope = "global"
+    allocation: Annotated[str | None, shown("NAME", "none, as --scope says")] = None
     mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
     scan: int = 8
     tolerance: float = 0.0
@@ -82,10 +86,11 @@ def main(config: Config) -> None:
     from collapse.problem import check_loss, check_mode, prepare
     from collapse.scores import load_pruner, needs_labels
 
-    for pruner in config.pruners:
+    pruners = tuple(dict.fromkeys(pruner for plan in plans for pruner in plan.pruners))
+    for pruner in pruners:
         load_pruner(pruner)
-    check_mode(config.mode, *config.pruners)
-    check_loss(config.loss, *config.pruners)
+    check_mode(config.mode, *pruners)
+    check_loss(config.loss, *pruners)
     rows: list[dict[str, Any]] = []
     layer_rows: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -96,7 +101,7 @@ def main(config: Config) -> None:
 
     with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
         for seed in config.seeds:
-            labelled = any(needs_labels(plan.pruner) for plan in plans)
+            labelled = any(needs_labels(pruner) for plan in plans for pruner in plan.pruners)
             prepared = prepare(config.setup, seed, labelled=labelled, loss=config.loss)
             device = str(prepared.device)
             for plan in plans:
@@ -157,10 +162,13 @@ def _plans(config: Config) -> list[Pruning]:
             schedule=config.schedule or "exponential",
             scope=config.scope,
             mode=config.mode,
+            allocation=config.allocation,
         )
         for pruner in config.pruners
     ]
-    if config.schedule is None and "synflow" in config.pruners and config.scope == "global":
+    if config.allocation is not None:
+        check_allocation(config.allocation)
+    if config.schedule is None and "synflow" in config.pruners and plans[0].ranks == "global":
         plans.append(_EXTRA)
     if config.schedule == "certified":
         # The other scores are not conserved: their rows keep the paper's schedule.

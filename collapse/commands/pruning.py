@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
 from collapse import cli
-from collapse.options import File, Pruning, Scoring, Setup
+from collapse.errors import RequestError
+from collapse.options import File, Pruning, Scoring, Setup, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +22,8 @@ class Config(Scoring):
 
     Attributes:
         compression: total / kept to reach, from 1 to parameters / layers.
+        effective_density: instead of it, the share of all parameters to be kept and alive (on an
+            input→output path); the nominal compression is searched.
         fail_on: what makes the exit code 1: an empty layer (layer), or only a network of which no
             input→output path is left (cut).
         masks: start from these masks (.safetensors) instead of the whole network.
@@ -33,7 +34,8 @@ class Config(Scoring):
 
     setup: Setup
     pruning: Pruning
-    compression: Annotated[float, tyro.conf.arg(metavar="X")]
+    compression: Annotated[float | None, shown("X", "none, if --effective-density is given")] = None
+    effective_density: Annotated[float | None, shown("X", "none")] = None
     fail_on: Literal["layer", "cut"] = "layer"
     masks: File = None
     out: File = None
@@ -45,18 +47,21 @@ def main(config: Config) -> int:
     """Run the request; the exit code is 1 where the network collapsed, so that CI notices."""
     config.setup.check()
     config.pruning.check()
+    if (config.compression is None) == (config.effective_density is None):
+        raise RequestError("expected either --compression or --effective-density")
     outputs = cli.Outputs(masks=config.out, layers=config.layers, trace=config.trace)
 
     from collapse import connectivity, masks, tables
     from collapse.problem import check_loss, check_mode, prepare, settings_row
-    from collapse.pruning import iterations_of, prune
+    from collapse.pruning import iterations_of, prune, prune_to_effective
     from collapse.scores import load_pruner, needs_labels
 
     options = config.pruning
-    load_pruner(options.pruner)
-    check_mode(options.mode, options.pruner)
-    check_loss(config.loss, options.pruner)
-    labelled = needs_labels(options.pruner)
+    for pruner in options.pruners:
+        load_pruner(pruner)
+    check_mode(options.mode, *options.pruners)
+    check_loss(config.loss, *options.pruners)
+    labelled = any(map(needs_labels, options.pruners))
     prepared = prepare(config.setup, options.seed, labelled=labelled, loss=config.loss)
     start = prepared.start()
     if config.masks is not None:
@@ -67,13 +72,22 @@ def main(config: Config) -> int:
             update(f"{options.pruner}: {step.kept:,} kept", step.iteration)
             return False
 
-        result = prune(
-            prepared,
-            options=options,
-            compression=config.compression,
-            masks=start,
-            on_step=report,
-        )
+        if config.effective_density is None:
+            result = prune(
+                prepared,
+                options=options,
+                compression=config.compression,
+                masks=start,
+                on_step=report,
+            )
+        else:
+            result = prune_to_effective(
+                prepared,
+                options=options,
+                density=config.effective_density,
+                masks=start,
+                watch=lambda keep: update(f"{options.pruner}: keeping {keep:,}", 0),
+            ).pruned
     example = prepared.example
     output = config.setup.output
     alive, connected = connectivity.paths(prepared.model, result.masks, example, output=output)

@@ -32,6 +32,7 @@ from collapse.pruning import (
     Start,
     Step,
     begin,
+    counts,
     fastest,
     iterations_of,
     prune,
@@ -78,7 +79,7 @@ def critical_compression(
     family = _Family(problem, options, effective, watch or (lambda _: None))
     if options.schedule == "certified":
         found = _certified(family)
-    elif iterations_of(options) == 1:
+    elif iterations_of(options) == 1 and options.allocation is None:
         found = _one_shot(family)
     else:
         found = _search(family, scan, tolerance)
@@ -134,13 +135,28 @@ class _Family:
         kept, sums = masking.kept_by_layer(masks), masking.sums(scores)
         return Point(kept, alive, sums, scores.precision, collapsed, arrives)
 
+    def reachable(self, keep: int) -> bool:
+        """Whether the options can keep so many: an allocation may hold layers full."""
+        if self.options.allocation is None or self.options.copied is not None:
+            return True
+        shapes = {name: tuple(mask.shape) for name, mask in self.start.items()}
+        try:
+            counts(self.options.allocation, shapes, keep, masking.kept_by_layer(self.start))
+        except RequestError:
+            return False
+        return True
+
     def fewest_connected(
-        self, arrives: Callable[[int], bool], total: int, tolerance: float = 0.0
+        self,
+        arrives: Callable[[int], bool],
+        total: int,
+        tolerance: float = 0.0,
+        least: int | None = None,
     ) -> int | None:
-        """The fewest parameters, one a layer or more, that leave a path: by bisection."""
+        """The fewest parameters, one a layer or ``least``, that leave a path: by bisection."""
         if not self.effective or not self.paths(self.start)[1]:
             return None
-        return _fewest(arrives, len(self.start), total, tolerance)
+        return _fewest(arrives, least or len(self.start), total, tolerance)
 
 
 # --- One-shot pruners: a closed form ----------------------------------------------------------
@@ -263,10 +279,12 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     """Test the maximum first, bisect if it collapses, then scan around the answer.
 
     Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
-    for collapses below it and for survivals above it.
+    for collapses below it and for survivals above it. The maximum is one parameter a layer, or the
+    fewest that an allocation can keep.
     """
     start = family.start
     total, layers = masking.kept(start), len(start)
+    least = layers if family.reachable(layers) else _fewest(family.reachable, layers, total)
     tested: dict[int, Point] = {}
     longest = 0
 
@@ -284,15 +302,15 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
         survives(keep)
         return keep >= total or tested[keep].connected is True
 
-    _fewest(survives, layers, total, tolerance)
+    _fewest(survives, least, total, tolerance)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
     for keep in [*below, *above]:
-        if layers < keep < total:
+        if least < keep < total:
             survives(keep)
 
-    connected_kept = family.fewest_connected(arrives, total, tolerance)
+    connected_kept = family.fewest_connected(arrives, total, tolerance, least)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     collapse = max((k for k, point in tested.items() if point.collapsed is not None), default=None)
     layer = None if collapse is None else tested[collapse].collapsed
@@ -305,7 +323,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
         collapsed_is_cut=None if layer is None else family.is_cut(layer),
         connected_kept=connected_kept,
         effective_kept=_fewest_alive(points),
-        evidence="maximum reached" if critical == layers else "search",
+        evidence="maximum reached" if critical == least else "search",
         evaluations=len(tested),
         iterations=longest,
         points=points,
@@ -332,12 +350,15 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
         nonlocal first
         empty = [layer for layer, kept in step.kept_by_layer.items() if kept == 0]
         if empty and first is None:
-            first, _ = masking.first_to_collapse(*engines[0].ranking())
+            # Layers that are ranked by themselves are emptied by their share, not by their scores.
+            globally = family.options.ranks == "global"
+            first = masking.first_to_collapse(*engines[0].ranking())[0] if globally else empty[0]
         return (not family.effective and bool(empty)) or any(map(family.is_cut, empty))
 
     result = family.prune(keep, cut, watched)
     if masking.kept(result.masks) > keep:
-        masks = masking.select(result.scores, keep, masks=result.masks)
+        scope = engines[0].start.scope(keep)
+        masks = masking.select(result.scores, keep, masks=result.masks, scope=scope)
         result = replace(result, masks=masks)
     return result, first
 

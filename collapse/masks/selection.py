@@ -20,7 +20,7 @@ def select(
     keep: int,
     *,
     masks: Mapping[str, Tensor] | None = None,
-    scope: Scope = "global",
+    scope: Scope | Mapping[str, int] = "global",
 ) -> Masks:
     """Keep exactly the ``keep`` highest scores among the survivors.
 
@@ -29,11 +29,11 @@ def select(
         keep: how many in all.
         masks: the survivors, in the scores' shapes; pruned stays pruned. None: all survive.
         scope: rank all layers together, or divide ``keep`` over the layers in proportion to
-            their sizes (``apportion``) and rank within each.
+            their sizes (``apportion``) and rank within each; or how many of each layer.
 
     Raises:
-        RequestError: fewer survivors than ``keep``, ``keep`` below 0, or a surviving score that is
-            NaN or infinite (its layer is named).
+        RequestError: fewer survivors than ``keep``, ``keep`` below 0, numbers of the layers that do
+            not add up to it, or a surviving score that is NaN or infinite (its layer is named).
 
     Example:
         >>> select({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 2)["b"]
@@ -48,7 +48,7 @@ def select_with_mass(
     scores: Mapping[str, Tensor],
     keep: int,
     masks: Mapping[str, Tensor],
-    scope: Scope = "global",
+    scope: Scope | Mapping[str, int] = "global",
     sizes: Mapping[str, int] | None = None,
 ) -> tuple[Masks, float]:
     """``select``, and the sum of the survivors' scores that it removes (in float64).
@@ -61,20 +61,30 @@ def select_with_mass(
         raise RequestError(
             f"expected to keep between 0 and {sum(alive.values())} survivors, got {keep}"
         )
-    if scope not in ("global", "layer"):
-        raise unknown("scope", scope, ("global", "layer"))
     if scope == "global":
         return _highest(scores, keep, masks)
+    if scope == "layer":
+        whole = {name: (sizes or {}).get(name, score.numel()) for name, score in scores.items()}
+        shares = dict(zip(whole, apportion(list(whole.values()), keep), strict=True))
+    elif isinstance(scope, Mapping):
+        shares = dict(scope)
+        if sum(shares.values()) != keep or shares.keys() != scores.keys():
+            raise RequestError(
+                f"expected a number for each layer, {keep} in all, got {sum(shares.values())} for "
+                f"{len(shares)} of {len(scores)} layers"
+            )
+    else:
+        raise unknown("scope", scope, ("global", "layer"))
     chosen: Masks = {}
     mass = 0.0
-    shares = apportion([(sizes or {}).get(n, s.numel()) for n, s in scores.items()], keep)
-    for (name, score), share in zip(scores.items(), shares, strict=True):
-        if share > alive[name]:
+    for name, score in scores.items():
+        if shares[name] > alive[name]:
             raise RequestError(
                 f"layer '{name}' has {alive[name]:,} survivors left: expected at least its share "
-                f"of {share:,} of what the layer scope keeps (the global scope has no shares)"
+                f"of {shares[name]:,} of what the layer scope keeps (the global scope has no "
+                "shares)"
             )
-        mask, lost = _highest({name: score}, share, {name: masks[name]})
+        mask, lost = _highest({name: score}, shares[name], {name: masks[name]})
         chosen.update(mask)
         mass += lost
     return chosen, mass

@@ -1,3 +1,7 @@
+from .allocations import counts as counts
+from .allocations import densities as densities
+from .effective import Effective as Effective
+from .effective import prune_to_effective as prune_to_effective
 from .engines import Engine as Engine
 from .engines import fastest as fastest
 from .loop import begin as begin

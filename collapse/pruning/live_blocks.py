@@ -146,12 +146,11 @@ class LiveBlocks(Plain):
         alive = sum(self._kept.values())
         found = None
         # Beyond a fifth, a partition of all survivors is as fast as a look at the lowest.
-        if self.start.options.scope == "global" and 0 < alive - keep <= alive // 5:
+        scope = self.start.scope(keep)
+        if scope == "global" and 0 < alive - keep <= alive // 5:
             found = drop_lowest(self.scores, self.masks, alive, alive - keep)
         if found is None:
-            self.masks, mass = select_with_mass(
-                self.scores, keep, self.masks, self.start.options.scope, self._sizes
-            )
+            self.masks, mass = select_with_mass(self.scores, keep, self.masks, scope, self._sizes)
             self._kept = kept_by_layer(self.masks)
             for state in self._states.values():
                 for name, mask in self.masks.items():

@@ -12,10 +12,11 @@ from torch import nn
 
 from collapse import schedules
 from collapse.errors import RequestError
-from collapse.masks import check_fit, gather, keep_count, kept, total
+from collapse.masks import check_fit, gather, keep_count, kept, kept_by_layer, total
 from collapse.models import Masks, check_finite
 from collapse.options import Pruning
 from collapse.problem import Problem
+from collapse.pruning import allocations
 from collapse.pruning.engines import Engine, fastest, named
 from collapse.pruning.precision import iterations_of, precision
 from collapse.pruning.result import PathsExhaustedError, Pruned, Step
@@ -39,7 +40,7 @@ def prune(
     Args:
         model: a network, or a ``Problem`` that also says its batches, output and loss.
         batches: pairs of inputs and targets for the scores; SynFlow takes the shape only.
-        options: pruner, iterations, schedule, scope, mode, seed.
+        options: pruner, iterations, schedule, scope or allocation, mode, seed.
         compression: total / kept to reach; either this or ``keep``.
         keep: the number of parameters to keep.
         masks: start from these, pruned stays pruned; None keeps everything prunable, or what
@@ -50,7 +51,8 @@ def prune(
 
     Raises:
         RequestError: a target below 1 or above the number of survivors, unknown names, a schedule
-            that the scores do not support, or anything that scoring raises.
+            that the scores do not support, an allocation that cannot keep so many, or anything
+            that scoring raises.
         PathsExhaustedError: the certified schedule cannot get there.
 
     Example:
@@ -70,7 +72,10 @@ def prune(
     if keep < survivors:
         check_finite(problem.model)
     choose = named(engine) if isinstance(engine, str) else engine
-    chosen = choose(begin(problem, options, masks, keep))
+    start = replace(
+        begin(problem, options, masks, keep), shares=_shares(problem, options, masks, keep)
+    )
+    chosen = choose(start)
     steps: list[Step] = []
     try:
         for step in chosen.steps(goals):
@@ -95,6 +100,24 @@ def begin(problem: Problem, options: Pruning, masks: Masks, keep: int | None = N
     return Start(problem.model, options, masks, inputs)
 
 
+def _shares(
+    problem: Problem, options: Pruning, masks: Masks, keep: int
+) -> Callable[[int], dict[str, int]] | None:
+    """How many of each layer on the way to ``keep``, where an allocation says so."""
+    if options.allocation is None:
+        return None
+    survivors = kept_by_layer(masks)
+    if options.copied is None:
+        shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+        final = allocations.counts(options.allocation, shapes, keep, survivors)
+    else:
+        other = replace(
+            options, pruner=options.copied, allocation=None, scope="global", iterations=None
+        )
+        final = kept_by_layer(prune(problem, options=other, keep=keep, masks=masks).masks)
+    return allocations.towards(final, survivors)
+
+
 class _NothingToCutError(Exception):
     """Each parameter that is left carries the whole of ``R``, or ``R`` is zero."""
 
@@ -105,8 +128,10 @@ def _goals(options: Pruning, survivors: int, keep: int) -> Iterator[tuple[int, G
         counts = schedules.keep_counts(options.schedule, survivors, keep, iterations_of(options))
         before = (survivors, *counts)
         return ((i, count) for i, count in enumerate(counts, 1) if count < before[i - 1])
-    if options.scope != "global":
-        raise RequestError("the certified schedule ranks globally: expected --scope global")
+    if options.ranks != "global":
+        raise RequestError(
+            "the certified schedule ranks globally: expected --scope global and no --allocation"
+        )
     return _certified(survivors, keep)
 
 

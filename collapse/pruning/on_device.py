@@ -36,7 +36,7 @@ class OnDevice(Plain):
     def can(start: Start) -> bool:
         """Whether it computes this pruning."""
         options, batches = start.options, start.inputs.batches
-        if SCORES[options.pruner] is not synflow or options.scope != "global" or not batches:
+        if SCORES[options.pruner] is not synflow or options.ranks != "global" or not batches:
             return False
         return options.schedule != "certified"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from collapse.errors import RequestError
 from collapse.masks import kept_by_layer, select_with_mass, total
 from collapse.models import Masks, all_zero, zero_words
-from collapse.options import Pruning
+from collapse.options import Pruning, Scope
 from collapse.pruning.result import Pruned, Step
 from collapse.scores import ScoreInputs, Scores, score
 
@@ -28,6 +28,7 @@ class Start:
         inputs: of the scores, but for the iteration.
         first: the scores of the first iteration, which do not depend on how many are to be kept:
             looked up here, or added. Share it among prunings that differ in that number only.
+        shares: how many of each layer for a number to keep in all, where an allocation says so.
     """
 
     model: nn.Module
@@ -35,6 +36,11 @@ class Start:
     masks: Masks
     inputs: ScoreInputs
     first: dict[tuple[int, torch.dtype | None], Scores] = field(default_factory=dict)
+    shares: Callable[[int], Mapping[str, int]] | None = None
+
+    def scope(self, keep: int) -> Scope | Mapping[str, int]:
+        """Within what ``keep`` are ranked: all layers together, each, or so many of each."""
+        return self.options.scope if self.shares is None else self.shares(keep)
 
 
 class Plain:
@@ -47,11 +53,11 @@ class Plain:
 
     def steps(self, goals: Iterable[tuple[int, Goal]]) -> Iterator[Step]:
         """One step for each iteration that has a goal."""
-        scope, size = self.start.options.scope, total(self.masks)
+        scope, size = self.start.scope, total(self.masks)
         for iteration, goal in goals:
             self.scores, self.ranked = self.score(iteration), self.masks
             keep = goal if isinstance(goal, int) else goal(self.scores, self.masks)
-            self.masks, mass = select_with_mass(self.scores, keep, self.masks, scope)
+            self.masks, mass = select_with_mass(self.scores, keep, self.masks, scope(keep))
             yield Step.by(self.scores, iteration, kept_by_layer(self.masks), size, mass)
 
     def score(self, iteration: int) -> Scores:

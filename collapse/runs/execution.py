@@ -93,7 +93,7 @@ def perform(
 
 def _prepared(experiment: Experiment) -> Problem:
     pruning = experiment.pruning
-    data_free = not needs_labels(pruning.pruner) or experiment.compression == 1
+    data_free = not any(map(needs_labels, pruning.pruners)) or experiment.compression == 1
     train, _ = experiment.datasets()
     settings = experiment.settings()
     experiment._check_parts(settings)

@@ -70,7 +70,8 @@ class Experiment:
             RequestError: settings out of range, or data or weights that are not there.
         """
         setup, pruning = self.setup, self.pruning
-        load_pruner(pruning.pruner)
+        for pruner in pruning.pruners:
+            load_pruner(pruner)
         (train, train_hash), (_, test_hash) = self._split("train"), self._split("test")
         check_setup(setup, train)
         settings = self.settings()
@@ -99,7 +100,8 @@ class Experiment:
         Raises:
             RequestError: data or weights that are not there, an unknown pruner.
         """
-        load_pruner(self.pruning.pruner)
+        for pruner in self.pruning.pruners:
+            load_pruner(pruner)
         train, train_hash = self._split("train")
         check_setup(self.setup, train)
         return {
@@ -182,11 +184,15 @@ def _pruning_of(setup: Setup, pruning: Pruning) -> dict[str, Any]:
         "pruner": pruning.pruner,
         "iterations": iterations_of(pruning),
         "schedule": pruning.schedule,
-        "scope": pruning.scope,
+        "scope": pruning.ranks,
         "mode": mode_of(pruning.pruner, pruning.mode),
         **_code_of(pruning.pruner, "pruner"),
     }
-    if needs_labels(pruning.pruner):
+    if pruning.allocation is not None:
+        found["allocation"] = pruning.allocation
+    if pruning.copied is not None:
+        found |= _code_of(pruning.copied, "copied")
+    if any(map(needs_labels, pruning.pruners)):
         number = "samples" if setup.samples is not None else "samples_per_class"
         found[number] = getattr(setup, number)
         found["batch_size"] = setup.batch_size
