@@ -184,9 +184,9 @@ def ntk_sap(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
     theta = {}
     for name, mask in masks.items():
         fan_in = nn.init._calculate_fan_in_and_fan_out(mask)[0]
-        theta[name] = torch.randn(mask.shape, generator=draw).to(_precision(model))
-        theta[name] = theta[name] * (2 / fan_in) ** 0.5
-    moved = {n: t + 0.01 * torch.randn(t.shape, generator=draw) for n, t in theta.items()}
+        theta[name] = torch.randn(mask.shape, generator=draw) * (2 / fan_in) ** 0.5
+        theta[name] = theta[name].double()
+    moved = {n: t + 0.01 * torch.randn(t.shape, generator=draw).double() for n, t in theta.items()}
     for twin, weights in ((here, theta), (there, moved)):
         for name, parameter in twin.named_parameters():
             if name in masks:
@@ -204,10 +204,6 @@ def ntk_sap(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
         name: (theta[name] * one[name].grad + moved[name] * other[name].grad).abs() * masks[name]
         for name in masks
     }
-
-
-def _precision(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
 
 
 def px(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
@@ -243,19 +239,20 @@ def px(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
 
 
 def prospr(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
-    """Three steps of torch's own SGD, then the gradient on the next batch."""
+    """Three steps of SGD with momentum, in place, then the gradient on the next batch."""
     twin = _masked_double(model, masks, mode)
     parameters = dict(twin.named_parameters())
     start = {name: parameters[name].detach().clone() for name in masks}
-    optimizer = torch.optim.SGD(parameters.values(), lr=0.5, momentum=0.9)
+    speed = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for step in range(4):
         x, y = batches[step % len(batches)]
-        optimizer.zero_grad()
+        twin.zero_grad()
         F.cross_entropy(twin(x.double()), y).backward()
         for name, mask in masks.items():
             parameters[name].grad *= mask
-        if step < 3:
-            optimizer.step()
+        for name, parameter in parameters.items() if step < 3 else ():
+            speed[name] = 0.9 * speed[name] + parameter.grad
+            parameter.data -= 0.5 * speed[name]
     return {name: (start[name] * parameters[name].grad).abs() for name in masks}
 
 

