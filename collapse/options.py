@@ -15,7 +15,8 @@ import tyro
 
 from collapse.errors import RequestError, unknown
 
-Mode = Literal["train", "eval"]
+# warm: in eval mode, with BatchNorm statistics taken from the scoring batches first.
+Mode = Literal["train", "eval", "warm"]
 Scope = Literal["global", "layer"]
 ScheduleName = Literal["linear", "exponential", "certified"]
 Augmentation = Literal["crop-flip", "none"]
@@ -125,15 +126,17 @@ class Pruning:
     """How to prune, up to the compression.
 
     Attributes:
-        pruner: random, magnitude, snip, grasp, synflow, or package.module:function.
-        iterations: how often scores are computed; the paper's without it (synflow 100, the
-            others 1). The certified schedule takes as many as it needs.
+        pruner: random, magnitude, snip, grasp, synflow, any other of docs/pruners.md, or
+            package.module:function.
+        iterations: how often scores are computed; its paper's without it (synflow 100, snip 1).
+            The certified schedule takes as many as it needs.
         schedule: how density falls over the iterations.
         scope: rank all parameters together (global), or divide the number to keep over the
             layers in proportion to their sizes (layer).
         allocation: how many weights each layer keeps, within which the score ranks: uniform,
             uniform+, er, erk, igq, smart-ratio, or like:PRUNER for as many as that pruner leaves.
-        mode: in which snip and grasp are scored; train without it, as in their papers.
+        mode: in which scores that follow data are computed; their papers' without it (snip and
+            grasp train). warm is eval with BatchNorm statistics of the scoring batches.
         seed: of initialisation, samples, random scores, and (in training) the order of images,
             augmentation and dropout.
     """
@@ -142,7 +145,7 @@ class Pruning:
     iterations: Count = None
     schedule: ScheduleName = "exponential"
     scope: Scope = "global"
-    mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
+    mode: Annotated[Mode | None, shown("train|eval|warm", PAPERS)] = None
     seed: int = 0
     allocation: Annotated[str | None, shown("NAME", "none, as --scope says")] = None
 

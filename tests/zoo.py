@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from collapse.options import PAPER_PRUNERS
 
 
 class Case(NamedTuple):
@@ -137,3 +139,20 @@ ZOO: dict[str, Callable[[], Case]] = {
     "half": half,
     "doubles": doubles,
 }
+
+# For pruners beyond the paper's: a chain of linear maps with biases, and convolutions with
+# BatchNorm, a branch that is added and one that is joined. What else the zoo has (layouts, shared
+# and frozen weights, half precision) is the business of what all pruners share.
+SMALLEST = ("mlp", "residual")
+
+
+def each(pruners: Iterable[str]) -> list[tuple[str, str]]:
+    """Pruner and network: the paper's five on the whole zoo, all others on its smallest networks.
+
+    For ``@pytest.mark.parametrize(("pruner", "case"), each(SCORES), indirect=["case"])``.
+    """
+    return [
+        (pruner, name)
+        for pruner in pruners
+        for name in (sorted(ZOO) if pruner in PAPER_PRUNERS else SMALLEST)
+    ]

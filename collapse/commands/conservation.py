@@ -42,7 +42,9 @@ class Config(Scoring):
     setup: Setup
     pruner: str = "synflow"
     tolerance: Annotated[float, tyro.conf.arg(metavar="X")] = 1e-5
-    mode: Annotated[Mode | None, shown("train|eval", "train for snip and grasp, else eval")] = None
+    mode: Annotated[
+        Mode | None, shown("train|eval|warm", "train for snip and grasp, else eval")
+    ] = None
     dtype: Literal["float32", "float64"] = "float32"
     compression: Annotated[float | None, shown("X", "none, the whole network")] = None
     masks: File = None

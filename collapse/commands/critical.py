@@ -40,13 +40,15 @@ class Config(Scoring):
     certified schedule as a sixth row.
 
     Attributes:
-        pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        iterations: of every pruner; the paper's are 100 for synflow, 1 for the others.
+        pruners: random, magnitude, snip, grasp, synflow, any other of docs/pruners.md, or
+            package.module:function.
+        iterations: of every pruner; its paper's without it (synflow 100, snip 1).
         schedule: linear, exponential or certified (synflow).
         scope: rank all parameters together (global), or each layer by itself.
         allocation: of every pruner, how many weights each layer keeps: uniform, uniform+, er, erk,
             igq, smart-ratio, or like:PRUNER.
-        mode: in which snip and grasp are scored; the papers' is train.
+        mode: in which scores that follow data are computed; their papers' without it (snip and
+            grasp train). warm is eval with BatchNorm statistics of the scoring batches.
         scan: further compressions tested for a collapse of an iterative pruner.
         tolerance: end an iterative pruner's search where the boundary is known to within this
             share of the compression; 0 finds the exact number.
@@ -66,7 +68,7 @@ class Config(Scoring):
     ] = None
     scope: Scope = "global"
     allocation: Annotated[str | None, shown("NAME", "none, as --scope says")] = None
-    mode: Annotated[Mode | None, shown("train|eval", PAPERS)] = None
+    mode: Annotated[Mode | None, shown("train|eval|warm", PAPERS)] = None
     scan: int = 8
     tolerance: float = 0.0
     seeds: tuple[int, ...] = (0,)

@@ -50,6 +50,7 @@ from collapse.scores import (
     positive,
     score,
     scoring_seed,
+    warmed,
 )
 
 
@@ -174,6 +175,12 @@ def audit(
     masks = masking.dense(model) if masks is None else masks
     check_finite(model)
     inputs = ScoreInputs([batch], mode_of(pruner, mode) or mode or "eval", loss, output, seed)
+    if inputs.mode == "warm":  # once, for the scores and for the flow
+        with warmed(model, masks, inputs):
+            return audit(
+                *(model, batch), pruner=pruner, mode="eval", masks=masks, loss=loss, output=output,
+                seed=seed,
+            )  # fmt: skip
     scores = _scores(model, pruner, masks, inputs)
     trace = flow_of(model, masks, inputs, pruner, scores).in_units_of_its_output()
     absolute = None

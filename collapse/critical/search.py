@@ -37,7 +37,7 @@ from collapse.pruning import (
     iterations_of,
     prune,
 )
-from collapse.scores import Batch, Scores
+from collapse.scores import Batch, Scores, about
 
 Watch = Callable[[str], None]
 # The scan keeps this factor more parameters from one compression to the next.
@@ -334,13 +334,15 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
     """Prune, ending where a cut layer is empty: pruned stays pruned, so the verdict is known there.
 
     The masks are then completed to the number to keep with the last scores, because a point of a
-    table is a compression that was asked for.
+    table is a compression that was asked for. Where pruned weights regrow an empty layer may fill
+    again, so that only the last masks have a verdict.
 
     Returns:
         What was reached, and the first layer to have collapsed.
     """
     engines: list[Plain] = []
     first: str | None = None
+    regrows = about(family.options.pruner).regrows
 
     def watched(start: Start) -> Plain:
         engines.append(family.engine(start))
@@ -348,6 +350,8 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
 
     def cut(step: Step) -> bool:
         nonlocal first
+        if regrows:
+            return False
         empty = [layer for layer, kept in step.kept_by_layer.items() if kept == 0]
         if empty and first is None:
             # Layers that are ranked by themselves are emptied by their share, not by their scores.
@@ -356,6 +360,8 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
         return (not family.effective and bool(empty)) or any(map(family.is_cut, empty))
 
     result = family.prune(keep, cut, watched)
+    if regrows and masking.collapsed(result.masks):
+        first, _ = masking.first_to_collapse(result.scores, result.ranked)
     if masking.kept(result.masks) > keep:
         scope = engines[0].start.scope(keep)
         masks = masking.select(result.scores, keep, masks=result.masks, scope=scope)

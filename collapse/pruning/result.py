@@ -66,7 +66,7 @@ class Pruned:
         masks: boolean, by parameter name.
         steps: how it got there.
         scores: of the last step; empty if there was nothing to prune.
-        ranked: the survivors that the last step's scores ranked.
+        ranked: what the last step's scores ranked: the survivors, or all where pruned may regrow.
         notes: what is not counted, and which layers the forward never reaches, in words.
     """
 

@@ -13,7 +13,7 @@ from collapse.masks import kept_by_layer, select_with_mass, total
 from collapse.models import Masks, all_zero, zero_words
 from collapse.options import Pruning, Scope
 from collapse.pruning.result import Pruned, Step
-from collapse.scores import ScoreInputs, Scores, score
+from collapse.scores import ScoreInputs, Scores, about, score
 
 # How many parameters an iteration is to keep: a number, or one that its scores decide.
 Goal = int | Callable[[Scores, Masks], int]
@@ -54,10 +54,12 @@ class Plain:
     def steps(self, goals: Iterable[tuple[int, Goal]]) -> Iterator[Step]:
         """One step for each iteration that has a goal."""
         scope, size = self.start.scope, total(self.masks)
+        regrows = about(self.start.options.pruner).regrows
         for iteration, goal in goals:
-            self.scores, self.ranked = self.score(iteration), self.masks
-            keep = goal if isinstance(goal, int) else goal(self.scores, self.masks)
-            self.masks, mass = select_with_mass(self.scores, keep, self.masks, scope(keep))
+            self.scores = self.score(iteration)
+            self.ranked = self.start.masks if regrows else self.masks
+            keep = goal if isinstance(goal, int) else goal(self.scores, self.ranked)
+            self.masks, mass = select_with_mass(self.scores, keep, self.ranked, scope(keep))
             yield Step.by(self.scores, iteration, kept_by_layer(self.masks), size, mass)
 
     def score(self, iteration: int) -> Scores:

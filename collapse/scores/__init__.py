@@ -21,6 +21,7 @@ from collapse.scores.registry import (
     registered,
     score,
 )
+from collapse.scores.warm_up import warmed
 
 __all__ = [
     "GRASP_TEMPERATURE",
@@ -42,5 +43,6 @@ __all__ = [
     "score",
     "scoring_seed",
     "token_cross_entropy",
+    "warmed",
     "widening",
 ]

@@ -33,12 +33,14 @@ def loss_gradient(
     inputs: ScoreInputs,
     temperature: float = 1.0,
     along: Mapping[str, Tensor] | None = None,
+    at: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The gradient of the mean loss over all batches, or its Hessian times a vector.
 
     Args:
         temperature: divides the logits.
         along: the vector, by parameter name; None for the gradient itself.
+        at: values to differentiate at, by parameter name; the model's own for those that it lacks.
 
     Returns:
         The masked parameters, and the gradient (or product) with respect to each. Pruned weights
@@ -49,6 +51,8 @@ def loss_gradient(
     # Dropout draws the same units in each pass, so that all passes see one function.
     torch.manual_seed(scoring_seed(inputs))
     tensors = stand_ins(model, dtype=dtype, parameter=kept_parameters(masks))
+    for name, value in (at or {}).items():
+        tensors[name] = value.detach().to(dtype) * masks[name]
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     totals = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for x, y, share in batches:

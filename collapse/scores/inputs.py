@@ -83,11 +83,11 @@ class ScoreInputs:
         """
         if not self.batches:
             raise RequestError(
-                "synflow needs the input's shape: expected at least one batch, got none"
+                "this pruner needs the input's shape: expected at least one batch, got none"
             )
         if samples(self.batches[0][0]) == 0:
             raise RequestError(
-                "synflow needs the input's shape: expected at least one sample, got none"
+                "this pruner needs the input's shape: expected at least one sample, got none"
             )
         return Ones.like(self.batches[0][0], self.dtype, scored=scored)
 

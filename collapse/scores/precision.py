@@ -62,7 +62,7 @@ def widening(formula: Formula) -> Callable[[nn.Module, Masks, ScoreInputs], Scor
                 return formula(model, masks, replace(inputs, dtype=dtype), model)
 
             found = where_beyond(model, plain, dtype_name(dtype))
-            check_scores(scores, "synflow", f": {found}; {problem}; {_INSTEAD}")
+            check_scores(scores, formula.__name__, f": {found}; {problem}; {_INSTEAD}")
         return scores
 
     return score

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ from collapse.models import (
 )
 from collapse.options import Mode
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
+from collapse.scores.warm_up import warmed
 
 ScoreFunction = Callable[[nn.Module, Masks, ScoreInputs], Mapping[str, Tensor]]
+Function = TypeVar("Function", bound=ScoreFunction)
 Data = Literal["none", "shape", "labels"]
 
 # Filled by ``pruner``; a plain function may be put in by hand and has the defaults of ``About``.
@@ -43,6 +45,8 @@ class About:
         stateless: it runs the model on other tensors (``models.call``), in the precision that it
             is asked for, and never touches the model's own, so it needs no copy of it.
         passes: how many forward passes a scoring takes the time of, about.
+        regrows: every iteration ranks all that pruning started from, so that what an earlier one
+            pruned can come back; its masks do not nest.
     """
 
     iterations: int = 1
@@ -50,6 +54,7 @@ class About:
     data: Data = "labels"
     stateless: bool = False
     passes: int = 3
+    regrows: bool = False
 
 
 _ABOUT: dict[ScoreFunction, About] = {}
@@ -62,7 +67,8 @@ def pruner(
     data: Data = "labels",
     stateless: bool = False,
     passes: int = 3,
-) -> Callable[[ScoreFunction], ScoreFunction]:
+    regrows: bool = False,
+) -> Callable[[Function], Function]:
     """Register a score function under its own name; all of a new pruner is one such function.
 
     The function takes ``(model, masks, inputs)`` and returns a tensor for each name in ``masks``,
@@ -83,11 +89,11 @@ def pruner(
         True
     """
 
-    def register(function: ScoreFunction) -> ScoreFunction:
+    def register(function: Function) -> Function:
         name = function.__name__
         if name in SCORES and _origin(SCORES[name]) != _origin(function):
             raise RequestError(f"pruner '{name}' is registered already: expected another name")
-        _ABOUT[function] = About(iterations, mode, data, stateless, passes)
+        _ABOUT[function] = About(iterations, mode, data, stateless, passes, regrows)
         SCORES[name] = function
         return function
 
@@ -170,7 +176,8 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     model = plain(model)
     check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
-    with untouched(model, mode, scoring_seed(inputs)), torch.enable_grad():
+    warm = warmed(model, masks, inputs) if mode == "warm" else contextlib.nullcontext()
+    with untouched(model, mode, scoring_seed(inputs)), warm, torch.enable_grad():
         if known.stateless:
             scores = SCORES[pruner](model, masks, inputs)
         else:

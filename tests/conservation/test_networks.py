@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from collapse.conservation import audit, outside
 from collapse.models import build
-from collapse.scores import SCORES
+from collapse.options import PAPER_PRUNERS
 from tests.conservation.traces import assert_balanced, half, traced
 from tests.snapshot import assert_same, decorate, snapshot
 from tests.zoo import ZOO, Case, _randomise
@@ -106,7 +106,7 @@ def test_small_networks_balance(name: str, mode: str) -> None:
 def test_recording_leaves_the_model_untouched(case: Case) -> None:
     decorate(case.model)
     before = snapshot(case.model)
-    for pruner in SCORES:
+    for pruner in PAPER_PRUNERS:
         audit(case.model, case.batches[0], pruner=pruner)
     assert_same(before, snapshot(case.model))
     assert not torch.nn.modules.module._global_forward_pre_hooks

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.critical import critical_compression
-from collapse.options import Pruning
+from collapse.options import PAPER_PRUNERS, Pruning
 from collapse.pruning import PathsExhaustedError, prune
-from collapse.scores import SCORES
 
 BATCHES = [(torch.linspace(-1, 1, 36).reshape(9, 4).sin(), torch.arange(9) % 3)]
 
@@ -110,9 +109,10 @@ def _masks(model: nn.Module, options: Pruning, keeps: Iterable[int]) -> Iterator
 
 OPTIONS = [
     *(Pruning(name, iterations=1, mode="eval", scope=scope) for name, scope in itertools.product(
-        SCORES, ("global", "layer")
+        PAPER_PRUNERS, ("global", "layer")
     )),
     *(Pruning("synflow", iterations=7), Pruning("snip", iterations=3, mode="eval")),
+    Pruning("force", iterations=3, mode="eval"),
     Pruning("synflow", schedule="certified"),
 ]  # fmt: skip
 

@@ -26,7 +26,7 @@ from collapse.pruning import fastest, prune
 from collapse.scores import SCORES
 from tests import reference
 from tests.masks.test_masks import scored
-from tests.zoo import Case
+from tests.zoo import Case, each
 
 
 def _smallest_by_trial(scores, masks) -> int:
@@ -63,7 +63,7 @@ def test_bisection_finds_the_boundary_in_few_steps(high: int, data: st.DataObjec
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("pruner", SCORES)
+@pytest.mark.parametrize(("pruner", "case"), each([*PAPER_PRUNERS, "lamp"]), indirect=["case"])
 def test_bisection_over_prunings_equals_the_closed_form(
     pruner: str, scope: str, case: Case
 ) -> None:
@@ -84,7 +84,7 @@ def test_bisection_over_prunings_equals_the_closed_form(
     assert result.collapse_compression > result.critical_compression
 
 
-@pytest.mark.parametrize("pruner", SCORES)
+@pytest.mark.parametrize("pruner", PAPER_PRUNERS)
 def test_effective_critical_compression(pruner: str, mlp: nn.Module) -> None:
     batches = [(torch.randn(9, 6), torch.arange(9) % 3)]
     options = Pruning(pruner=pruner, iterations=1, mode="eval")

@@ -17,9 +17,8 @@ from collapse.data import load
 from collapse.errors import RequestError
 from collapse.imp import State, Tickets, imp
 from collapse.models import build
-from collapse.options import Pruning, Rewinding, Training
+from collapse.options import PAPER_PRUNERS, Pruning, Rewinding, Training
 from collapse.pruning import prune
-from collapse.scores import SCORES
 from collapse.train import Trainer
 from collapse.train.recipes import resolve
 from tests.conftest import Run
@@ -51,7 +50,7 @@ def _boundaries(**options) -> list[tuple[int, int, dict, dict]]:
     return seen
 
 
-@pytest.mark.parametrize("pruner", SCORES)
+@pytest.mark.parametrize("pruner", [*PAPER_PRUNERS, "force"])
 def test_each_level_keeps_exactly_its_share_with_any_score(pruner: str) -> None:
     batches = load("digits").score_batches(2)
     tickets = _imp(

@@ -16,7 +16,7 @@ from collapse.data import load
 from collapse.errors import RequestError
 from collapse.masks import load_masks
 from collapse.models import build
-from collapse.options import Execution, Pruning, Rewinding, Setup, Training
+from collapse.options import PAPER_PRUNERS, Execution, Pruning, Rewinding, Setup, Training
 from collapse.pruning import controls, prune
 from collapse.runs import Experiment, perform
 from collapse.scores import SCORES, ScoreInputs, score
@@ -35,7 +35,7 @@ def _done(experiment: Experiment, tmp_path: Path) -> Path:
     return perform(experiment, Execution(tmp_path, quiet=True)).folder
 
 
-@pytest.mark.parametrize("pruner", SCORES)
+@pytest.mark.parametrize("pruner", PAPER_PRUNERS)
 def test_shuffled_keeps_the_number_in_each_layer_and_nothing_else(pruner: str) -> None:
     model = build("conv", seed=0)
     train = load("digits")
