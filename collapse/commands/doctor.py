@@ -176,23 +176,25 @@ def _print(config: Config, found: Diagnosis) -> None:
     padded = any(row["padding_only"] for row in rows)
     cli.print_table(
         f"{config.model}: {found.parameters:,} parameters in {len(rows)} layers, {found.kept:,} "
-        f"kept: compression {found.compression:,.6g}, effective "
-        f"{found.effective_compression:,.6g}, maximal {found.maximal_compression:,.6g}",
+        f"kept: compression {cli.number(found.compression)}, effective "
+        f"{cli.number(found.effective_compression)}, maximal "
+        f"{cli.number(found.maximal_compression)}",
         rows,
         {
             "layer": "{layer}",
             "shape": "{shape}",
             "kept": "{kept:,}",
-            "density": "{density:.3g}",
+            "density": "{density:n}",
             "living": "{living:,}",
             **({"padding only": "{padding_only:,}"} if padded else {}),
             "not reached in": "{in}",
             "out": "{out}",
             "leading nowhere": "{nowhere}",
-            **({"SynFlow's mass": "{score_sum:.3g}"} if scored else {}),
+            **({"SynFlow's mass": "{score_sum:n}"} if scored else {}),
             "place": "{place}",
             "verdict": "{verdict}",
         },
+        spare=("living", "shape", "not reached in", "leading nowhere", "out", "SynFlow's mass"),
     )
     for finding in found.findings:
         print(f"{finding.severity}: {finding.text}")
