@@ -123,6 +123,10 @@ class Pruning:
         mode: in which snip and grasp are scored; train without it, as in their papers.
         seed: of initialisation, samples, random scores, and (in training) the order of images,
             augmentation and dropout.
+
+    Example:
+        >>> Pruning(pruner="snip", mode="eval").schedule
+        'exponential'
     """
 
     pruner: str = "synflow"

@@ -57,7 +57,9 @@ def on_page_content(content: str, **_: Any) -> str:
         display = "block" if source.startswith("\\[") else "inline"
         return convert(source[2:-2].strip(), display=display)
 
-    return re.sub(r'<(?:span|div) class="arithmatex">(.*?)</(?:span|div)>', formula, content, flags=re.S)
+    return re.sub(
+        r'<(?:span|div) class="arithmatex">(.*?)</(?:span|div)>', formula, content, flags=re.S
+    )
 
 
 class Examples(griffe.Extension):

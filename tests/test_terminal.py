@@ -1,4 +1,4 @@
-"""Tables in a terminal: they fit its width, numbers are whole, and rows stay searchable in a pipe."""
+"""Tables in a terminal fit its width with whole numbers; in a pipe they can be searched."""
 
 from __future__ import annotations
 

@@ -277,9 +277,9 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         low = min(tested, key=lambda row: row["bracket_low"])
         high = max(row["bracket_high"] for row in tested)
         notes.append(
-            f"search: tested, not proved: {_number(low, low['bracket_low'])} is the largest compression "
-            "that was seen to leave no layer empty; beyond it nothing is ruled out up to "
-            f"{cli.number(high)}"
+            f"search: tested, not proved: {_number(low, low['bracket_low'])} is the largest "
+            "compression that was seen to leave no layer empty; beyond it nothing is ruled out up "
+            f"to {cli.number(high)}"
         )
     return notes
 

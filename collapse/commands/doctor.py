@@ -167,7 +167,8 @@ def _words(config: Config) -> str:
 
 def _print(config: Config, found: Diagnosis) -> None:
     rows = [
-        {**row, "place": layer.place, "in": _units(layer.unreached_in, layer.units_in),
+        {**row, "place": layer.place.removesuffix(" layer"),
+         "in": _units(layer.unreached_in, layer.units_in),
          "out": _units(layer.unreached_out, layer.units_out),
          "nowhere": _units(layer.leading_nowhere, layer.units_out)}
         for row, layer in zip(found.rows(), found.layers, strict=True)
@@ -205,7 +206,7 @@ def _print(config: Config, found: Diagnosis) -> None:
 
 
 def _units(missing: int | None, units: int | None) -> str | None:
-    return None if missing is None else f"{missing:,} of {units:,}"
+    return None if missing is None else f"{missing:,}/{units:,}"
 
 
 run = partial(cli.run, Config, main, prog="python -m collapse.doctor")

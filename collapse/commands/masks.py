@@ -191,7 +191,10 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         frame, name = masking.overlap(*read), "mask_overlap"
         both, expected = int(frame["both"].sum()), float(frame["expected_both"].sum())
         title = "overlap"
-        notes = [f"{both:,} weights are kept by both; chance would share {cli.number(expected)}", *notes]
+        notes = [
+            f"{both:,} weights are kept by both; chance would share {cli.number(expected)}",
+            *notes,
+        ]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
@@ -207,7 +210,10 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         frame, kept = masking.count_table(masks), masking.kept(masks)
         compression = total / kept if kept else float("inf")
         title = "masks"
-        notes = [f"{total:,} parameters, {kept:,} kept: compression {cli.number(compression)}", *notes]
+        notes = [
+            f"{total:,} parameters, {kept:,} kept: compression {cli.number(compression)}",
+            *notes,
+        ]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
