@@ -95,6 +95,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name := re.match(r"# (\w+\.py)\n", block):  # a file that the reader saves
             (tmp_path / name[1]).write_text(block)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
