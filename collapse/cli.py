@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 import typing
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Config = TypeVar("Config")
+PIPED = 100  # columns of a table that goes to a file or a pipe
+GAP = 2  # blanks between columns, and before the first
 
 
 def run(
@@ -177,33 +181,87 @@ class Outputs:
             tables.write(frame, self.asked[table], table, str(device))
 
 
+def number(value: float) -> str:
+    """A number as every table and sentence prints it: three digits, or all whole ones with commas.
+
+    Example:
+        >>> from collapse.cli import number
+        >>> [number(value) for value in (1_051_113.14, 99.96, 4.0612, 0.00081234)]
+        ['1,051,113', '100', '4.06', '0.000812']
+    """
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
 def print_table(
     title: str,
     rows: Sequence[Mapping[str, typing.Any]],
     columns: Mapping[str, str],
     notes: Iterable[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:
-    """A table to the output, wide enough for whole rows where that is no terminal.
+    """A table to the output, in the terminal's width or in 100 columns (``COLUMNS`` says another).
+
+    What is too wide is wrapped between words, then loses its spare columns, the last of them first,
+    and in a terminal breaks words. Numbers are never cut.
 
     Args:
         columns: by heading, how a cell is made of a row's value: ``"{layer}"``, or on the right
-            with a format, ``"{kept:,}"``. It is empty where the value is None.
+            with a format, ``"{kept:,}"``; ``"{density:n}"`` is ``number``. It is empty where the
+            value is None.
         notes: lines below it.
+        spare: headings of the columns that a narrow terminal can do without, best first.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name, form in columns.items():
-        table.add_column(name, justify="right" if ":" in form else "left", overflow="fold")
-    field = {name: re.findall(r"{(\w+)", form)[0] for name, form in columns.items()}
-    for row in rows:
-        table.add_row(
-            *("" if row[field[n]] is None else form.format_map(row) for n, form in columns.items())
-        )
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    room = console.width if console.is_terminal or "COLUMNS" in os.environ else PIPED
+    cells = {name: [name, *(_cell(form, row) for row in rows)] for name, form in columns.items()}
+    spare = [name for name in spare if name in columns]
+    while sum(widths := _widths(cells, columns, room)) > room and spare:
+        del cells[spare.pop()]
+    if console.is_terminal and sum(widths) > room:
+        widths = _widths(cells, columns, room, broken=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name, width in zip(cells, widths, strict=True):
+        right = ":" in columns[name]
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", width=width - GAP
+        )
+    for row in zip(*(cells[name][1:] for name in cells), strict=True):
+        table.add_row(*row)
+    console.width = max(room, sum(widths))
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    console.print()
+    console.print(Padding(table, (0, 0, 0, GAP)))
+    console.print()
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _cell(form: str, row: Mapping[str, typing.Any]) -> str:
+    (key,) = re.findall(r"{(\w+)", form)
+    if row[key] is None:
+        return ""
+    return number(row[key]) if form == f"{{{key}:n}}" else form.format_map(row)
+
+
+def _widths(
+    cells: Mapping[str, Sequence[str]], columns: Mapping[str, str], room: int, broken: bool = False
+) -> list[int]:
+    """Widths with gaps: the widest columns of text are narrowed until all fit, if they can be.
+
+    Args:
+        broken: also below their longest word.
+    """
+    widths, least = [], []
+    for name, texts in cells.items():
+        widths.append(max(map(len, texts)) + GAP)
+        number = ":" in columns[name]
+        words = texts[1:] if number else [word for text in texts for word in text.split()]
+        longest = max(map(len, [*words, *name.split()]), default=0)
+        least.append(GAP + (longest if number or not broken else min(longest, 8)))
+    while sum(widths) > room and any(w > m for w, m in zip(widths, least, strict=True)):
+        spare = [w if w > m else 0 for w, m in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, typing.Any]]:

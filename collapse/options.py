@@ -139,6 +139,10 @@ class Pruning:
             grasp train). warm is eval with BatchNorm statistics of the scoring batches.
         seed: of initialisation, samples, random scores, and (in training) the order of images,
             augmentation and dropout.
+
+    Example:
+        >>> Pruning(pruner="snip", mode="eval").schedule
+        'exponential'
     """
 
     pruner: str = "synflow"

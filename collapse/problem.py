@@ -52,6 +52,12 @@ class Problem:
         include, exclude: patterns of parameters to prune as well, and of layers not to prune.
         given: the user's own network; ``model`` is the plain one of the same function and, where
             they are parameters already, the same tensors (``models.plain``).
+
+    Example:
+        >>> images, classes = torch.ones(2, 4), torch.tensor([0, 1])
+        >>> problem = Problem(nn.Sequential(nn.Linear(4, 2)), [(images, classes)])
+        >>> list(problem.dense())
+        ['0.weight']
     """
 
     model: nn.Module

@@ -48,6 +48,13 @@ def assert_conserved(
         AssertionError: names the layer or unit, both sides, the likely cause, and the coverage.
         RequestError: the check cannot be made (see ``audit``), or a tolerance that is not
             positive.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = assert_conserved(network, torch.ones(2, 4), pruner="synflow")
+        >>> assert_conserved(network, torch.ones(2, 4), pruner="magnitude")
+        Traceback (most recent call last):
+        AssertionError: ...
     """
     if not tolerance > 0:
         raise RequestError(f"tolerance: expected more than 0, got {tolerance:g}")

@@ -22,7 +22,7 @@ from collapse.options import Pruning
 from collapse.scores import SCORES
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # Where the slow test finds images in place of DIR: CIFAR-10 and -100, Tiny-ImageNet.
 DATA = Path(os.environ.get("COLLAPSE_DATA_ROOT", ROOT.parent / "shared" / "data"))
 SECONDS = 90  # longer work is interrupted
@@ -62,7 +62,7 @@ def commands() -> Iterator[tuple[str, str]]:
         for block in blocks(document, "bash"):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                while words and (words[0] in ("uv", "run", "--extra") or words[0] in _EXTRAS):
+                while words and (words[0] in _UV or words[0] in _EXTRAS):
                     words = words[1:]
                 text = shlex.join(words)
                 if words[:1] in (["python"], ["collapse"]) and text not in seen:
@@ -70,6 +70,7 @@ def commands() -> Iterator[tuple[str, str]]:
                     yield document.name, text
 
 
+_UV = ("uv", "run", "--no-dev", "--extra")
 _EXTRAS = ("report", "cluster", "zoo", "transformers")
 COMMANDS = list(commands())
 
@@ -90,7 +91,11 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(textwrap.dedent(text))
     (grid,) = blocks(ROOT / "docs" / "training.md", "toml")
     (tmp_path / "grid.toml").write_text(grid)
+    for block in blocks(ROOT / "docs" / "tutorial.md", "python"):
+        if name := re.match(r"# (\w+\.py)\n", block):  # a file that the reader saves
+            (tmp_path / name[1]).write_text(block)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
@@ -131,6 +136,10 @@ def test_command_lines_run(document: str, command: str, users_folder: Path) -> N
     for table in re.findall(r"[\w-]+\.parquet", command):
         if words[:3] == ["python", "-m", "figures"] and table in words:
             _table_of(table, users_folder)
+    if "pruned.pt" in words:  # somebody's checkpoint, with most of a layer at zero
+        state = collapse.build("resnet18").state_dict()
+        state["layer4.1.conv2.weight"][1:] = 0
+        torch.save(state, users_folder / "pruned.pt")
     if "--data-root" not in words and any(word.startswith("cifar") for word in words):
         words += ["--data-root", str(DATA)]
     program = [sys.executable, "-m", "collapse"] if words[0] == "collapse" else [sys.executable]
@@ -174,7 +183,7 @@ def test_readmes_python_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if d.parent.name == "docs"], ids=lambda d: d.stem
+    "document", [d for d in DOCUMENTS if "docs" in d.parts], ids=lambda d: d.stem
 )
 def test_python_of_the_pages_runs(document: Path, users_folder: Path) -> None:
     """In order, as one session; or it is a quotation of the engine, word for word."""

@@ -72,7 +72,7 @@ def test_files_fit_one_sitting() -> None:
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("analysis/**/*.md")]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("analysis/**/*.md")]
     links = 0
     for document in documents:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):

@@ -195,7 +195,7 @@ def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
     cli.print_table(
         f"{first['model']} on {first['dataset']} {first['input_shape']}: "
         f"{first['parameters']:,} parameters in {first['layers']} layers, "
-        f"maximal compression {first['maximal_compression']:,.6g}",
+        f"maximal compression {cli.number(first['maximal_compression'])}",
         rows,
         {
             "pruner": "{pruner}",
@@ -212,6 +212,7 @@ def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
             "evidence": "{evidence}",
         },
         [*_notes(frame), *notes],
+        spare=("collapse", "effective", "of maximum", "kept", "mode"),
     )
 
 
@@ -226,7 +227,7 @@ def _words(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "steps": f"{row['iterations']} {'' if once else row['schedule']}".strip(),
         "critical": ("" if _exact(row) else "≈ ") + _number(row, row["critical_compression"]),
-        "share": f"{share:.3%}" if _exact(row) else f"{share:.2%}",
+        "share": f"{cli.number(100 * share)}%",
         "kept": f"{row['critical_kept']:,}" if _exact(row) else _number(row, row["critical_kept"]),
         "collapse": "none seen"
         if collapse is None
@@ -244,8 +245,8 @@ def _exact(row: dict[str, Any]) -> bool:
 
 
 def _number(row: dict[str, Any], value: float) -> str:
-    """To the digits that are sure."""
-    return f"{value if _exact(row) else float(f'{value:.3g}'):,.6g}"
+    """To the digits that are sure: three where another processor could decide further ones."""
+    return cli.number(value if _exact(row) else float(f"{value:.3g}"))
 
 
 def _layer(row: dict[str, Any]) -> str:
@@ -255,10 +256,14 @@ def _layer(row: dict[str, Any]) -> str:
 def _branches(row: dict[str, Any]) -> str:
     """What a collapse in a branch means, with both numbers."""
     until, maximal = row["connected_until"], row["maximal_compression"]
-    start = (
-        f"{row['pruner']}{' (certified)' if row['schedule'] == 'certified' else ''} drops the "
-        f"branch '{_layer(row)}' at {_number(row, row['collapse_compression'])}"
-    )
+    pruner = f"{row['pruner']}{' (certified)' if row['schedule'] == 'certified' else ''}"
+    collapse = _number(row, row["collapse_compression"])
+    if until is not None and until < row["collapse_compression"]:
+        return (
+            f"{pruner} cuts the network beyond {_number(row, until)}, before a layer is empty (the "
+            f"branch '{_layer(row)}' at {collapse})"
+        )
+    start = f"{pruner} drops the branch '{_layer(row)}' at {collapse}"
     if until is None:
         return start
     whole = ", the maximum" * (until >= maximal)
@@ -282,8 +287,9 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         low = min(tested, key=lambda row: row["bracket_low"])
         high = max(row["bracket_high"] for row in tested)
         notes.append(
-            "search: tested, not proved; the critical compression lies between "
-            f"{_number(low, low['bracket_low'])} and {high:,.6g}"
+            f"search: tested, not proved: {_number(low, low['bracket_low'])} is the largest "
+            "compression that was seen to leave no layer empty; beyond it nothing is ruled out up "
+            f"to {cli.number(high)}"
         )
     return notes
 

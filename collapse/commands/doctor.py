@@ -167,7 +167,8 @@ def _words(config: Config) -> str:
 
 def _print(config: Config, found: Diagnosis) -> None:
     rows = [
-        {**row, "place": layer.place, "in": _units(layer.unreached_in, layer.units_in),
+        {**row, "place": layer.place.removesuffix(" layer"),
+         "in": _units(layer.unreached_in, layer.units_in),
          "out": _units(layer.unreached_out, layer.units_out),
          "nowhere": _units(layer.leading_nowhere, layer.units_out)}
         for row, layer in zip(found.rows(), found.layers, strict=True)
@@ -176,23 +177,25 @@ def _print(config: Config, found: Diagnosis) -> None:
     padded = any(row["padding_only"] for row in rows)
     cli.print_table(
         f"{config.model}: {found.parameters:,} parameters in {len(rows)} layers, {found.kept:,} "
-        f"kept: compression {found.compression:,.6g}, effective "
-        f"{found.effective_compression:,.6g}, maximal {found.maximal_compression:,.6g}",
+        f"kept: compression {cli.number(found.compression)}, effective "
+        f"{cli.number(found.effective_compression)}, maximal "
+        f"{cli.number(found.maximal_compression)}",
         rows,
         {
             "layer": "{layer}",
             "shape": "{shape}",
             "kept": "{kept:,}",
-            "density": "{density:.3g}",
+            "density": "{density:n}",
             "living": "{living:,}",
             **({"padding only": "{padding_only:,}"} if padded else {}),
             "not reached in": "{in}",
             "out": "{out}",
             "leading nowhere": "{nowhere}",
-            **({"SynFlow's mass": "{score_sum:.3g}"} if scored else {}),
+            **({"SynFlow's mass": "{score_sum:n}"} if scored else {}),
             "place": "{place}",
             "verdict": "{verdict}",
         },
+        spare=("living", "shape", "not reached in", "leading nowhere", "out", "SynFlow's mass"),
     )
     for finding in found.findings:
         print(f"{finding.severity}: {finding.text}")
@@ -203,7 +206,7 @@ def _print(config: Config, found: Diagnosis) -> None:
 
 
 def _units(missing: int | None, units: int | None) -> str | None:
-    return None if missing is None else f"{missing:,} of {units:,}"
+    return None if missing is None else f"{missing:,}/{units:,}"
 
 
 run = partial(cli.run, Config, main, prog="python -m collapse.doctor")

@@ -191,14 +191,17 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         frame, name = masking.overlap(*read), "mask_overlap"
         both, expected = int(frame["both"].sum()), float(frame["expected_both"].sum())
         title = "overlap"
-        notes = [f"{both:,} weights are kept by both; chance would share {expected:,.6g}", *notes]
+        notes = [
+            f"{both:,} weights are kept by both; chance would share {cli.number(expected)}",
+            *notes,
+        ]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
             "kept first": "{kept_first:,}",
             "second": "{kept_second:,}",
             "both": "{both:,}",
-            "by chance": "{expected_both:,.1f}",
+            "by chance": "{expected_both:n}",
             "deviations": "{deviations:+.1f}",
             "Jaccard": "{jaccard:.3f}",
         }
@@ -207,12 +210,15 @@ def _print(config: Config, read: list[Masks], masks: Masks, notes: list[str]) ->
         frame, kept = masking.count_table(masks), masking.kept(masks)
         compression = total / kept if kept else float("inf")
         title = "masks"
-        notes = [f"{total:,} parameters, {kept:,} kept: compression {compression:,.6g}", *notes]
+        notes = [
+            f"{total:,} parameters, {kept:,} kept: compression {cli.number(compression)}",
+            *notes,
+        ]
         columns = {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
             "kept": "{kept:,}",
-            "density": "{density:.3g}",
+            "density": "{density:n}",
         }
     if config.combine is not None and len(read) == 2:
         notes = [*notes, f"{config.combine}: {masking.kept(masks):,} kept"]

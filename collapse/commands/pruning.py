@@ -132,13 +132,14 @@ def _print(frame: pd.DataFrame, notes: list[str]) -> None:
     alive = int(frame["effective_kept"].sum())
     cli.print_table(
         f"{total:,} parameters, {kept:,} kept: compression "
-        f"{total / kept:,.6g}, effective {total / alive if alive else float('inf'):,.6g}",
+        f"{cli.number(total / kept)}, effective "
+        f"{cli.number(total / alive if alive else float('inf'))}",
         cli.rows_of(frame),
         {
             "layer": "{layer}",
             "parameters": "{parameters:,}",
             "kept": "{kept:,}",
-            "density": "{density:.3g}",
+            "density": "{density:n}",
             "alive": "{effective_kept:,}",
         },
         notes,

@@ -330,7 +330,16 @@ def connected(
     *,
     output: Selector = None,
 ) -> bool:
-    """Whether a path of kept weights leads from the input to the output; see ``living``."""
+    """Whether a path of kept weights leads from the input to the output; see ``living``.
+
+    Example:
+        >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> into_the_first, from_the_second = [[True, True], [False, False]], [[False, True]]
+        >>> masks = {"0.weight": into_the_first, "1.weight": from_the_second}
+        >>> masks = {name: torch.tensor(mask) for name, mask in masks.items()}
+        >>> connected(chain, masks, torch.zeros(1, 2))
+        False
+    """
     return paths(model, masks, example, output=output)[1]
 
 

@@ -69,6 +69,16 @@ def critical_compression(
 
     Raises:
         RequestError: anything that scoring and pruning raise.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> _ = nn.init.constant_(network[0].weight, 2), nn.init.constant_(network[2].weight, 1)
+        >>> batches = [(torch.ones(2, 4), torch.tensor([0, 1]))]
+        >>> found = critical_compression(network, batches, Pruning(pruner="magnitude"))
+        >>> found.first_collapsed_layer, found.critical_kept  # the 32 larger weights and one more
+        ('2.weight', 33)
+        >>> found.evidence, round(found.critical_compression, 2), found.maximal_compression
+        ('closed form', 1.45, 24.0)
     """
     if scan < 0:
         raise RequestError(f"scan: expected 0 or more, got {scan}")

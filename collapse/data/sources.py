@@ -82,6 +82,11 @@ def load(
     Raises:
         RequestError: unknown name, files missing, empty or truncated, a failed download, or a
             function that returns batches (``for_scoring``).
+
+    Example:
+        >>> data = load("gaussian", input_shape=(1, 8, 8), classes=3)
+        >>> data.classes, tuple(data.images.shape[1:])
+        (3, (1, 8, 8))
     """
     found = for_scoring(name, split, root=root, input_shape=input_shape, classes=classes, seed=seed)
     if isinstance(found, Given):

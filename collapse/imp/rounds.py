@@ -117,6 +117,15 @@ def imp(
     Raises:
         RequestError: settings out of range, or anything that pruning and training raise.
         DivergedError: the loss is not finite.
+
+    Example:
+        >>> from collapse.data import load
+        >>> data = load("gaussian", input_shape=(1, 4, 4), classes=2)
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        >>> short, twice = Training(epochs=1, train_samples=20), Rewinding(levels=2)
+        >>> tickets = imp(network, data, data, 4, training=short, rewinding=twice)
+        >>> [round(compression, 2) for compression in tickets.tables["levels"]["compression"]]
+        [1.0, 2.0, 4.0]
     """
     rewinding = rewinding or Rewinding()
     check_in_place(model)

@@ -67,6 +67,10 @@ def union(first: Mapping[str, Tensor], *others: Mapping[str, Tensor]) -> Masks:
 
     Raises:
         RequestError: masks of different networks.
+
+    Example:
+        >>> union({"a": torch.tensor([True, False])}, {"a": torch.tensor([False, False])})
+        {'a': tensor([ True, False])}
     """
     return reduce(partial(_layer_by_layer, torch.logical_or), others, {**first})
 
@@ -76,6 +80,10 @@ def intersection(first: Mapping[str, Tensor], *others: Mapping[str, Tensor]) -> 
 
     Raises:
         RequestError: masks of different networks.
+
+    Example:
+        >>> intersection({"a": torch.tensor([True, True])}, {"a": torch.tensor([False, True])})
+        {'a': tensor([False,  True])}
     """
     return reduce(partial(_layer_by_layer, torch.logical_and), others, {**first})
 
@@ -85,6 +93,10 @@ def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Mas
 
     Raises:
         RequestError: masks of different networks.
+
+    Example:
+        >>> difference({"a": torch.tensor([True, True])}, {"a": torch.tensor([False, True])})
+        {'a': tensor([ True, False])}
     """
     return _layer_by_layer(lambda a, b: a & ~b, first, second)
 

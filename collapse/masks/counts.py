@@ -69,6 +69,10 @@ def density(masks: Mapping[str, Tensor]) -> float:
 
     Raises:
         RequestError: there are no masks.
+
+    Example:
+        >>> density({"weight": torch.tensor([[True, False, False, False]])})
+        0.25
     """
     if not isinstance(masks, Mapping):
         raise RequestError(f"expected masks by name of layer, got {type(masks).__name__}")
@@ -90,6 +94,10 @@ def keep_count(parameters: int, compression: float) -> int:
 
     Raises:
         RequestError: compression below 1 or not finite.
+
+    Example:
+        >>> keep_count(1000, 3), keep_count(1000, 1000)
+        (334, 1)
     """
     number = isinstance(compression, numbers.Real)
     if not (number and math.isfinite(compression) and compression >= 1):

@@ -32,6 +32,12 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises:
         RequestError: the masks are of another network, or a computed weight takes none.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> apply(layer, {"weight": torch.tensor([[True, False]])})
+        >>> (layer.weight != 0).tolist()
+        [[True, False]]
     """
     check_fit(model, masks)
     hold(model, masks)
@@ -85,7 +91,17 @@ def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks
 
 
 def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
-    """Write masks as safetensors, whole or not at all, with their order and any metadata."""
+    """Write masks as safetensors, whole or not at all, with their order and any metadata.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "masks.safetensors"
+        ...     save_masks({"weight": torch.tensor([[True, False]])}, path, pruner="by hand")
+        ...     load_masks(path)
+        {'weight': tensor([[ True, False]])}
+    """
     tensors = {name: mask.to("cpu", torch.bool).contiguous() for name, mask in masks.items()}
     # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One key
     # only: safetensors writes several in any order, and equal masks give equal files.
@@ -104,6 +120,15 @@ def load_masks(
 
     Raises:
         RequestError: missing, truncated or foreign file, or masks of another network.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "masks.safetensors"
+        ...     save_masks({"weight": torch.tensor([[True, False]])}, path)
+        ...     load_masks(path, nn.Linear(2, 1))["weight"].sum().item()
+        1
     """
     if not Path(path).is_file():
         raise RequestError(f"masks '{path}' cannot be read: expected a file, there is none")
@@ -153,6 +178,12 @@ def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Hand masks over to ``torch.nn.utils.prune``, in place, on every module that uses a weight.
 
     Afterwards each such module has ``weight_orig`` and ``weight_mask``, as if pruned there.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> to_torch_prune(layer, {"weight": torch.tensor([[True, False]])})
+        >>> layer.weight_mask
+        tensor([[1., 0.]])
     """
     check_fit(model, masks)
     for module, name, mask in list(own_parameters(model, masks)):

@@ -32,6 +32,12 @@ def from_torch_prune(model: nn.Module) -> Masks:
     """The masks of a network pruned by ``torch.nn.utils.prune``; of its other layers, their zeros.
 
     The model is not changed.
+
+    Example:
+        >>> from torch.nn.utils import prune
+        >>> layer = prune.l1_unstructured(nn.Linear(4, 1), "weight", amount=3)
+        >>> from_torch_prune(layer)["weight"].sum().item()
+        1
     """
     return from_zeros(plain(model))
 

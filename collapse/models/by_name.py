@@ -122,6 +122,11 @@ def build(
 
     Raises:
         RequestError: unknown name, an input shape that does not fit, or weights that do not.
+
+    Example:
+        >>> fc = build("fc", input_shape=(1, 8, 8), classes=3)
+        >>> fc(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
     """
     if not isinstance(classes, int) or classes < 1:
         raise RequestError(f"classes: expected at least 1, got {classes!r}")

@@ -56,9 +56,10 @@ def prune(
         PathsExhaustedError: the certified schedule cannot get there.
 
     Example:
-        >>> pruned = prune(build("fc"), load("digits").score_batches(1), compression=100)
-        >>> sum(pruned.steps[-1].kept_by_layer.values())
-        2662
+        >>> batches = load("digits").score_batches(samples_per_class=1)
+        >>> pruned = prune(build("fc"), batches, Pruning("magnitude"), compression=100)
+        >>> sum(pruned.steps[-1].kept_by_layer.values())  # of 348,200
+        3482
     """
     problem, options = Problem.of(model, batches), Problem.options(options)
     about(options.pruner)  # an unknown one is said now

@@ -55,6 +55,18 @@ def perform(
         RunBusyError: another process works on it.
         TimeLimitError: see above.
         RequestError: anything that preparing and training raise; noted in the run's folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from collapse.options import Setup, Training
+        >>> setup = Setup("fc", "gaussian", input_shape=(1, 4, 4), classes=2)
+        >>> short = Training(epochs=1, train_samples=20, test_samples=20)
+        >>> with TemporaryDirectory() as folder:
+        ...     quietly = Execution(runs=Path(folder), quiet=True)
+        ...     run = perform(Experiment(setup, training=short), quietly)
+        ...     run.status()["state"]
+        'done'
     """
     execution = execution or Execution()
     execution.check()

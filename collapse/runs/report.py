@@ -52,14 +52,15 @@ def _print(run: Run, experiment: Experiment) -> None:
         [row | {"collapsed_layers": int(row["collapsed_layers"] or 0)} for row in rows],
         {
             "level": "{level:d}",
-            "compression": "{compression:,.6g}",
+            "compression": "{compression:n}",
             "kept": "{kept:,}",
             "collapsed": "{collapsed_layers:d}",
             "top-1 %": "{top1:.2f}",
             "best %": "{best_top1:.2f}",
             "loss": "{loss:.4f}",
             "first to collapse": "{first_collapsed_layer}",
-            "critical": "{critical_compression:,.6g}",
+            "critical": "{critical_compression:n}",
         },
         run.notes(),
+        spare=("kept", "loss", "best %"),
     )

@@ -171,6 +171,13 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     Raises:
         RequestError: unknown pruner, non-finite weights or scores (the layer is named), a forward
             that fails or whose output is not a tensor.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, -3)
+        >>> inputs = ScoreInputs([(torch.ones(1, 2), torch.zeros(1))], mode="eval")
+        >>> score(layer, "magnitude", {"weight": torch.ones(1, 2).bool()}, inputs)["weight"]
+        tensor([[3., 3.]])
     """
     known = about(pruner)
     model = plain(model)

@@ -395,6 +395,13 @@ def train(
     Raises:
         RequestError: see ``Trainer``.
         DivergedError: the loss is not finite.
+
+    Example:
+        >>> from collapse.data import load
+        >>> data = load("gaussian", input_shape=(1, 4, 4), classes=2)
+        >>> short, line = Training(epochs=1, train_samples=20), nn.Linear(16, 2)
+        >>> train(nn.Sequential(nn.Flatten(), line), data, data, short)["epoch"].tolist()
+        [0, 1, 1]
     """
     settings = recipes.resolve(training or Training(), "", train.name)
     trainer = Trainer(model, train, test, settings, seed=seed, output=output)
