@@ -214,9 +214,9 @@ def print_table(
     console = Console()
     room = console.width if console.is_terminal or "COLUMNS" in os.environ else PIPED
     cells = {name: [name, *(_cell(form, row) for row in rows)] for name, form in columns.items()}
-    spare = [name for name in spare if name in columns]
-    while sum(widths := _widths(cells, columns, room)) > room and spare:
-        del cells[spare.pop()]
+    dropped_last = [name for name in spare if name in columns]
+    while sum(widths := _widths(cells, columns, room)) > room and dropped_last:
+        del cells[dropped_last.pop()]
     if console.is_terminal and sum(widths) > room:
         widths = _widths(cells, columns, room, broken=True)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -254,10 +254,10 @@ def _widths(
     widths, least = [], []
     for name, texts in cells.items():
         widths.append(max(map(len, texts)) + GAP)
-        number = ":" in columns[name]
-        words = texts[1:] if number else [word for text in texts for word in text.split()]
+        right = ":" in columns[name]
+        words = texts[1:] if right else [word for text in texts for word in text.split()]
         longest = max(map(len, [*words, *name.split()]), default=0)
-        least.append(GAP + (longest if number or not broken else min(longest, 8)))
+        least.append(GAP + (longest if right or not broken else min(longest, 8)))
     while sum(widths) > room and any(w > m for w, m in zip(widths, least, strict=True)):
         spare = [w if w > m else 0 for w, m in zip(widths, least, strict=True)]
         widths[spare.index(max(spare))] -= 1
