@@ -132,7 +132,7 @@ class Densities:
         words = np.char.add("d", self.shades().astype(str)).astype(object)
         words[self.states == 1] += " dead"
         words[self.states == 2] = "empty"
-        return words
+        return np.asarray(words)
 
 
 def densities(report: Report) -> Densities | None:
@@ -190,9 +190,7 @@ def heat_map(found: Densities, facts: Facts) -> tuple[Axis, list[Panel]]:
                 shade, high = kind.partition(" ")[0], 100 / len(found.layers)
                 if shade != kind or kind == "empty":
                     word = "empty" if kind == "empty" else "dead"
-                    marked.append(
-                        (word, left, round(row * high, 3), right - left, round(high, 3))
-                    )
+                    marked.append((word, left, round(row * high, 3), right - left, round(high, 3)))
                 if kind != "empty":
                     cells.setdefault(shade, []).append(f"M{left:g} {row}H{right:g}v1H{left:g}z")
         outcome = own.get(pruner)
@@ -257,7 +255,11 @@ def scores(table: pd.DataFrame | None) -> Chart | None:
         seen = means > 0
         unit = np.exp(np.log(means[seen]).mean()) if seen.any() else 1.0
         scaled[str(pruner)] = [
-            (1 / size, mean / unit, f"{style.name(str(pruner))}, {short(layer)}: {near(mean / unit)}")
+            (
+                1 / size,
+                mean / unit,
+                f"{style.name(str(pruner))}, {short(layer)}: {near(mean / unit)}",
+            )
             for size, mean, layer in zip(
                 rows["parameters"][seen], means[seen], rows["layer"][seen], strict=True
             )

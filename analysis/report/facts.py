@@ -165,7 +165,9 @@ def _outcomes(report: Report, critical: pd.DataFrame) -> list[Outcome]:
     found = []
     for (pruner, schedule), rows in critical.groupby(["pruner", "schedule"], sort=False):
         own = None if scores is None else scores[scores["pruner"] == pruner]
-        means = None if own is None or own.empty else dict(zip(own["layer"], layer_means(own)))
+        means = None
+        if own is not None and len(own):
+            means = dict(zip(own["layer"], layer_means(own), strict=True))
         found.append(
             Outcome(
                 str(pruner),

@@ -23,6 +23,8 @@ from collapse.plots import style
 # Residuals of the laws are rounding up to here, as `collapse.conservation --tolerance` has it.
 TOLERANCE = 1e-5
 
+_PLACES = {"True": "cut layer", "False": "branch"}
+
 # A pruner's marker, by matplotlib's name of it in the figures.
 _SHAPES = {"X": "cross", "s": "square", "^": "up", "D": "diamond", "o": "circle"}
 
@@ -44,7 +46,9 @@ def render(report: Report, device: str) -> str:
         "other_notes": [note for note in report.notes if note[0] not in missing],
         "problems": {name: part.problem for name, part in report.parts.items()},
         "critical": _records(report.parts["critical"].table),
-        "reasons": [(one, verdict.reason(one)) for one in facts.outcomes if not one.certified],
+        "reasons": [
+            (one, verdict.reason(one, facts)) for one in facts.outcomes if not one.certified
+        ],
         "said": report.said, "commands": commands(report), "glossary": GLOSSARY,
         "made": tables.provenance("report", device),
         "name": style.name, "down": down, "up": up, "near": near, "percent": percent,
@@ -130,7 +134,7 @@ def _layers(report: Report, facts: Facts, found: charts.Densities | None) -> dic
     table, labels = [], apart([c for c, _ in facts.moments])
     for index, layer in enumerate(layers):
         row = rows.get(layer, {})
-        place = {True: "cut layer", False: "branch"}.get(row.get("is_cut"), "unknown")
+        place = _PLACES.get(str(row.get("is_cut")), "unknown")
         first = next(
             ((c, f"{m.name}, by {label}×")
              for label, (c, moments) in zip(labels, facts.moments, strict=True) for m in moments
@@ -189,7 +193,7 @@ def _moving(report: Report, facts: Facts, found: charts.Densities) -> dict[str, 
     step = -(-many * 12 // height)
     data = {"stops": stops, "start": start, "pruner": shown, "layers": names,
             "pruners": [style.name(p) for p in found.pruners]}  # fmt: skip
-    print_row = min(15.0, 380 / len(drawn.rows))
+    print_row = min(15.0, 330 / len(drawn.rows))
     return {
         "panels": panels, "stops": stops, "start": start, "shown": shown,
         "pruners": found.pruners, "rows": many, "here": axis.at(facts.moments[start][0]),
@@ -198,13 +202,14 @@ def _moving(report: Report, facts: Facts, found: charts.Densities) -> dict[str, 
         "row_names": [(round(100 * (i + 0.5) / many, 2), name, facts.cuts.get(name))
                       for i, name in enumerate(names) if i % step == 0],
         "heat_says": [_heat_says(panel.name, facts, labels) for panel in panels],
-        "heat_ticks": axis.ticks(3), "chips": _chips(facts, labels), "graph": drawn, "index": {l: i for i, l in enumerate(found.layers)},
+        "heat_ticks": axis.ticks(3), "chips": _chips(facts, labels), "graph": drawn,
+        "index": {layer: i for i, layer in enumerate(found.layers)},
         "cut_count": f"{cut} of them cut layers" if facts.cuts else "cut layers unknown",
         "track_ticks": [(round(graph.FIRST + (graph.LAST - graph.FIRST) * at / 100, 1), label)
                         for at, label in scale.ticks(4) if at > 10],
         "offsets": [round(100 * (p + 1) / (len(panels) + 1)) for p in range(len(panels))],
         "name_width": "min(14rem, 38%)", "print_row": round(print_row, 1),
-        "graph_prints": print_row >= 7, "data": Markup(_json(data)),
+        "graph_prints": print_row >= 6.5, "data": Markup(_json(data)),
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 
+from analysis.experiments.shared import PRUNERS
 from analysis.report.gather import Report
 
 
@@ -18,6 +19,7 @@ def commands(report: Report) -> dict[str, str]:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
     network = " ".join(shlex.quote(word) for word in words)
+    own = "" if report.pruners == PRUNERS else " --pruners " + shlex.join(report.pruners)
     first = report.seeds[0]
     seed = f" --seed {first}" if first else ""
     seeds = "" if report.seeds == (0,) else f" --seeds {' '.join(map(str, report.seeds))}"
@@ -26,10 +28,10 @@ def commands(report: Report) -> dict[str, str]:
     listed = " ".join(repr(float(stop)) for stop in stops)
     return {
         "doctor": f"python -m collapse.doctor {_examined(report)}",
-        "critical": f"python -m collapse.critical {network}{seeds}",
-        "densities": f"python -m analysis densities {network}{seed} --mode train --living"
+        "critical": f"python -m collapse.critical {network}{own}{seeds}",
+        "densities": f"python -m analysis densities {network}{own}{seed} --mode train --living"
         + (f" --compressions {listed}" if listed else ""),
-        "scores": f"python -m analysis layer-scores {network}{seed} --mode train",
+        "scores": f"python -m analysis layer-scores {network}{own}{seed} --mode train",
         "conservation": f"python -m collapse.conservation {network}{seed}",
     }
 

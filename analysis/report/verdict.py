@@ -81,10 +81,12 @@ def _first_to_go(alive: list[list[Outcome]], linked: list[list[Outcome]], facts:
     words = []
     lag = _names(alive[-1]) if len(alive) > 1 else ""
     if len(linked) > 1 and lag == _names(linked[-1]) and linked[-1][0].connected is not None:
-        low, until = down(alive[-1][0].critical), down(linked[-1][0].connected)
-        if low == until:
+        low, end = down(alive[-1][0].critical), down(linked[-1][0].connected)
+        if low == end:
             verb = "are" if len(alive[-1]) > 1 else "is"
-            return f" {lag} {verb} the first to empty a layer and to cut the network, beyond {low}×."
+            return (
+                f" {lag} {verb} the first to empty a layer and to cut the network, beyond {low}×."
+            )
     if len(linked) > 1:
         until = linked[-1][0].connected
         at = "before anything is pruned" if until is None else f"beyond {down(until)}×"
@@ -110,8 +112,11 @@ def _names(outcomes: list[Outcome]) -> str:
 def _to(compression: float | None, facts: Facts) -> str:
     if compression is None:
         return "no compression at all"
-    maximum = compression >= facts.maximal * (1 - 1e-12)
-    return f"{down(compression)}×{', the maximum' * maximum}"
+    return f"{down(compression)}×{', the maximum' * _at_maximum(compression, facts)}"
+
+
+def _at_maximum(compression: float, facts: Facts) -> bool:
+    return compression >= facts.maximal * (1 - 1e-12)
 
 
 def _alive(one: Outcome, facts: Facts) -> str:
@@ -130,8 +135,8 @@ def _line(one: Outcome, facts: Facts) -> str:
     worst = min(one.found, key=lambda found: found.critical)
     text = _alive(one, facts).replace("leaves", "Leaves", 1)
     lost = [found for found in one.found if found.lost is not None]
-    if not lost:
-        seen = "" if one.critical >= facts.maximal * (1 - 1e-12) else "; no layer was seen to go"
+    if not lost or _at_maximum(one.critical, facts):  # beyond it some layer has to be empty
+        seen = "" if _at_maximum(one.critical, facts) else "; no layer was seen to go"
         return f"{text}{seen}{_rest(one, facts)}."
     early = [f for f in lost if f.collapse is not None and f.collapse < f.critical]
     if early:
@@ -190,9 +195,7 @@ def _warnings(facts: Facts) -> list[str]:
 
 def _caveats(facts: Facts) -> list[str]:
     found = []
-    tested = [
-        one.name for one in facts.outcomes if any(f.evidence == "search" for f in one.found)
-    ]
+    tested = [one.name for one in facts.outcomes if any(f.evidence == "search" for f in one.found)]
     if tested:
         found.append(f"Found by tests, not proved: {listed(tested, 6)}.")
     if facts.seeds == 1 and facts.outcomes:
@@ -202,8 +205,10 @@ def _caveats(facts: Facts) -> list[str]:
     return found
 
 
-def reason(one: Outcome) -> str:
+def reason(one: Outcome, facts: Facts) -> str:
     """Why a pruner empties the layer that it does: sizes and scores, as they were measured."""
+    if _at_maximum(one.critical, facts):
+        return "Every layer keeps a weight to the maximum."
     lost = next((found.lost for found in one.found if found.lost is not None), None)
     if lost is None:
         return "No layer was seen to collapse."

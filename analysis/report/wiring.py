@@ -119,6 +119,6 @@ def placed(nodes: list[Node]) -> list[Node]:
         ended = {source for source in node.into if last[source] == row}
         holders = [None if holder in ended else holder for holder in holders]
         lane = holders.index(None) if None in holders else len(holders)
-        holders[lane:lane + 1] = [row if row in last else None]
+        holders[lane : lane + 1] = [row if row in last else None]
         found.append(replace(node, lane=lane))
     return found
