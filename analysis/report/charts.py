@@ -125,7 +125,7 @@ class Densities:
     def shades(self) -> np.ndarray:
         """From 0 (everything is kept) to ``SHADES - 1``, on a logarithmic scale."""
         depth = np.log(np.maximum(self.values, self.floor)) / min(np.log(self.floor), -1e-9)
-        return np.minimum((depth * SHADES).astype(int), SHADES - 1)
+        return np.asarray(np.minimum((depth * SHADES).astype(int), SHADES - 1))
 
     def classes(self) -> np.ndarray:
         """What each cell is drawn as: ``d0`` to ``d9``, these with ``dead``, or ``empty``."""

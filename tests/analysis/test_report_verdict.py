@@ -164,7 +164,10 @@ def _check(number: int, pruners: tuple[str, ...]) -> None:
     assert facts.unfollowed == ""
     says, oracle = verdict(facts), Oracle(setup)
     ends = {name: oracle.check_line(name, text) for name, text in says.lines if name in PRUNERS}
-    assert set(ends) == {name for name, pruner in PRUNERS.items() if pruner in pruners}
+    missing = {name for name, _ in facts.missing}  # a dead network has no gradient to score
+    assert set(ends) | missing == {name for name, one in PRUNERS.items() if one in pruners}
+    assert not set(ends) & missing
+    assert all(any(name in text for text in says.warnings) for name in missing)
     _check_headline(says.headline, ends)
     labels = apart([compression for compression, _ in facts.moments])
     for label, (compression, moments) in zip(labels, facts.moments, strict=True):
@@ -215,7 +218,7 @@ def _check_reason(text: str, sizes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in range(2, 30))]
+    "number", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 30))]
 )
 def test_no_sentence_contradicts_the_network(
     number: int, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
