@@ -226,13 +226,14 @@ def _chips(facts: Facts, labels: list[str]) -> list[tuple[int, str]]:
     """The stops that pruners single out, with why."""
     found = []
     asked = [one for one in facts.outcomes if not one.certified]
+    seed = " (first seed)" * (facts.seeds > 1)
     for index, (compression, _) in enumerate(facts.moments):
         ends = [one.name for one in asked if one.found[0].critical == compression]
         paths = [one.name for one in asked if one.found[0].connected == compression]
         if ends or paths:
             words = [f"{listed(ends, 6)}: critical"] if ends else []
             words += [f"{listed(paths, 6)}: last path"] if paths and paths != ends else []
-            found.append((index, f"{labels[index]}× {'; '.join(words)}"))
+            found.append((index, f"{labels[index]}× {'; '.join(words)}{seed}"))
     return found
 
 

@@ -262,6 +262,7 @@ def at_compression(
     if own:
         word = "compressions" if len(own) > 1 else "compression"
         text += f", the critical {word} of {listed(own, 6)}"
+        text += " with the first seed" * (facts.seeds > 1)
     alive = [one.name for one in moments if not one.empty and not one.pathless]
     parts = []
     if alive:
