@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from collapse import cli
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
@@ -16,6 +18,7 @@ from collapse.options import (
     Quiet,
     Runs,
     Setup,
+    check_once,
     check_pruners,
     check_seed,
     shown,
@@ -31,20 +34,24 @@ class Config(Runs, Quiet):
     Attributes:
         out: the page (.html).
         pruners: random, magnitude, snip, grasp, synflow, or package.module:function.
-        seed: of initialisation, samples and random scores.
+        seeds: of initialisation, samples and random scores; several give bands and ranges.
     """
 
     setup: Setup
     out: Annotated[Path, shown("FILE")] = Path("report.html")
     pruners: tuple[str, ...] = PAPER_PRUNERS
-    seed: int = 0
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
 
 
 def main(config: Config) -> int:
     """Run the request; the exit code is 1 if a part of the page could not be computed."""
     config.setup.check()
     check_pruners(*config.pruners, option="--pruners")
-    check_seed(config.seed)
+    if not config.seeds:
+        raise RequestError("--seeds: expected at least one, got none")
+    check_once("--seeds", config.seeds)
+    for seed in config.seeds:
+        check_seed(seed, "--seeds")
     check_writable(config.out, (".html",))
     try:
         from analysis.report import render
@@ -59,14 +66,14 @@ def main(config: Config) -> int:
 
     device = str(choose_device(config.setup.device))
     resources = Resources(Execution(config.runs, quiet=config.quiet), device=device)
-    report = gather(config.setup, pruners=config.pruners, seed=config.seed, resources=resources)
+    report = gather(config.setup, pruners=config.pruners, seeds=config.seeds, resources=resources)
     page = render(report, device)
     with atomic(config.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     problems = {name: part.problem for name, part in report.parts.items() if part.problem}
     for name, problem in problems.items():
         print(f"{name}: could not be computed: {problem}")
-    print(f"{config.out} ({len(page.encode()) / 1e6:.1f} MB)")
+    print(f"{config.out} ({len(page.encode()) / 1e6:.2f} MB)")
     return 1 if problems else 0
 
 

@@ -7,31 +7,30 @@ way. A part that cannot be computed says why, and the others stand.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import linregress
 
 from analysis.experiments import densities, layer_scores
 from analysis.experiments.shared import PRUNERS, Scored, measured
+from analysis.report.wiring import Node, wiring
 from analysis.resumable import Resources, complete
-from collapse import cli, conservation
+from collapse import conservation
 from collapse import masks as masking
-from collapse.conservation import audit, likely_cause
+from collapse.conservation import audit
 from collapse.critical import frame_of, measure
 from collapse.doctor import doctor
+from collapse.doctor.findings import Finding
 from collapse.errors import RequestError
 from collapse.models import call, stand_ins, taken, untouched
 from collapse.options import Pruning, Setup
-from collapse.plots import layer_means
 from collapse.problem import Problem
 
-# So many compressions on the slider.
-STOPS = 12
+# So many round compressions to look at, besides those that the pruners themselves single out.
+STOPS = 8
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,27 @@ class Report:
     """What the page shows.
 
     Attributes:
-        parts: critical, densities, scores (tables of the contract) and conservation (the worst
-            residual of each identity of the synflow and of the snip ledger, and what lies outside
-            the theory), doctor (a row a layer of the network as it is).
-        notes: of single rows that could not be computed.
+        parts: critical, densities (each over all seeds), scores (tables of the contract) and
+            conservation (the worst residual of each identity of the synflow and of the snip
+            ledger, and what lies outside the theory), doctor (a row a layer of the network as it
+            is), wiring (its table is the list of layers in order of execution).
+        nodes: of the graph of layers; none where there is no wiring.
+        notes: of single rows that could not be computed: whose, and why.
         left_out: what is not counted, and layers that the forward never reaches.
         said: by the doctor, on the network as it is.
         outputs: of the network, for the doctor's command.
     """
 
     setup: Setup
-    seed: int
+    seeds: tuple[int, ...]
+    pruners: tuple[str, ...]
     input_shape: tuple[int, ...]
     layers: dict[str, int]
     parts: dict[str, Part]
-    notes: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
-    said: list[str] = field(default_factory=list)
+    said: list[Finding] = field(default_factory=list)
     outputs: int | None = None
 
     @property
@@ -81,33 +84,49 @@ def gather(
     setup: Setup,
     *,
     pruners: tuple[str, ...] = PRUNERS,
-    seed: int = 0,
+    seeds: tuple[int, ...] = (0,),
     resources: Resources | None = None,
 ) -> Report:
     """Everything about a network; points that are done are not done again.
+
+    Args:
+        seeds: of initialisation, samples and random scores. Critical compressions and densities
+            are measured with each; the rest is the first one's.
 
     Raises:
         RequestError: the network cannot be built, or has nothing to prune.
     """
     resources = resources or Resources()
-    scored = Scored(setup, pruners, mode="train", seed=seed)
-    prepared = scored.prepared()
+    scored = [Scored(setup, pruners, mode="train", seed=seed) for seed in seeds]
+    first = scored[0]
+    prepared = first.prepared()
     sizes = masking.sizes(prepared.dense())
-    notes: list[str] = []
-    said: list[str] = []
+    report = Report(
+        setup, seeds, pruners, prepared.input_shape, sizes, {}, left_out=prepared.notes,
+        outputs=_outputs(prepared),
+    )  # fmt: skip
+    nodes, notes, said = report.nodes, report.notes, report.said
     parts = {
-        "doctor": _part(lambda: _doctor(scored, said)),
+        "doctor": _part(lambda: _doctor(first, said)),
+        "wiring": _part(lambda: _wiring(prepared, nodes)),
+        "conservation": _part(lambda: _conservation(first, notes)),
         "critical": _part(lambda: _critical(scored, resources, notes)),
-        "densities": _part(lambda: _densities(scored, sizes, resources)),
-        "scores": _part(
-            lambda: layer_scores.run(layer_scores.Config(setup, pruners, "train", seed), resources)
-        ),
-        "conservation": _part(lambda: _conservation(scored, notes)),
     }
-    outputs = _outputs(prepared)
-    return Report(
-        setup, seed, prepared.input_shape, sizes, parts, notes, prepared.notes, said, outputs
-    )
+    stops = tuple(compressions(report.maximal, parts["critical"].table))
+
+    def score(one: Scored, pruner: str) -> pd.DataFrame:
+        config = layer_scores.Config(one.setup, (pruner,), "train", one.seed)
+        return layer_scores.run(config, resources)
+
+    def density(one: Scored, pruner: str) -> pd.DataFrame:
+        config = densities.Config(
+            one.setup, (pruner,), "train", one.seed, compressions=stops, living=True
+        )
+        return densities.run(config, resources)
+
+    parts["scores"] = _part(lambda: _each(score, scored[:1], "mean scores", notes))
+    parts["densities"] = _part(lambda: _each(density, scored, "densities", notes))
+    return replace(report, parts=parts)
 
 
 def _part(compute: Callable[[], pd.DataFrame]) -> Part:
@@ -117,12 +136,17 @@ def _part(compute: Callable[[], pd.DataFrame]) -> Part:
         return Part(None, str(error))
 
 
-def _doctor(scored: Scored, said: list[str]) -> pd.DataFrame:
+def _doctor(scored: Scored, said: list[Finding]) -> pd.DataFrame:
     """The network as it is: what is pruned, dead or not finite before anybody prunes it."""
     problem = scored.prepared()
     found = doctor(problem.model, problem.example, output=problem.output)
-    said += [f"{finding.severity}: {finding.text}" for finding in found.findings] or ["healthy"]
+    said += found.findings
     return found.frame(scored.setup.model)
+
+
+def _wiring(problem: Problem, nodes: list[Node]) -> pd.DataFrame:
+    nodes += wiring(problem)
+    return pd.DataFrame({"layer": [node.name for node in nodes if node.kind == "layer"]})
 
 
 def _outputs(problem: Problem) -> int | None:
@@ -135,47 +159,78 @@ def _outputs(problem: Problem) -> int | None:
         return None
 
 
-def _critical(scored: Scored, resources: Resources, notes: list[str]) -> pd.DataFrame:
-    """One row a pruner that takes this network, and SynFlow's certified one."""
-    plans = [Pruning(pruner=p, mode="train", seed=scored.seed) for p in scored.pruners]
-    if "synflow" in scored.pruners:
-        plans.append(Pruning(schedule="certified", seed=scored.seed))
+def _critical(
+    scored: list[Scored], resources: Resources, notes: list[tuple[str, str]]
+) -> pd.DataFrame:
+    """One row a seed and pruner that takes this network, and SynFlow's certified one."""
     frames = []
-    for plan in plans:
-        name = f"{plan.pruner}{', certified' * (plan.schedule == 'certified')}"
-        about, row = f"critical compression of {name}", partial(_critical_row, scored, plan)
-        try:
-            point = measured("critical", scored.setup, plan, about, row, {}, effective=True)
-            frames.append(complete([point], "critical", resources))
-        except RequestError as error:
-            notes.append(f"{name}: {error}")
+    for one in scored:
+        plans = [Pruning(pruner=p, mode="train", seed=one.seed) for p in one.pruners]
+        if "synflow" in one.pruners:
+            plans.append(Pruning(schedule="certified", seed=one.seed))
+        for plan in plans:
+            name = f"{plan.pruner}{', certified' * (plan.schedule == 'certified')}"
+            about, row = f"critical compression of {name}", partial(_critical_row, one, plan)
+            try:
+                point = measured("critical", one.setup, plan, about, row, {}, effective=True)
+                frames.append(complete([point], "critical", resources))
+            except RequestError as error:
+                _note(notes, name, error)
     if not frames:
-        raise RequestError(f"no pruner takes this network: {notes[0]}")
+        raise RequestError(f"no pruner takes this network: {notes[0][1]}")
     return pd.concat([frame.astype(object) for frame in frames]).infer_objects()
+
+
+def _note(notes: list[tuple[str, str]], name: str, error: RequestError) -> None:
+    """Once for all seeds."""
+    if (name, str(error)) not in notes:
+        notes.append((name, str(error)))
 
 
 def _critical_row(scored: Scored, plan: Pruning) -> pd.DataFrame:
     return frame_of([measure(scored.setup, scored.prepared(), plan)[0]])
 
 
-def _densities(scored: Scored, sizes: dict[str, int], resources: Resources) -> pd.DataFrame:
-    """Every pruner at the same compressions, from 1 to the maximum."""
-    maximum = sum(sizes.values()) / len(sizes)
-    stops = np.geomspace(1, maximum, STOPS)
-    # Readable numbers: two digits, rounded down so that the maximum is not passed.
-    compressions = sorted({float(f"{stop * 0.95:.1e}") if stop > 1 else 1.0 for stop in stops})
-    config = densities.Config(
-        scored.setup,
-        scored.pruners,
-        "train",
-        scored.seed,
-        compressions=tuple(max(1.0, compression) for compression in compressions),
-        living=True,
-    )
-    return densities.run(config, resources)
+def compressions(maximum: float, critical: pd.DataFrame | None) -> list[float]:
+    """What to look at: round numbers from 1 to the maximum, and where each pruner's layers end.
+
+    Args:
+        critical: its table; of the first seed are taken the critical compressions, and how far
+            the network stays connected where that is further.
+    """
+    own: set[float] = set()
+    if critical is not None:
+        rows = critical[critical["seed"] == critical["seed"].iloc[0]]
+        rows = rows[rows["schedule"] != "certified"]
+        own = set(rows["critical_compression"].astype(float))
+        own |= set(rows["connected_until"].dropna().astype(float))
+    # Two digits, rounded down so that the maximum is not passed.
+    found = {max(1.0, float(f"{stop * 0.95:.1e}")) for stop in np.geomspace(1, maximum, STOPS)}
+    round_ones = {stop for stop in found if all(abs(stop / c - 1) > 0.02 for c in own)}
+    return sorted({1.0} | round_ones | own)
 
 
-def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:
+def _each(
+    run: Callable[[Scored, str], pd.DataFrame],
+    scored: list[Scored],
+    about: str,
+    notes: list[tuple[str, str]],
+) -> pd.DataFrame:
+    """The tables of all pruners that take this network, one below the other."""
+    frames = []
+    for one in scored:
+        for pruner in one.pruners:
+            try:
+                frames.append(run(one, pruner))
+            except RequestError as error:
+                if all(name != pruner for name, _ in notes):  # or it was said of the whole pruner
+                    _note(notes, f"{about} of {pruner}", error)
+    if not frames:
+        raise RequestError(f"no pruner takes this network: {notes[-1][1]}")
+    return pd.concat([frame.astype(object) for frame in frames]).infer_objects()
+
+
+def _conservation(scored: Scored, notes: list[tuple[str, str]]) -> pd.DataFrame:
     """The worst residual of each identity, and what lies outside the theory."""
     prepared = scored.prepared()
     batch = taken(prepared.batches[0], slice(0, 8))
@@ -186,10 +241,9 @@ def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:
                 prepared.model, batch, pruner=pruner, output=scored.setup.output, seed=scored.seed
             )
         except RequestError as error:
-            notes.append(f"conservation of {pruner}: {error}")
+            notes.append((f"conservation of {pruner}", str(error)))
             continue
-        worst = conservation.worst(found.ledger).assign(flow=pruner)
-        parts.append(worst.assign(note=worst["identity"].map(likely_cause)))
+        parts.append(conservation.worst(found.ledger).assign(flow=pruner))
         outside = found.outside
         parts.append(
             pd.DataFrame(
@@ -203,59 +257,5 @@ def _conservation(scored: Scored, notes: list[str]) -> pd.DataFrame:
             )
         )
     if not parts:
-        raise RequestError(f"no flow could be recorded: {notes[-1]}")
+        raise RequestError(f"no flow could be recorded: {notes[-1][1]}")
     return pd.concat([part.astype(object) for part in parts], ignore_index=True).infer_objects()
-
-
-def reasons(report: Report) -> list[dict[str, Any]]:
-    """For each pruner: which layer goes first, and what its scores say about why.
-
-    Returns:
-        ``pruner, layer, parameters, share`` (of all parameters), ``slope, r`` (of log mean score
-        against log inverse layer size: both 1 where scores are conserved) and ``text``.
-    """
-    critical, scores = report.parts["critical"].table, report.parts["scores"].table
-    if critical is None:
-        return []
-    found = []
-    for row in cli.rows_of(critical[critical["schedule"] != "certified"]):
-        pruner, layer = row["pruner"], row["first_collapsed_layer"]
-        slope = r = None
-        if scores is not None:
-            own = scores[scores["pruner"] == pruner]
-            slope, r = _fit(own)
-        one = {"pruner": pruner, "layer": layer, "slope": slope, "r": r}
-        if not isinstance(layer, str):
-            found.append({**one, "layer": None, "text": "no layer was seen to collapse"})
-            continue
-        size = report.layers[layer]
-        text = (
-            f"{layer} goes first: {size:,} of {report.parameters:,} parameters "
-            f"({size / report.parameters:.2%})"
-        )
-        if row["collapsed_is_cut"] is not None and not row["collapsed_is_cut"]:
-            until = row["connected_until"]
-            far = "without it" if until is None else f"to {until:,.6g}"
-            text += f", in a branch: the network stays connected {far}"
-        if slope is not None:
-            text += f"; {_explained(slope)}"
-        found.append({**one, "parameters": size, "share": size / report.parameters, "text": text})
-    return found
-
-
-def _fit(rows: pd.DataFrame) -> tuple[float | None, float | None]:
-    means = layer_means(rows) if len(rows) else np.zeros(0)
-    if len(set(rows["parameters"])) < 2 or not (means > 0).all():
-        return None, None
-    fit = linregress(-np.log(rows["parameters"].to_numpy(float)), np.log(means))
-    return float(fit.slope), float(fit.rvalue)
-
-
-def _explained(slope: float) -> str:
-    """What a slope of log mean score against log inverse size means for the ranking."""
-    words = f"slope {round(slope, 2) + 0.0:.2f} of log mean score against log inverse layer size"
-    if slope > 0.5:
-        return words + ": large layers have small scores, and a single ranking empties one of them"
-    if slope > 0.1:
-        return words + ": large layers have somewhat smaller scores"
-    return words + ": size hardly counts, the scale of each layer's scores does"
