@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated
 
 import pandas as pd
 import tyro
 
-from analysis.experiments.shared import VGG19, Scored, given, measured, powers
+from analysis.experiments.shared import VGG19, Scored, given, measured, network, powers
 from analysis.resumable import Measured, runner
 from collapse import connectivity, tables
 from collapse import masks as masking
+from collapse.doctor.cuts import cut_layers
 from collapse.models import Masks
-from collapse.options import Pruning, Scope, Setup
+from collapse.options import Count, Pruning, Scope, Setup
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -29,6 +30,7 @@ class Config(Scored):
     Attributes:
         compressions: to look at; without them powers of two.
         log2_step: between two of these powers.
+        iterations: of every pruner, in place of its own number.
         scope: rank all parameters together (global), or each layer by itself.
         living: also count the kept weights that are not dead (effective_kept), a forward and a
             backward each.
@@ -36,6 +38,7 @@ class Config(Scored):
 
     compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
     log2_step: float = 2.0
+    iterations: Count = None
     scope: Scope = "global"
     living: bool = False
 
@@ -57,7 +60,9 @@ def points(config: Config) -> list[Measured]:
         compressions = given(config.compressions)
     found = []
     for pruner in dict.fromkeys(config.pruners):
-        options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
+        options = Pruning(
+            pruner, config.iterations, scope=config.scope, mode=config.mode, seed=config.seed
+        )
         once = iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
             about = f"{pruner} to {part[-1]:,.6g}"
@@ -91,4 +96,12 @@ def _measure(config: Config, options: Pruning, compressions: Sequence[float]) ->
             alive = masking.kept_by_layer(living)
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
             rows.append({**layer, "compression": compression})
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found.assign(is_cut=found["layer"].isin(_cuts(config.setup)))
+
+
+@lru_cache(maxsize=1)
+def _cuts(setup: Setup) -> frozenset[str]:
+    """The layers that every path crosses; what is lost with any other is a branch."""
+    problem = network(setup, 0, labelled=False)
+    return cut_layers(problem.model, problem.example, output=setup.output)
