@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated
 
 import pandas as pd
 import tyro
 
-from analysis.experiments.shared import VGG19, Scored, given, measured, network, powers
+from analysis.experiments.shared import VGG19, Scored, given, measured, powers
 from analysis.resumable import Measured, runner
 from collapse import connectivity, tables
 from collapse import masks as masking
-from collapse.doctor.cuts import cut_layers
 from collapse.models import Masks
 from collapse.options import Count, Pruning, Scope, Setup
 from collapse.pruning import iterations_of, prune
@@ -96,12 +95,4 @@ def _measure(config: Config, options: Pruning, compressions: Sequence[float]) ->
             alive = masking.kept_by_layer(living)
         for layer in tables.layer_rows(masking.sizes(dense), kept, alive, sums):
             rows.append({**layer, "compression": compression})
-    found = pd.DataFrame(rows)
-    return found.assign(is_cut=found["layer"].isin(_cuts(config.setup)))
-
-
-@lru_cache(maxsize=1)
-def _cuts(setup: Setup) -> frozenset[str]:
-    """The layers that every path crosses; what is lost with any other is a branch."""
-    problem = network(setup, 0, labelled=False)
-    return cut_layers(problem.model, problem.example, output=setup.output)
+    return pd.DataFrame(rows)

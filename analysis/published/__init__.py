@@ -55,17 +55,10 @@ def check_published(name: str) -> None:
         )
 
 
-def scaled(
-    theirs: pd.Series[float], ours: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Sizes of published scores at our scale, and the factor: scores are only ranked.
-
-    The authors' code divides SNIP's and GraSP's scores by their sum over all parameters (biases
-    included, later summed over batches), so that their scale says nothing.
-    """
+def scaled(theirs: pd.Series[float], ours: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sizes of published scores at our scale, by one factor: scores are only ranked."""
     sizes = np.abs(theirs.to_numpy(float))
-    factor = float(np.exp(np.log(ours[ours > 0]).mean() - np.log(sizes).mean()))
-    return sizes * factor, factor
+    return sizes * float(np.exp(np.log(ours[ours > 0]).mean() - np.log(sizes).mean()))
 
 
 def check_comparable(name: str, table: pd.DataFrame) -> None:
