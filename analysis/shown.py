@@ -5,43 +5,166 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import published
-from analysis.agreement import Comparison
+from analysis.agreement import (
+    FEWEST_KEPT,
+    GRID_STEP,
+    KINDS,
+    LOG10_DENSITY,
+    OF_LOG_SOFTMAX,
+    Comparison,
+    alike,
+    first_empty,
+)
 from collapse import cli
 
 
 def show(
     found: Mapping[str, Comparison], ours: Mapping[str, pd.DataFrame | None] | None = None
 ) -> None:
-    """Print the comparisons, what they do not cover, and how ours were made."""
-    lines = [
-        line
-        for name, each in found.items()
-        for line in (
-            *(*_by_pruner(name, each), *_outside(name, each), *_not_run(name, each)),
-            *(f"{name}: {line}" for line in _made((ours or {}).get(name))),
-        )
-    ]
+    """Print the verdict, the comparisons, what they do not cover, and how ours were made."""
+    ours = ours or {}
     cli.print_table(
-        "against the published numbers",
+        headline(found, ours.get("densities")),
         [{"figure": name, **_row(name, found.get(name))} for name in published.NETWORKS],
         {
             "figure": "{figure}",
-            "run": "{run:d}",
-            "published": "{published:d}",
-            "within": "{within:d}",
+            "verdict": "{verdict}",
+            "published": "{published:,d}",
+            "run": "{run:,d}",
+            "within": "{within:,d}",
+            "bounded, outside": "{failed:d}",
             "largest deviation": "{deviation:>}",
             "where": "{where}",
             "within means": "{means}",
         },
         [
-            *lines,
+            *(line for name, each in found.items() for line in _lines(name, each, ours.get(name))),
+            *second_seed(ours.get("densities"), ours.get("densities-second-seed")),
+            *log_softmax(ours.get("resnet34")),
+            "bounded: where neither chance nor data plays a part, so that a point outside is exit "
+            "code 1",
             "not compared: figure 3 (neurons) has no published numbers; figure 1's own are a panel "
             "of figure 6, up to compression 1,000",
         ],
     )
+
+
+def _lines(name: str, each: Comparison, ours: pd.DataFrame | None) -> list[str]:
+    return [
+        *_kinds(name, each), *_by_pruner(name, each), *_outside(name, each), *_not_run(name, each),
+        *(f"{name}: {line}" for line in _made(ours)),
+    ]  # fmt: skip
+
+
+def headline(found: Mapping[str, Comparison], densities: pd.DataFrame | None) -> str:
+    """The paper's claim first, then how much of the published numbers was run and how it agrees."""
+    ran = {name: each for name, each in found.items() if len(each.run)}
+    without = [name for name in published.NETWORKS if name not in ran]
+    run = sum(len(each.run) for each in ran.values())
+    within = sum(int(each.run["within"].sum()) for each in ran.values())
+    # Figure 1 is a panel of figure 6.
+    every = sum(len(_published(n, found)) for n in published.NETWORKS if n != "accuracy")
+    share = f"{within:,} of the {run:,} published points that were run agree, of {every:,} in all"
+    left = f"; not run: {', '.join(without)}" if without else ""
+    return f"{first_collapses(densities)}\n{share}{left}"
+
+
+def _published(name: str, found: Mapping[str, Comparison]) -> pd.DataFrame:
+    return found[name].points if name in found else published.load(name)
+
+
+def first_collapses(densities: pd.DataFrame | None) -> str:
+    """Which layers collapse first and at which compression, ours beside figure 2's."""
+    claim = "where collapse first occurs (figure 2)"
+    if densities is None or densities.empty:
+        return f"not run: {claim}"
+    ours, theirs = first_empty(densities), first_empty(published.load("densities"))
+    agree = [pruner for pruner in theirs if pruner in ours and alike(ours[pruner], theirs[pruner])]
+    each = "; ".join(
+        f"{pruner} {ours[pruner]} (published: {first})" if pruner in ours else f"{pruner} not run"
+        for pruner, first in theirs.items()
+    )
+    verdict = "reproduced" if len(agree) == len(theirs) else "partly" if agree else "NOT reproduced"
+    return (
+        f"{verdict}: {claim}: the same layer, at a compression at most one step of the grid "
+        f"(x{GRID_STEP:g}) away, for {len(agree)} of {len(theirs)} pruners: {each}"
+    )
+
+
+def disagreeing(densities: pd.DataFrame | None) -> list[str]:
+    """The pruners that were run and collapse elsewhere than in figure 2."""
+    if densities is None or densities.empty:
+        return []
+    theirs = first_empty(published.load("densities"))
+    ours = first_empty(densities)
+    return [name for name in theirs if name in ours and not alike(ours[name], theirs[name])]
+
+
+def second_seed(ours: pd.DataFrame | None, other: pd.DataFrame | None) -> list[str]:
+    """The noise floor: how far another seed of ours lies from the first, by the same rule."""
+    if ours is None or other is None:
+        return []
+    keys = ["pruner", "compression", "layer_index"]
+    pairs = ours.merge(other, on=keys, suffixes=("", "_other"))
+    large = pairs[pairs["kept"].clip(lower=pairs["kept_other"]) >= FEWEST_KEPT]
+    apart = np.log10(large["density_other"] / large["density"]).abs()
+    lines = []
+    for pruner, rows in large.groupby("pruner", sort=False):
+        far = apart[rows.index]
+        lines.append(f"{pruner} {int((far <= LOG10_DENSITY).sum())} of {len(far)}, {far.max():.2f}")
+    return [
+        "densities: noise floor: our second seed lies within the same bound of our first for (most "
+        f"apart, log10): {'; '.join(lines)}"
+    ]
+
+
+def log_softmax(ours: pd.DataFrame | None) -> list[str]:
+    """What the log-softmax at the end of a second study's networks explains.
+
+    Both scores at the same compressions, against the mean of the published seeds.
+    """
+    if ours is None:
+        return []
+    theirs = published.load("resnet34")
+    keys = ["compression", "layer_index"]
+    lines = []
+    for own, plain in OF_LOG_SOFTMAX.items():
+        columns = {
+            "there": theirs[theirs["pruner"] == plain],
+            plain: ours[ours["pruner"] == plain],
+            own: ours[ours["pruner"] == own],
+        }
+        means = {name: rows.groupby(keys)["density"].mean() for name, rows in columns.items()}
+        both = pd.concat(means, axis=1).dropna()
+        both = both[(both > 0).all(axis=1)]
+        if both.empty:
+            continue
+        head = both.index.get_level_values("layer_index") == theirs["layer_index"].max()
+        apart = {name: np.log10(both[name] / both["there"]).abs() for name in (plain, own)}
+        at = ", ".join(f"{c:g}" for c in sorted(set(both.index.get_level_values("compression"))))
+        lines.append(
+            f"resnet34: {plain} by logits and by log-probabilities, as there, at compression {at}: "
+            f"the head {apart[plain][head].max():.3f} and {apart[own][head].max():.3f} from the "
+            f"published in log10 density, other layers at most {apart[plain][~head].max():.3f} and "
+            f"{apart[own][~head].max():.3f}"
+        )
+    return lines
+
+
+def _kinds(name: str, each: Comparison) -> list[str]:
+    """What all the published points are: those at which layers collapse count like any other."""
+    if "kind" not in each.points or each.run.empty:
+        return []
+    parts = []
+    for kind in (*KINDS, "not run"):
+        rows = each.points[each.points["kind"] == kind]
+        within = "" if kind == "not run" else f" ({int(rows['within'].sum())} within)"
+        parts.append(f"{len(rows)} {kind}{within}")
+    return [f"{name}: {len(each.points):,} published = {' + '.join(parts)}"]
 
 
 def _by_pruner(name: str, each: Comparison) -> list[str]:
@@ -59,10 +182,14 @@ def _row(name: str, each: Comparison | None) -> dict[str, int | str | None]:
     count = len(published.load(name) if each is None else each.points)
     row: dict[str, int | str | None] = {"run": len(ran), "published": count, "within": None}
     if each is None or ran.empty:
-        why = "not run" if each is None else f"not run ({each.criterion})"
-        return row | {"deviation": None, "where": None, "means": why}
-    worst = ran.iloc[int(ran["deviation"].abs().fillna(0).argmax())].to_dict()
+        nothing = dict.fromkeys(("deviation", "where", "means", "failed"))
+        return row | {"verdict": "not run", **nothing}
+    # A layer that is empty on one side is no number of decades away.
+    far = ran["deviation"].abs().replace(np.inf, 0).fillna(0)
+    worst = ran.iloc[int(far.argmax())].to_dict()
     return row | {
+        "verdict": each.verdict,
+        "failed": each.failed,
         "within": int(ran["within"].sum()),
         "deviation": f"{worst['deviation']:+.4g} {each.deviation}",
         "where": _place(worst, each),

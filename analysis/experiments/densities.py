@@ -15,7 +15,7 @@ from analysis.resumable import Measured, runner
 from collapse import connectivity, tables
 from collapse import masks as masking
 from collapse.models import Masks
-from collapse.options import Pruning, Scope, Setup
+from collapse.options import Count, Pruning, Scope, Setup
 from collapse.pruning import iterations_of, prune
 from collapse.scores import Scores
 
@@ -29,6 +29,7 @@ class Config(Scored):
     Attributes:
         compressions: to look at; without them powers of two.
         log2_step: between two of these powers.
+        iterations: of every pruner, in place of its own number.
         scope: rank all parameters together (global), or each layer by itself.
         living: also count the kept weights that are not dead (effective_kept), a forward and a
             backward each.
@@ -36,6 +37,7 @@ class Config(Scored):
 
     compressions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="X ...")] = None
     log2_step: float = 2.0
+    iterations: Count = None
     scope: Scope = "global"
     living: bool = False
 
@@ -57,7 +59,9 @@ def points(config: Config) -> list[Measured]:
         compressions = given(config.compressions)
     found = []
     for pruner in dict.fromkeys(config.pruners):
-        options = Pruning(pruner=pruner, scope=config.scope, mode=config.mode, seed=config.seed)
+        options = Pruning(
+            pruner, config.iterations, scope=config.scope, mode=config.mode, seed=config.seed
+        )
         once = iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
             about = f"{pruner} to {part[-1]:,.6g}"

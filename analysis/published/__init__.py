@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from collapse.errors import RequestError, unknown
+from collapse.errors import RequestError
 
 # What each table was measured on; accuracies and trained weights depend on the dataset as well.
 _VGG19: dict[str, tuple[str, ...]] = {"model": ("vgg19",), "input_shape": ("3x224x224",)}
+# Where the networks and scores of a second study are.
+SECOND_STUDY = "analysis.published.hoang2023"
 NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
     "densities": _VGG19,
     "layer-scores": _VGG19,
@@ -23,6 +25,7 @@ NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
         "model": ("vgg11_bn", "vgg16_bn", "resnet18", "wideresnet18"),
         "dataset": ("cifar10", "cifar100", "tinyimagenet"),
     },
+    "resnet34": {"model": (f"{SECOND_STUDY}:resnet34",), "dataset": ("cifar10",)},
 }
 
 
@@ -30,18 +33,26 @@ def load(name: str) -> pd.DataFrame:
     """The published table of a figure, in the columns of our own.
 
     Args:
-        name: an experiment's; ``accuracy`` is a panel of ``grid``.
+        name: an experiment's; ``accuracy`` is a panel of ``grid``, and ``resnet34`` of a second
+            study (``hoang2023``).
 
     Raises:
         RequestError: nothing is published for it.
     """
-    if name not in NETWORKS:
-        raise unknown("published table", name, NETWORKS)
+    check_published(name)
     source = "grid" if name == "accuracy" else name.replace("-", "_")
     table = pd.read_csv(Path(__file__).parent / f"{source}.csv")
     if name == "accuracy":
         table = table[(table["model"] == "vgg16_bn") & (table["dataset"] == "cifar100")]
     return table.reset_index(drop=True)
+
+
+def check_published(name: str) -> None:
+    """Raise RequestError where nothing is published for an experiment."""
+    if name not in NETWORKS:
+        raise RequestError(
+            f"nothing is published for '{name}': expected one of {', '.join(NETWORKS)}"
+        )
 
 
 def scaled(theirs: pd.Series[float], ours: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -56,8 +67,7 @@ def check_comparable(name: str, table: pd.DataFrame) -> None:
     Raises:
         RequestError: they are of others, or nothing is published.
     """
-    if name not in NETWORKS:
-        raise unknown("published table", name, NETWORKS)
+    check_published(name)
     wanted = NETWORKS[name]
     alike = pd.Series(True, index=table.index)
     for column, values in wanted.items():

@@ -11,6 +11,8 @@ from analysis import experiments
 from collapse import tables
 
 FOLDER = Path(__file__).parent
+# Results of `analysis densities` that are no figure of their own.
+LAYERS = dict.fromkeys(("resnet34", "densities-second-seed"), "layers")
 
 
 def load(name: str, folder: Path = FOLDER) -> pd.DataFrame | None:
@@ -22,7 +24,7 @@ def load(name: str, folder: Path = FOLDER) -> pd.DataFrame | None:
     for suffix in (".csv", ".parquet", ".json"):
         path = folder / f"{name}{suffix}"
         if path.exists():
-            return tables.read(path, experiments.find(name).TABLE)[0]
+            return tables.read(path, LAYERS.get(name) or experiments.find(name).TABLE)[0]
     return None
 
 

@@ -11,7 +11,7 @@ import pytest
 from collapse import tables
 from collapse.errors import RequestError
 from figures.commands import draw, make_all
-from tests.drawn_tables import cuts_table
+from tests.drawn_tables import cuts_table, tickets_table
 
 
 def _command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,8 @@ def test_the_command_draws_without_torch(tmp_path: Path) -> None:
 def test_the_commands_mistakes(tmp_path: Path) -> None:
     table = str(tmp_path / "cuts.csv")
     tables.write(cuts_table(), Path(table), "cuts")
+    tickets = str(tmp_path / "tickets.csv")
+    tables.write(tickets_table(), Path(tickets), "tickets")
     out = ("--out", str(tmp_path / "x.pdf"))
     cases = {
         ("cust", table, *out): "unknown figure 'cust'; nearest: cuts",
@@ -54,6 +56,12 @@ def test_the_commands_mistakes(tmp_path: Path) -> None:
         ("densities", table, *out): "expected table 'layers' of schema version 1, got 'cuts' of 1",
         ("cuts", table, *out, "--published"): "the published cuts are of vgg19, 3x224x224",
         ("neurons", table, *out, "--size", "poster"): "--size",
+        (
+            "tickets",
+            tickets,
+            *out,
+            "--published",
+        ): "nothing is published for 'tickets': expected one",
     }
     for words, message in cases.items():
         done = _draw(*words)
