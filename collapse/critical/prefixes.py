@@ -43,7 +43,7 @@ class Prefixes:
             return masking.select(self._scores, keep, masks=self._start)
         flat = torch.zeros(sum(m.numel() for m in self._start.values()), dtype=torch.bool)
         flat.numpy()[self._order[:keep]] = True
-        parts = flat.split([mask.numel() for mask in self._start.values()])
+        parts = torch.split_with_sizes(flat, [mask.numel() for mask in self._start.values()])
         pairs = zip(self._start.items(), parts, strict=True)
         return {name: part.view(mask.shape).to(mask.device) for (name, mask), part in pairs}
 

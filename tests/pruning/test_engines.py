@@ -17,13 +17,16 @@ from collapse.pruning import Pruned, Step, prune
 from collapse.pruning.engines import ENGINES, FASTER, Engine
 from collapse.pruning.live_blocks import LiveBlocks
 from collapse.scores import SCORES
+from collapse.scores.fast.positions import PositionClasses
 from tests import reference
 from tests.zoo import Case
 
 # Whatever can be cut down is, so that small networks show what large ones do.
 ALL: dict[str, str | Engine] = {
     **{name: name for name in ENGINES},
-    "live-blocks": partial(LiveBlocks, shrink_below=1.0),
+    "live-blocks": partial(
+        LiveBlocks, shrink_below=1.0, places=partial(PositionClasses, 1.0, least=0)
+    ),
 }
 CAN = {
     "plain": [*itertools.product(SCORES, ["global", "layer"], ["exponential", "linear"])],
