@@ -15,6 +15,7 @@ most linear maps as matrix products (``scores.fast.matmul``), whose backward pas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,6 +45,7 @@ from collapse.scores import (
 from collapse.scores.fast.blocks import Block, expand, smallest
 from collapse.scores.fast.capture import Leaf, LinearMaps
 from collapse.scores.fast.positions import PositionClasses
+from collapse.scores.precision import limits
 from collapse.scores.pruners.synflow import synflow
 
 # Networks below this number of parameters are scored as they are: catching calls would cost more.
@@ -73,6 +75,7 @@ class LiveBlocks(Plain):
         self._sizes, self._kept = sizes(start.masks), kept_by_layer(start.masks)
         self._states: dict[torch.dtype, dict[str, Tensor]] = {}  # |θ| of the survivors, and buffers
         self._products: dict[tuple[torch.dtype, str], Tensor] = {}  # where scores are written
+        self._narrow = True  # R may be in float32's range
         self._cuttable: set[str] = set()
         self._kept_when_cut: int | None = None
 
@@ -94,6 +97,7 @@ class LiveBlocks(Plain):
             self.scores, self.ranked = self.score(iteration), self.masks
             keep = goal if isinstance(goal, int) else goal(self.scores, self.masks)
             mass = self._select(keep)
+            self._narrow = not _beyond_float32(self.scores, mass)
             yield Step.by(self.scores, iteration, self._kept, size, mass)
 
     def score(self, iteration: int) -> Scores:
@@ -103,6 +107,8 @@ class LiveBlocks(Plain):
         return scores
 
     def compute(self, inputs: ScoreInputs) -> Scores:
+        if not self._narrow:
+            inputs = replace(inputs, dtype=torch.float64)
         with untouched(self.start.model, "eval", scoring_seed(inputs)), torch.enable_grad():
             try:
                 return widening(self._synflow)(self.start.model, self.masks, inputs)
@@ -206,3 +212,13 @@ class LiveBlocks(Plain):
             for dtype, state in self._states.items():
                 state[name] = cut.gather(state[name])
                 self._products.pop((dtype, name), None)
+
+
+def _beyond_float32(scores: Scores, mass: float) -> bool:
+    """Whether the next ``R`` is known to be outside float32's range, so that it is not tried.
+
+    Without weights of this mass ``R`` is at least ``R − mass``, and at most ``R``.
+    """
+    R, unit = scores.total or 0.0, 2.0 ** min(scores.exponent, 1000)
+    low, high = limits(torch.float32)
+    return (R - mass) * unit > 1.01 * high or 0 < R * unit < 0.99 * low  # R is rounded, too
