@@ -169,7 +169,6 @@ def scoring(repeats: int) -> None:
         batches = [(torch.randn(samples, *shape), torch.arange(samples) % classes)]
         masks = masking.dense(model)
         inputs = ScoreInputs(batches, mode="eval")
-        inputs.workspace.remove(masks, {})  # as within a pruning: these masks have been applied
         works = {
             "ours": partial(score, model, pruner, masks, inputs),
             "plain": partial(plain, model, pruner, batches),

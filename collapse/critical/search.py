@@ -19,6 +19,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse.connectivity import is_cut_layer, paths
 from collapse.critical.certificate import theorem_3_holds
+from collapse.critical.prefixes import Prefixes, fewest
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks
@@ -121,15 +122,24 @@ class _Family:
         """What there is to prune: the whole network, unless it comes with masks of its own."""
         return self.problem.start()
 
+    @functools.cached_property
+    def start_paths(self) -> tuple[dict[str, int], bool]:
+        """``paths`` before pruning."""
+        return self.paths(self.start)
+
     def score(self) -> Scores:
         """Of the network before pruning."""
         return self.engine(begin(self.problem, self.options, self.start)).score(1)
 
     def paths(self, masks: Masks) -> tuple[dict[str, int], bool]:
         """Living weights by layer, and whether the network is connected."""
-        problem = self.problem
-        alive, arrives = paths(problem.model, masks, problem.example, output=problem.output)
+        alive, arrives = self.living(masks)
         return masking.kept_by_layer(alive), arrives
+
+    def living(self, masks: Masks) -> tuple[Masks, bool]:
+        """Living weights, and whether the network is connected."""
+        problem = self.problem
+        return paths(problem.model, masks, problem.example, output=problem.output)
 
     def is_cut(self, layer: str) -> bool:
         """Whether every input→output path crosses a layer."""
@@ -164,7 +174,7 @@ class _Family:
         least: int | None = None,
     ) -> int | None:
         """The fewest parameters, one a layer or ``least``, that leave a path: by bisection."""
-        if not self.effective or not self.paths(self.start)[1]:
+        if not self.effective or not self.start_paths[1]:
             return None
         return _fewest(arrives, least or len(self.start), total, tolerance)
 
@@ -179,8 +189,27 @@ def _one_shot(family: _Family) -> Critical:
     scores = family.score() if total > len(start) else Scores({})
     scope = family.options.scope
 
+    ranked = Prefixes(scores, start)
+
+    @functools.lru_cache(maxsize=1)
     def at(keep: int) -> Masks:
-        return masking.select(scores, keep, masks=start, scope=scope) if keep < total else start
+        if scope == "global" or keep >= total:
+            return ranked.masks(keep)
+        return masking.select(scores, keep, masks=start, scope=scope)
+
+    @functools.lru_cache(maxsize=1)  # both searches begin at the same number
+    def living(keep: int) -> tuple[Masks, bool]:
+        family.watch(f"living weights among {keep:,}")
+        return family.living(at(keep))
+
+    def least(enough: Callable[[Masks, bool], bool], low: int, high: int) -> int:
+        def look(keep: int) -> tuple[bool, Masks]:
+            alive, arrives = living(keep)
+            return enough(alive, arrives), alive
+
+        if scope == "layer":  # no one order of all weights
+            return _fewest(lambda keep: look(keep)[0], low, high)
+        return fewest(look, ranked, low, high)
 
     if not scores:
         layer, rank = next(iter(start)), total
@@ -193,18 +222,18 @@ def _one_shot(family: _Family) -> Critical:
     collapse = rank - 1 if rank > 1 else None
 
     looked_at = {min(2 * rank, total), rank, *([collapse] if collapse else []), -(-rank // 2)}
-    effective_kept = None
-    if family.effective and min(family.paths(start)[0].values()) > 0:
-
-        def all_alive(keep: int) -> bool:
-            family.watch(f"living weights among {keep:,}")
-            return min(family.paths(at(keep))[0].values()) > 0
-
-        fewest = _fewest(all_alive, rank, total)
-        effective_kept = sum(family.paths(at(fewest))[0].values())
-        looked_at.add(fewest)
-    connected_kept = family.fewest_connected(lambda keep: family.paths(at(keep))[1], total)
-    if connected_kept is not None:
+    is_cut = family.is_cut(layer) if collapse is not None else None
+    effective_kept = connected_kept = None
+    high = total
+    if family.effective and min(family.start_paths[0].values()) > 0:
+        high = least(lambda alive, _: not masking.collapsed(alive), rank, total)
+        effective_kept = masking.kept(living(high)[0])
+        looked_at.add(high)
+    if family.effective and family.start_paths[1]:
+        # Below the rank a cut layer is empty, and nothing arrives. A layer that lives has a path.
+        low = min(rank if is_cut else len(start), high)
+        done = effective_kept is not None and high > low and not living(high - 1)[1]
+        connected_kept = high if done else least(lambda _, arrives: arrives, low, high)
         looked_at.add(connected_kept)
     points = []
     for keep in sorted(looked_at, reverse=True):
@@ -215,7 +244,7 @@ def _one_shot(family: _Family) -> Critical:
         critical_kept=rank,
         collapse_kept=collapse,
         first_collapsed_layer=layer if collapse is not None else None,
-        collapsed_is_cut=family.is_cut(layer) if collapse is not None else None,
+        collapsed_is_cut=is_cut,
         connected_kept=connected_kept,
         effective_kept=effective_kept,
         evidence="closed form",

@@ -7,18 +7,21 @@ writes its output channels into zeros. Everything left out is a product with zer
 the whole network's (in another order of summation). A weight that is ever used in another way
 stays whole (``scores.fast.capture``).
 
-Most maps are computed as matrix products (``scores.fast.matmul``), whose backward pass writes
+Feature maps are computed once a class of positions (``scores.fast.positions``), and
+most linear maps as matrix products (``scores.fast.matmul``), whose backward pass writes
 ``θ ⊙ ∂R/∂θ`` into one buffer that lives from iteration to iteration: no gradient is allocated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from collapse.errors import RequestError
 from collapse.masks import (
     drop_lowest,
     in_memory_order,
@@ -41,12 +44,16 @@ from collapse.scores import (
 )
 from collapse.scores.fast.blocks import Block, expand, smallest
 from collapse.scores.fast.capture import Leaf, LinearMaps
+from collapse.scores.fast.positions import PositionClasses
+from collapse.scores.precision import limits
 from collapse.scores.pruners.synflow import synflow
 
 # Networks below this number of parameters are scored as they are: catching calls would cost more.
 SMALL = 1 << 20
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9
+# No classes of positions.
+_whole_maps = partial(PositionClasses, 0.0)
 
 
 class LiveBlocks(Plain):
@@ -55,13 +62,20 @@ class LiveBlocks(Plain):
     Masks and scores are the blocks' until ``pruned`` writes them into whole tensors.
     """
 
-    def __init__(self, start: Start, *, shrink_below: float = SHRINK_BELOW) -> None:
+    def __init__(
+        self,
+        start: Start,
+        *,
+        shrink_below: float = SHRINK_BELOW,
+        places: Callable[[], PositionClasses] = PositionClasses,
+    ) -> None:
         super().__init__(start)
         self.blocks: dict[str, Block] = {}
-        self._shrink_below = shrink_below
+        self._shrink_below, self._places = shrink_below, places
         self._sizes, self._kept = sizes(start.masks), kept_by_layer(start.masks)
         self._states: dict[torch.dtype, dict[str, Tensor]] = {}  # |θ| of the survivors, and buffers
         self._products: dict[tuple[torch.dtype, str], Tensor] = {}  # where scores are written
+        self._narrow = True  # R may be in float32's range
         self._cuttable: set[str] = set()
         self._kept_when_cut: int | None = None
 
@@ -83,6 +97,7 @@ class LiveBlocks(Plain):
             self.scores, self.ranked = self.score(iteration), self.masks
             keep = goal if isinstance(goal, int) else goal(self.scores, self.masks)
             mass = self._select(keep)
+            self._narrow = not _beyond_float32(self.scores, mass)
             yield Step.by(self.scores, iteration, self._kept, size, mass)
 
     def score(self, iteration: int) -> Scores:
@@ -92,8 +107,16 @@ class LiveBlocks(Plain):
         return scores
 
     def compute(self, inputs: ScoreInputs) -> Scores:
+        if not self._narrow:
+            inputs = replace(inputs, dtype=torch.float64)
         with untouched(self.start.model, "eval", scoring_seed(inputs)), torch.enable_grad():
-            return widening(self._synflow)(self.start.model, self.masks, inputs)
+            try:
+                return widening(self._synflow)(self.start.model, self.masks, inputs)
+            except RequestError:
+                if self._places is _whole_maps:
+                    raise
+                self._places = _whole_maps  # perhaps a call that no mode sees met a stand-in
+                return widening(self._synflow)(self.start.model, self.masks, inputs)
 
     def pruned(self, steps: list[Step]) -> Pruned:
         whole = partial(expand, blocks=self.blocks)
@@ -113,8 +136,11 @@ class LiveBlocks(Plain):
             for name in masks
         }
         tensors.update({name: leaf.stand_in for name, leaf in leaves.items()})
-        with LinearMaps(leaves):
-            R = output_sum(call(network, tensors, inputs.ones(masks), inputs.output))
+        places = self._places()
+        ones = inputs.ones(masks).entering(places.enter)
+        with LinearMaps(leaves), places:
+            output = places.expanded(call(network, tensors, ones, inputs.output))
+        R = output_sum(output)
         for leaf in leaves.values():  # only what is differentiated from here on is for the scores
             leaf.collecting = True
         self._cuttable = {name for name, leaf in leaves.items() if leaf.caught and not leaf.other}
@@ -185,3 +211,13 @@ class LiveBlocks(Plain):
             for dtype, state in self._states.items():
                 state[name] = cut.gather(state[name])
                 self._products.pop((dtype, name), None)
+
+
+def _beyond_float32(scores: Scores, mass: float) -> bool:
+    """Whether the next ``R`` is known to be outside float32's range, so that it is not tried.
+
+    Without weights of this mass ``R`` is at least ``R − mass``, and at most ``R``.
+    """
+    R, unit = scores.total or 0.0, 2.0 ** min(scores.exponent, 1000)
+    low, high = limits(torch.float32)
+    return (R - mass) * unit > 1.01 * high or 0 < R * unit < 0.99 * low  # R is rounded, too

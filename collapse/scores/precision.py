@@ -100,5 +100,10 @@ def holds(R: float, dtype: torch.dtype) -> bool:
     An ``R`` of zero is checked again in the next precision for the same reason. A negative one is
     no fault: normalisations that subtract a mean make it so.
     """
-    low, high = (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)
+    low, high = limits(dtype)
     return low < abs(R) < high
+
+
+def limits(dtype: torch.dtype) -> tuple[float, float]:
+    """Between which an ``R`` is held by a precision."""
+    return (1e-20, 1e36) if dtype == torch.float32 else (1e-200, 1e300)

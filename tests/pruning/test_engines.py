@@ -16,13 +16,16 @@ from collapse.options import PAPER_PRUNERS, Pruning
 from collapse.pruning import Pruned, Step, prune
 from collapse.pruning.engines import ENGINES, FASTER, Engine
 from collapse.pruning.live_blocks import LiveBlocks
+from collapse.scores.fast.positions import PositionClasses
 from tests import reference
 from tests.zoo import Case, each
 
 # Whatever can be cut down is, so that small networks show what large ones do.
 ALL: dict[str, str | Engine] = {
     **{name: name for name in ENGINES},
-    "live-blocks": partial(LiveBlocks, shrink_below=1.0),
+    "live-blocks": partial(
+        LiveBlocks, shrink_below=1.0, places=partial(PositionClasses, 1.0, least=0)
+    ),
 }
 # What an engine does with scores does not hang on which they are, but for those that regrow.
 SCORED = (*PAPER_PRUNERS, "force")

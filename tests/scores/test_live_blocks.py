@@ -294,3 +294,30 @@ def test_uneven_convolutions_as_products() -> None:
     expected = reference.synflow(model, masks, batches, "eval")
     for name in masks:
         torch.testing.assert_close(ours.scores[name], expected[name])
+
+
+@pytest.mark.parametrize(("scale", "tried"), [(1e7, 1), (1e-5, 1), (1.0, 5)])
+def test_a_precision_that_cannot_hold_r_is_tried_once(
+    scale: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(7)))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.mul_(scale)
+    dtypes = []
+    formula = LiveBlocks._synflow
+
+    def watched(self, model, masks, inputs, network):
+        dtypes.append(inputs.dtype)
+        return formula(self, model, masks, inputs, network)
+
+    monkeypatch.setattr(LiveBlocks, "_synflow", watched)
+    batches = [(torch.zeros(1, 6), torch.zeros(1))]
+    plain, ours = (
+        prune(model, batches, Pruning(iterations=5), keep=190, engine=engine)
+        for engine in ("plain", "live-blocks")
+    )
+    assert dtypes.count(torch.float32) == tried
+    assert [step.precision for step in ours.steps] == [step.precision for step in plain.steps]
+    assert all(torch.equal(ours.masks[name], mask) for name, mask in plain.masks.items())
