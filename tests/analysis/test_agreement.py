@@ -25,7 +25,6 @@ from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution
 
-
 experiments.find("cuts")  # it declares its table
 
 
