@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import published, results
+from analysis import experiments, published, results
 from analysis.agreement import (
     COMPARISONS,
     KINDS,
@@ -24,6 +24,8 @@ from analysis.shown import disagreeing, first_collapses, headline, log_softmax, 
 from collapse import tables
 from collapse.errors import RequestError
 from collapse.options import Execution
+
+experiments.find("cuts")  # it declares its table
 
 
 def _ours(name: str) -> pd.DataFrame:
