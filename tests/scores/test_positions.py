@@ -18,7 +18,8 @@ from collapse.problem import Problem
 from collapse.pruning import begin, prune
 from collapse.pruning.live_blocks import LiveBlocks
 from collapse.scores.fast import positions
-from collapse.scores.fast.positions import Kept, PositionClasses, seen
+from collapse.scores.fast.classes import seen
+from collapse.scores.fast.positions import Kept, PositionClasses
 
 
 class _Shift(torch.autograd.Function):

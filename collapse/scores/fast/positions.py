@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,10 +24,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from collapse.models import mapped, tensors_in
+from collapse.scores.fast.classes import (
+    Classes,
+    choice,
+    gathered,
+    joined,
+    place_tensor,
+    repeated,
+    seen,
+)
 
-# The class of each position along an axis, from 0; _OUTSIDE is padding.
-Classes = tuple[int, ...]
-_OUTSIDE = -1
 # Past this share of a map's positions the classes are dropped: gathering them would cost more.
 BELOW = 0.5
 # Inputs of fewer positions are left as they are: at 32×32 what is saved in the first iterations
@@ -54,8 +59,8 @@ class Kept:
         """The whole map; differentiable, wherever it is first asked for."""
         if self.whole is None:
             with torch.enable_grad():
-                by_row = self.values.index_select(2, _index(self.rows, self.values.device))
-                self.whole = by_row.index_select(3, _index(self.columns, self.values.device))
+                by_row = self.values.index_select(2, place_tensor(self.rows, self.values.device))
+                self.whole = by_row.index_select(3, place_tensor(self.columns, self.values.device))
         return self.whole
 
 
@@ -75,58 +80,10 @@ class _StandIn(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         g = gradients[0]
         by_row, by_column = (
-            _choice(classes, count, g)
+            choice(classes, count, g)
             for classes, count in zip(ctx.classes, ctx.counts, strict=True)
         )
         return by_row.t() @ g @ by_column, None, None
-
-
-def _index(classes: Classes, device: torch.device) -> Tensor:
-    return torch.tensor(classes, device=device)
-
-
-@lru_cache(maxsize=4096)
-def seen(
-    classes: Classes, size: int, kernel: int, stride: int, padding: int, dilation: int
-) -> tuple[Classes, Classes]:
-    """The classes of a kernel's ``size`` output positions, and the input classes that each sees.
-
-    Returns:
-        The class of each output position, and ``kernel`` input classes for each class.
-    """
-    found: dict[Classes, int] = {}
-    out = []
-    for position in range(size):
-        start = position * stride - padding
-        places = range(start, start + kernel * dilation, dilation)
-        window = tuple(classes[p] if 0 <= p < len(classes) else _OUTSIDE for p in places)
-        out.append(found.setdefault(window, len(found)))
-    return tuple(out), tuple(place for window in found for place in window)
-
-
-@lru_cache(maxsize=4096)
-def joined(one: Classes, other: Classes) -> tuple[Classes, Classes, Classes]:
-    """The classes by which both of two maps are told apart, and each one's own class in them."""
-    found: dict[tuple[int, int], int] = {}
-    both = tuple(found.setdefault(pair, len(found)) for pair in zip(one, other, strict=True))
-    return both, tuple(a for a, _ in found), tuple(b for _, b in found)
-
-
-def gathered(values: Tensor, rows: Classes, columns: Classes) -> Tensor:
-    """Rows and columns of a map, zeros for those outside.
-
-    As products with matrices of zeros and ones, which is exact, and whose derivative is one too.
-    """
-    if rows != tuple(range(values.shape[2])):
-        values = _choice(rows, values.shape[2], values) @ values
-    if columns != tuple(range(values.shape[3])):
-        values = values @ _choice(columns, values.shape[3], values).t()
-    return values
-
-
-def _choice(classes: Classes, count: int, like: Tensor) -> Tensor:
-    index = _index(classes, like.device)
-    return (index[:, None] == torch.arange(count, device=like.device)).to(like.dtype)
 
 
 class PositionClasses(TorchFunctionMode):
@@ -290,14 +247,9 @@ def _pool(
     if _many(places, rows, columns):
         return None
     # A window's maximum does not change if what is outside repeats what is inside.
-    row_index, column_index = _inside(row_index, kernel[0]), _inside(column_index, kernel[1])
+    row_index, column_index = repeated(row_index, kernel[0]), repeated(column_index, kernel[1])
     values = func(gathered(x.values, row_index, column_index), kernel, kernel)
     return Kept(values, rows, columns)
-
-
-def _inside(index: Classes, kernel: int) -> Classes:
-    windows = (index[start : start + kernel] for start in range(0, len(index), kernel))
-    return tuple(max(window) if p == _OUTSIDE else p for window in windows for p in window)
 
 
 def _windows(
@@ -353,7 +305,7 @@ def _mean(
             return None
         keep = bool(names.get("keepdim", False))
     weights = [
-        torch.bincount(_index(classes, x.values.device)).to(x.values.dtype) / len(classes)
+        torch.bincount(place_tensor(classes, x.values.device)).to(x.values.dtype) / len(classes)
         for classes in (x.rows, x.columns)
     ]
     mean = (x.values @ weights[1]) @ weights[0]
