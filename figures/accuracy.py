@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.questions.accuracy import TABLE, answer, critical
 from collapse.plots import style
-from figures.intervals import curves
+from figures.intervals import RANGE, curves
 from figures.plotting import PUBLISHED, plots
 
 PANELS = ("dataset", "model")
@@ -21,22 +21,42 @@ _CRITICAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@plots(TABLE, one=("model", "dataset"), numbers=NUMBERS)
+def message(table: pd.DataFrame) -> str:
+    """Accuracies at the highest compression at which one is more than half of the dense one."""
+    found = answer(table)
+    tops = found.groupby("compression")["estimate"].max()
+    good = tops[tops > tops.iloc[0] / 2]
+    at = float(good.index.max())
+    here = found[found["compression"] == at].sort_values("estimate", ascending=False)
+    words = [
+        f"{style.name(n)} {e:.0f} %" for n, e in zip(here["pruner"], here["estimate"], strict=True)
+    ]
+    return f"At compression {style.number(at)}: {', '.join(words)}"
+
+
+@plots(TABLE, one=("model", "dataset"), numbers=NUMBERS, shown=RANGE)
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
     """Best top-1 test accuracy against compression: mean and range over runs, by pruner.
 
     A bar at the foot marks each pruner's critical compression, a dashed line the maximum.
     """
     curves(answer(rows), ax, band=True)
-    marks = [(value, style.colour(pruner), "") for pruner, value in critical(rows).items()]
-    if marks:
-        marks.append((float("nan"), "black", "critical compression"))
+    known, most = critical(rows), 1.3 * float(rows["compression"].max())
+    marks = [(value, style.colour(n), "") for n, value in known.items() if value <= most]
+    beyond = [style.name(n) for n, value in known.items() if value > most]
+    if known:
+        more = f" (beyond the axis: {', '.join(beyond)})" if beyond else ""
+        marks.append((float("nan"), "black", f"critical compression{more}"))
     for value, colour, label in marks:
         foot = ax.get_xaxis_transform()
         (bar,) = ax.plot(
             [value], [0], color=colour, label=label or None, transform=foot, **_CRITICAL
         )
         bar.set_in_layout(False)  # it stands in the axis: the layout needs no room for it
+    if "evidence" in rows and (cut := rows["evidence"] == "cut").any():
+        # A network that is cut computes a constant.
+        chance = float(rows.loc[cut, "best_top1"].iloc[0])
+        ax.axhline(chance, color="black", linestyle=":", linewidth=0.8, label="chance (cut)")
     ax.set_xscale("log")
     maximum = rows["maximal_compression"].dropna()
     if len(maximum) and maximum.iloc[0] <= 1.3 * rows["compression"].max():
@@ -48,6 +68,4 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
         ax.plot([], [], label="published", **PUBLISHED)
     ax.set_ylim(0, max(1.0, 1.05 * float(rows["best_top1"].max())))
     ax.set(xlabel="compression", ylabel="top-1 accuracy (%)")
-    runs = rows["seed"].nunique()
-    word = "run" if runs == 1 else "runs"
-    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]} ({runs} {word})")
+    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")

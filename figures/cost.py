@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.questions.cost import TABLE, answer
+from collapse.plots import style
 from figures.intervals import beside, chosen
 from figures.plotting import plots
 
@@ -13,7 +14,18 @@ view = plots(
     TABLE,
     one=("dataset",),
     numbers=("compression", "seconds", "flops", "epoch_seconds", "epoch_flops"),
+    shown="Measured once; random and magnitude need no operations and are not drawn there",
 )
+
+
+def message(table: pd.DataFrame) -> str:
+    """The dearest pruner of each network, in epochs of training."""
+    found = chosen(answer(table), quantity="time, share of an epoch")
+    words = []
+    for model, rows in found.groupby("model", sort=False):
+        top = rows.loc[rows["estimate"].idxmax()]
+        words.append(f"{model} {style.number(top['estimate'])} ({style.name(top['pruner'])})")
+    return f"Time of the dearest pruner, in epochs of training: {', '.join(words)}"
 
 
 def _draw(rows: pd.DataFrame, ax: Axes, quantity: str, label: str, unit: float = 1.0) -> None:
@@ -21,21 +33,27 @@ def _draw(rows: pd.DataFrame, ax: Axes, quantity: str, label: str, unit: float =
     found = found[found["estimate"] > 0]  # what needs none is not drawn
     beside(found.assign(estimate=found["estimate"] / unit), ax, x="model", by="pruner")
     ax.set(ylabel=label, yscale="log")
-    ax.set_title(f"{rows['dataset'].iloc[0]}, measured once")
+    ax.set_title(quantity.partition(",")[0])
 
 
 @view
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Time of pruning in epochs of training, by network."""
     _draw(rows, ax, "time, share of an epoch", "time (epochs)")
-    ax.axhline(1, color="black", linewidth=0.6)
+    _epoch(ax)
+
+
+def _epoch(ax: Axes) -> None:
+    """A line at one epoch, where the axis comes near it."""
+    if ax.get_ylim()[1] > 0.3:
+        ax.axhline(1, color="black", linewidth=0.6, label="one epoch")
 
 
 @view
 def operations(rows: pd.DataFrame, ax: Axes) -> None:
     """Operations of pruning in epochs of training; what needs none is not drawn."""
     _draw(rows, ax, "operations, share of an epoch", "operations (epochs)")
-    ax.axhline(1, color="black", linewidth=0.6)
+    _epoch(ax)
 
 
 @view

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis.questions import finished
 from collapse.plots import style
 from figures.intervals import shades
 from figures.plotting import PUBLISHED, plots
@@ -16,6 +17,19 @@ TABLE = "cuts"
 NUMBERS = ("compression", "iterations", "steps", "max_prune_to_cut_ratio")
 _STAR: dict[str, Any] = {"markersize": 8, "zorder": 3}
 LINES = {"linear": ("--", "s"), "exponential": ("-", "o")}
+CROSSES = {"linear": "+", "exponential": "x"}
+
+
+def message(table: pd.DataFrame) -> str:
+    """At how many compressions each schedule, with most of its iterations, stays below 1."""
+    done = table[finished(table) & (table["compression"] > 1)]
+    words = []
+    for schedule, rows in done.groupby("schedule", sort=False):
+        last = rows[rows["iterations"] == rows["iterations"].max()]
+        safe = int((last["max_prune_to_cut_ratio"] < 1).sum())
+        count = f" in {last['iterations'].iloc[0]:,.0f} iterations" * (schedule != "certified")
+        words.append(f"{schedule}{count} at {safe} of {len(last)}")
+    return f"Pruned mass stays below the cut, by compression: {', '.join(words)}"
 
 
 @plots(TABLE, one=("model", "pruner"), numbers=NUMBERS)
@@ -30,8 +44,8 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
             curve = part[part["schedule"] == schedule].sort_values("iterations")
             if len(curve):
                 ax.plot(
-                    curve["iterations"], curve["max_prune_to_cut_ratio"], line, marker=mark,
-                    color=shade,
+                    curve["iterations"], curve["max_prune_to_cut_ratio"], marker=mark, color=shade,
+                    linestyle=line if len(curve) > 2 else "none",  # two points are no curve
                 )  # fmt: skip
         proved = part[part["schedule"] == "certified"]
         if len(proved):
@@ -39,8 +53,10 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
             ax.plot(proved["steps"], [ratio] * len(proved), "*", color=shade, **_STAR)
         if published is not None:
             theirs = published[np.isclose(published["compression"], compression)]
-            ax.plot(theirs["iterations"], theirs["max_prune_to_cut_ratio"], **PUBLISHED)
-        ax.plot([], [], color=shade, label=f"to {style.number(compression)}")
+            for schedule, part in theirs.groupby("schedule"):
+                look = {**PUBLISHED, "marker": CROSSES[str(schedule)], "color": shade}
+                ax.plot(part["iterations"], part["max_prune_to_cut_ratio"], **look)
+        ax.plot([], [], color=shade, label=f"compression {style.number(compression)}")
     schedules = set(rows["schedule"])
     for schedule, (line, mark) in LINES.items():
         if schedule in schedules:
@@ -48,8 +64,9 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     if "certified" in schedules:
         ax.plot([], [], "*", color="black", label="certified", **_STAR)
     if published is not None:
-        ax.plot([], [], label="published", **PUBLISHED)
-    ax.axhline(1, color="black", linewidth=0.8)
+        for schedule, mark in CROSSES.items():
+            ax.plot([], [], label=f"published, {schedule}", **{**PUBLISHED, "marker": mark})
+    ax.axhline(1, color="black", linewidth=0.8, label="below: no layer collapses")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("iterations")

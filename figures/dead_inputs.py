@@ -6,18 +6,32 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.questions.dead_inputs import TABLE, answer
-from figures.intervals import beside, chosen
+from collapse.plots import style
+from figures.intervals import INTERVALS, beside, chosen, title
 from figures.plotting import plots
 
-view = plots(TABLE, numbers=("seed", "compression", "kept", "dead_kept", "best_top1"))
+view = plots(
+    TABLE, numbers=("seed", "compression", "kept", "dead_kept", "best_top1"), shown=INTERVALS
+)
+_KEPT = "first-layer weights kept on dead inputs"
 
 
-def _at(rows: pd.DataFrame, ax: Axes, quantity: str, compression: float) -> list[str]:
+def message(table: pd.DataFrame) -> str:
+    """How much of the first layer each pruner keeps on dead inputs."""
+    found = chosen(answer(table), quantity=_KEPT)
+    found = found[found["compression"] == found["compression"].min()]
+    words = []
+    for pruner, rows in found.groupby("pruner", sort=False):
+        shares = rows["estimate"]
+        words.append(f"{style.name(str(pruner))} {shares.min():.0f} to {shares.max():.0f} %")
+    return f"Kept on inputs that are always zero, over the datasets: {', '.join(words)}"
+
+
+def _at(rows: pd.DataFrame, ax: Axes, quantity: str, compression: float, what: str) -> list[str]:
     """Draw a quantity by dataset; the datasets."""
     found = chosen(answer(rows), quantity=quantity, compression=compression)
     beside(found.assign(at=found["dataset"].str.replace("-", "\n")), ax, x="at", by="pruner")
-    seeds = ax.get_title(loc="left").rpartition(" (")[2]
-    ax.set_title(f"{rows['model'].iloc[0]}, compression {compression:,g} ({seeds}")
+    title(found, ax, f"{what}, compression {compression:,g}")
     return list(found["dataset"].unique())
 
 
@@ -27,8 +41,7 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
 
     At a higher one some pruners keep nothing of the layer.
     """
-    quantity = "first-layer weights kept on dead inputs"
-    datasets = _at(rows, ax, quantity, rows["compression"].min())
+    datasets = _at(rows, ax, _KEPT, rows["compression"].min(), "layer 1")
     dead = rows.drop_duplicates("dataset").set_index("dataset")
     shares = 100 * dead["dead_parameters"].astype(float) / dead["parameters"].astype(float)
     for place, dataset in enumerate(datasets):
@@ -40,7 +53,7 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
 @view
 def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy at the highest compression."""
-    _at(rows, ax, "top-1 accuracy", rows["compression"].max())
+    _at(rows, ax, "top-1 accuracy", rows["compression"].max(), "accuracy")
     ax.set_ylabel("top-1 accuracy (%)")
 
 

@@ -9,11 +9,27 @@ from analysis.questions import effective
 from analysis.questions.effective import TABLE, answer
 from collapse.plots import style
 from figures import intervals
-from figures.intervals import by_pruner, chosen, powers, title
+from figures.intervals import INTERVALS, by_pruner, chosen, powers, title
 from figures.outcomes import NUMBERS, POINTS
 from figures.plotting import plots
 
-view = plots(TABLE, one=("model", "dataset"), numbers=(*NUMBERS, "best_top1"), points=POINTS)
+view = plots(
+    TABLE,
+    one=("model", "dataset"),
+    numbers=(*NUMBERS, "best_top1"),
+    points=POINTS,
+    shown=INTERVALS,
+)
+
+
+def message(table: pd.DataFrame) -> str:
+    """From which compression on all that a pruner keeps is dead in some run."""
+    runs = chosen(effective.curves(table), quantity="runs with nothing alive")
+    dead = runs[runs["estimate"] > 0].groupby("pruner", sort=False)["compression"].min()
+    words = [f"{style.name(str(n))} from {at:,g}" for n, at in dead.items()]
+    alive = [style.name(n) for n in runs["pruner"].unique() if n not in dead.index]
+    words += [f"{' and '.join(alive)} never"] * bool(alive)
+    return f"All that is kept is dead in some run: {', '.join(words)}"
 
 
 @view
@@ -24,19 +40,20 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     intervals.curves(powers(shares), ax)
     runs = chosen(found, quantity="runs with nothing alive")
     dead = runs[runs["estimate"] > 0]
-    for number, pruner in enumerate(runs["pruner"].unique()):
-        top, height = ax.get_xaxis_transform(), 0.97 - 0.06 * number  # below one another
-        for place in dead.loc[dead["pruner"] == pruner, "compression"]:
-            (mark,) = ax.plot([place], [height], "^", color=style.colour(pruner), transform=top)
-            mark.set_in_layout(False)
-    if len(dead):
-        ax.plot([], [], "^", color="black", label="all dead in some run")
+    for place, rows_here in dead.groupby("compression"):
+        # By name, above the axis: no height of it stands for "everything".
+        names = "\n".join(style.name(n) for n in rows_here["pruner"])
+        ax.text(place, 0.98, f"all dead:\n{names}", transform=ax.get_xaxis_transform(),
+                ha="right", va="top", fontsize="small")  # fmt: skip
     ax.axhline(1, color="black", linewidth=0.6)
     ax.set_xscale("log")
     if ax.get_ylim()[1] > 10:
         ax.set_yscale("log")
     ax.set(xlabel="nominal compression", ylabel="effective / nominal compression")
-    title(runs, ax)
+    if len(dead):  # room for the names
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.45 * (high - low))
+    title(runs, ax, "dead weights")
 
 
 @view
@@ -51,10 +68,11 @@ def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
         hollow = {**look, "linestyle": ":", "markerfacecolor": "none", "label": None}
         ax.plot(part["compression"], part["estimate"], **hollow)
         ax.plot(part["effective"], part["estimate"], **look)
+        ax.vlines(part["effective"], part["low"], part["high"], color=look["color"])
     ax.plot([], [], ":", color="black", marker="o", markerfacecolor="none", label="nominal")
     ax.set_xscale("log")
     ax.set(xlabel="effective (hollow: nominal) compression", ylabel="top-1 accuracy (%)")
-    title(found, ax)
+    title(found, ax, "accuracy")
 
 
 VIEWS = (plot, accuracies)

@@ -14,13 +14,10 @@ from collapse.errors import RequestError
 from collapse.plots import style
 
 Looks = Callable[[Any], Mapping[str, Any]]
-# Of what is no pruner: modes, controls, weights.
-_OTHERS = (
-    {"color": "#0072b2", "marker": "o"},
-    {"color": "#d55e00", "marker": "s"},
-    {"color": "#009e73", "marker": "^"},
-    {"color": "#cc79a7", "marker": "D"},
-)
+# What bars are, of every figure that draws answers.
+INTERVALS = "Points: means over seeds; bars: 95 % intervals (Student's t)"
+TOGETHER = "Bars: 95 % intervals that hold together in a panel (Student's t, Bonferroni)"
+RANGE = "Lines: means over runs; bands: their range, as in the paper"
 
 
 def by_pruner(value: str) -> dict[str, Any]:
@@ -31,7 +28,10 @@ def by_pruner(value: str) -> dict[str, Any]:
 
 def in_turn(values: Sequence[str]) -> Looks:
     """A look for each of these values, which are no pruners."""
-    looks = {value: {**look, "label": value} for value, look in zip(values, _OTHERS, strict=False)}
+    looks = {
+        value: {"color": colour, "marker": marker, "label": value}
+        for value, (colour, marker) in zip(values, style.VARIANTS, strict=False)
+    }
     return lambda value: looks[value]
 
 
@@ -103,14 +103,14 @@ def _means(rows: pd.DataFrame, ax: Axes, x: str, look: Mapping[str, Any], band: 
         ax.vlines(*ends, color=look["color"])
 
 
-def title(answers: pd.DataFrame, ax: Axes) -> None:
-    """Networks, datasets and seeds; of too few seeds for an interval, that there is none."""
+def title(answers: pd.DataFrame, ax: Axes, what: str = "") -> None:
+    """What a panel shows and on how many seeds; of too few for an interval, that there is none."""
     few, most = int(answers["seeds"].min()), int(answers["seeds"].max())
     seeds = f"{few} seed" + "s" * (few != 1) if few == most else f"{few} to {most} seeds"
     if answers["low"].isna().any():
         seeds += ": too few for an interval"
     names = [", ".join(map(str, answers[column].unique())) for column in ("model", "dataset")]
-    ax.set_title(f"{', '.join(names)} ({seeds})")
+    ax.set_title(f"{what or ', '.join(names)} ({seeds})")
 
 
 def zero_line(ax: Axes, label: str | None = None) -> None:

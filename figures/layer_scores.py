@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.published import scaled
-from collapse.plots import layer_means, score_against_inverse_size
+from analysis.questions import finished
+from collapse.plots import layer_means, line_of_logs, score_against_inverse_size, style
 from figures.plotting import PUBLISHED, plots
 
 TABLE = "layers"
@@ -14,10 +15,22 @@ PANELS = ("pruner",)
 NUMBERS = ("compression", "parameters", "score_sum", "score_abs_sum")
 
 
+def message(table: pd.DataFrame) -> str:
+    """The slope of each pruner's scores."""
+    slopes = []
+    for pruner, rows in table[finished(table)].groupby("pruner", sort=False):
+        line = line_of_logs(1 / rows["parameters"].astype(float), layer_means(rows))
+        slopes.append(f"{style.name(str(pruner))} {round(line.slope, 2) + 0.0:.2f}")
+    return f"Slope of score on inverse layer size, 1 if conserved: {', '.join(slopes)}"
+
+
 @plots(TABLE, one=("model", "pruner", "compression"), numbers=NUMBERS)
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
     """A dot a layer; conserved scores lie on a line of slope 1."""
     score_against_inverse_size(rows, ax=ax)
     if published is not None:
-        theirs = scaled(published["score_mean"], layer_means(rows))
-        ax.plot(1 / published["elements"], theirs, label="published", **PUBLISHED)
+        theirs, factor = scaled(published["score_mean"], layer_means(rows))
+        ax.plot(1 / published["elements"], theirs, label="published, times a factor", **PUBLISHED)
+        ax.text(0.02, 0.97, f"published × {style.number(factor)}", transform=ax.transAxes, va="top",
+                fontsize="small")  # fmt: skip
+    ax.set_title(style.name(str(rows["pruner"].iloc[0])))

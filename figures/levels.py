@@ -9,13 +9,23 @@ from matplotlib.axes import Axes
 
 from analysis.questions.accuracy import TABLE, answer
 from figures.accuracy import NUMBERS, PANELS
-from figures.intervals import curves, shades
+from figures.intervals import RANGE, curves, shades
 from figures.plotting import PUBLISHED, plots
 
-__all__ = ["PANELS", "TABLE", "plot"]
+__all__ = ["PANELS", "TABLE", "message", "plot"]
 
 
-@plots(TABLE, one=("model", "dataset", "pruner"), numbers=NUMBERS)
+def message(table: pd.DataFrame) -> str:
+    """The number of levels that is best at each compression, where the best is not chance's."""
+    found = answer(table)
+    words = []
+    for compression, rows in found[found["compression"] > 1].groupby("compression"):
+        best = rows.loc[rows["estimate"].idxmax()]
+        words.append(f"{best['levels']:g} at {compression:,.3g}")
+    return f"Levels with the highest accuracy, by compression: {', '.join(words)}"
+
+
+@plots(TABLE, one=("model", "dataset", "pruner"), numbers=NUMBERS, shown=RANGE)
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
     """Best top-1 accuracy of IMP's ticket against compression, a curve a number of levels."""
     colours = shades(rows["levels"].unique())
@@ -33,6 +43,4 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
     ax.set(xlabel="compression", ylabel="top-1 accuracy (%)")
-    runs = rows["seed"].nunique()
-    title = f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}"
-    ax.set_title(f"{title} ({runs} runs)" if runs > 1 else title)
+    ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")

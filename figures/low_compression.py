@@ -6,14 +6,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.questions.low_compression import TABLE, answer
-from figures.intervals import beside, chosen, zero_line
+from collapse.plots import style
+from figures.intervals import TOGETHER, beside, chosen, zero_line
 from figures.outcomes import NUMBERS, POINTS
 from figures.plotting import plots
 
 PANELS = ("dataset", "model")
 
 
-@plots(TABLE, one=("model", "dataset"), numbers=(*NUMBERS, "best_top1"), points=POINTS)
+def message(table: pd.DataFrame) -> str:
+    """How many differences from the dense network are more than chance, and the largest."""
+    found = chosen(answer(table), against="dense")
+    sure = found[(found["low"] > 0) | (found["high"] < 0)]
+    most = found.loc[found["estimate"].abs().idxmax()]
+    at = f"{style.name(most['pruner'])} at compression {most['compression']:,g}"
+    return (
+        f"{len(sure)} of {len(found)} differences from the dense network are beyond chance; the "
+        f"largest: {most['estimate']:+.1f} points ({at})"
+    )
+
+
+@plots(
+    TABLE,
+    one=("model", "dataset"),
+    numbers=(*NUMBERS, "best_top1"),
+    points=POINTS,
+    shown=TOGETHER,
+)
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy minus that of the dense network of the same seed, by compression and pruner.
 

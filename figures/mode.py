@@ -10,11 +10,23 @@ from matplotlib.axes import Axes
 from analysis.questions import mode
 from analysis.questions.mode import MODES, TABLE, answer
 from collapse.plots import style
-from figures.intervals import beside, by_pruner, chosen, in_turn, powers, title
+from figures.intervals import INTERVALS, beside, by_pruner, chosen, in_turn, powers, title
 from figures.outcomes import NUMBERS, POINTS, one_difference
 from figures.plotting import plots
 
-view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS)
+view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS, shown=INTERVALS)
+
+
+def message(table: pd.DataFrame) -> str:
+    """Critical compression of each pruner in either mode."""
+    found = powers(chosen(answer(table), quantity="log10 critical compression"))
+    words = []
+    for (model, pruner), rows in found.groupby(["model", "pruner"], sort=False):
+        both = [
+            f"{style.number(e)} ({m})" for m, e in zip(rows["mode"], rows["estimate"], strict=True)
+        ]
+        words.append(f"{style.name(str(pruner))} on {model} {', '.join(both)}")
+    return f"Critical compression by mode: {'; '.join(words)}"
 
 
 @view
@@ -24,12 +36,15 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     found = found.assign(at=found["pruner"].map(style.name) + "\n" + found["model"])
     beside(found, ax, x="at", by="mode", looks=in_turn(MODES))
     ax.set(ylabel="critical compression", yscale="log")
+    title(found, ax, "critical compression")
 
 
 @view
 def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy in train mode minus that in eval mode, by compression, of what was trained."""
-    one_difference(chosen(answer(rows), quantity="difference in top-1 accuracy"), ax)
+    found = chosen(answer(rows), quantity="difference in top-1 accuracy")
+    one_difference(found, ax)
+    title(found, ax, "accuracy")
     ax.set_ylabel("top-1 accuracy, train − eval (points)")
 
 
@@ -48,8 +63,7 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
             look |= {"linestyle": ":", "markerfacecolor": "none"}
         ax.plot(group["layer_index"], group["estimate"], **look)
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
-    title(found, ax)
-    ax.set_title(f"compression {part['compression'].iloc[0]:,g}, {ax.get_title(loc='left')}")
+    title(found, ax, f"{deep} at compression {part['compression'].iloc[0]:,g}")
 
 
 VIEWS = (plot, accuracies, densities)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, update_wrapper
@@ -23,8 +24,8 @@ PUBLISHED: dict[str, Any] = {
     "color": "black",
     "linestyle": "none",
     "marker": "x",
-    "markersize": 3.5,
-    "alpha": 0.6,
+    "markersize": 4,
+    "markeredgewidth": 0.7,
 }
 
 _AT_LEAST_ONE = ("compression", "parameters", "iterations")
@@ -43,6 +44,7 @@ class View:
     one: Sequence[str]
     numbers: Sequence[str]
     points: Sequence[str]
+    shown: str = ""
 
     def __post_init__(self) -> None:
         update_wrapper(self, self.draw)
@@ -121,6 +123,7 @@ def plots(
     one: Sequence[str] = ("model",),
     numbers: Sequence[str] = (),
     points: Sequence[str] = (),
+    shown: str = "",
 ) -> Callable[[Callable[..., None]], View]:
     """Make a ``View`` of a function that draws the finished rows of a table on axes.
 
@@ -129,8 +132,25 @@ def plots(
         one: columns in which the rows of one panel are all alike.
         numbers: columns that must be finite numbers.
         points: what tells points apart beside the settings, compression and levels.
+        shown: what its points, bars and bands are, in words; stands below the whole figure.
     """
-    return lambda draw: View(draw, table, one, numbers, points)
+    return lambda draw: View(draw, table, one, numbers, points, shown)
+
+
+def settings_of(table: pd.DataFrame) -> str:
+    """Networks, datasets and how many seeds, of the finished rows.
+
+    Example:
+        >>> row = {"model": "fc", "dataset": "digits", "seed": 0}
+        >>> settings_of(pd.DataFrame([row, {**row, "seed": 1}]))
+        'fc on digits, 2 seeds'
+    """
+    done = table[finished(table)]
+    names = [", ".join(map(str, done[column].unique())) for column in ("model", "dataset")]
+    seeds = done.groupby(["model", "dataset"])["seed"].nunique()
+    few, most = int(seeds.min()), int(seeds.max())
+    count = f"{few}" if few == most else f"{few} to {most}"
+    return f"{' on '.join(names)}, {count} seed{'s' * (most != 1)}"
 
 
 def panels(
@@ -141,6 +161,9 @@ def panels(
     size: style.Size | None = None,
 ) -> Figure:
     """The whole figure: one panel for each value of the columns that it is divided by.
+
+    Above it stands its message, which the module makes of the numbers (``message(table)``), below
+    it what was measured on which network, on how many seeds, and what bars and bands are.
 
     Args:
         figure: a module of this package, with ``plot``; with ``PANELS``, the columns of its rows
@@ -164,8 +187,8 @@ def panels(
             theirs = _of_panel(published, dict(zip(divided, values, strict=True)))
             cells.append(partial(_panel, figure.plot, values, rows, theirs))
     size = size or ("page" if len(cells) > 1 else "column")
-    across = min(len(cells), 1 if size == "column" else 2 if views else 3)
-    if len(divided) == 2:
+    across = _across(size, len(cells), bool(views))
+    if len(divided) == 2 and size != "column":
         across = table[divided[1]].nunique()
     down = math.ceil(len(cells) / across)
     with style.styled(size):
@@ -174,11 +197,38 @@ def panels(
         for ax, cell in zip(axes, cells, strict=False):
             cell(ax=ax)
         for ax in axes[len(cells) :]:
-            ax.set_axis_off()
+            ax.remove()
+        axes = axes[: len(cells)]
+        if len(axes) > 1:
+            _letter(axes)
         if not views:
-            _share_labels(axes[: len(cells)], across)
-        style.add_legend(axes[: len(cells)])
+            _share_labels(axes, across)
+        if hasattr(figure, "message"):
+            style.entitle(drawn, figure.message(table))
+        style.add_legend(axes, _below(figure, table, published))
+        style.make_room(drawn, size)
     return drawn
+
+
+def _across(size: style.Size, panels: int, views: bool) -> int:
+    """Panels side by side: three where they are alike, two where each has labels of its own."""
+    if size == "column":
+        return 1 if panels < 4 else 2
+    return min(panels, 2 if views and panels != 3 else 3)
+
+
+def _letter(axes: list[Axes]) -> None:
+    for letter, ax in zip(string.ascii_lowercase, axes, strict=False):
+        ax.set_title(f"({letter}) {ax.get_title(loc='left')}", loc="left")
+
+
+def _below(figure: ModuleType, table: pd.DataFrame, published: pd.DataFrame | None) -> str:
+    """What was measured, and what points, bars and bands are: each sentence once."""
+    views = getattr(figure, "VIEWS", (figure.plot,))
+    sentences = dict.fromkeys([settings_of(table), *(v.shown for v in views if v.shown)])
+    if published is not None:
+        sentences["Published by Tanaka et al. 2020"] = None
+    return ". ".join(sentences) + "."
 
 
 def _panel(

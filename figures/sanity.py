@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from analysis.questions.sanity import TABLE, answer
 from collapse.plots import style
-from figures.intervals import beside, chosen, in_turn, zero_line
+from figures.intervals import TOGETHER, beside, chosen, in_turn, title, zero_line
 from figures.outcomes import NUMBERS, POINTS
 from figures.plotting import plots
 
@@ -15,11 +15,21 @@ PANELS = ("compression",)
 CONTROLS = ("shuffled", "reinitialised", "inverted")
 
 
+def message(table: pd.DataFrame) -> str:
+    """What each control changes, from the least of pruners and compressions to the most."""
+    found = chosen(answer(table), against="as it is")
+    words = []
+    for control, rows in found.groupby("control", sort=False):
+        words.append(f"{control} {rows['estimate'].min():+.0f} to {rows['estimate'].max():+.0f}")
+    return f"Accuracy minus that of the mask itself, in points: {', '.join(words)}"
+
+
 @plots(
     TABLE,
     one=("model", "dataset", "compression"),
     numbers=(*NUMBERS, "best_top1"),
     points=POINTS,
+    shown=TOGETHER,
 )
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy of each control minus that of the mask itself, by pruner.
@@ -30,5 +40,5 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     found = found.assign(name=found["pruner"].map(style.name))
     beside(found, ax, x="name", by="control", looks=in_turn(CONTROLS))
     zero_line(ax)
-    ax.set_ylabel("top-1 accuracy − the mask's (points)")
-    ax.set_title(f"compression {rows['compression'].iloc[0]:,g}, {ax.get_title(loc='left')}")
+    ax.set_ylabel("control − mask itself (points)")
+    title(found, ax, f"compression {rows['compression'].iloc[0]:,g}")

@@ -7,15 +7,28 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from analysis.questions.tickets import TABLE, across_seeds, answer
-from figures.intervals import beside, by_pruner, chosen, zero_line
+from figures.intervals import INTERVALS, beside, by_pruner, chosen, title, zero_line
 from figures.plotting import plots
 
 view = plots(
     TABLE,
     numbers=("seed", "other_seed", "compression", "overlap", "density_distance"),
     points=("other_seed",),
+    shown=f"{INTERVALS}; (d): each pair of seeds, which share seeds and are not independent",
 )
 _DISTANCE = "share of kept weights in other layers"
+
+
+def message(table: pd.DataFrame) -> str:
+    """Accuracies at the highest compression."""
+    found = chosen(answer(table), quantity="top-1 accuracy")
+    high = found["compression"].max()
+    here = found[found["compression"] == high].sort_values("estimate", ascending=False)
+    words = [
+        f"{by_pruner(n)['label']} {e:.0f} %"
+        for n, e in zip(here["pruner"], here["estimate"], strict=True)
+    ]
+    return f"Tickets at compression {high:,g}: {', '.join(words)}"
 
 
 def _by_compression(rows: pd.DataFrame, ax: Axes, quantity: str, label: str) -> None:
@@ -23,6 +36,7 @@ def _by_compression(rows: pd.DataFrame, ax: Axes, quantity: str, label: str) -> 
     at = "×" + found["compression"].map("{:,g}".format)
     beside(found.assign(at=at), ax, x="at", by="pruner")
     ax.set(xlabel="compression", ylabel=label)
+    title(found, ax, quantity.partition(",")[0].partition(" beyond")[0])
 
 
 @view

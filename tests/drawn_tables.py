@@ -64,7 +64,7 @@ def dynamics_table() -> pd.DataFrame:
             {
                 "pruner": "magnitude", "seed": seed, "level": 0, "epoch": epoch, "layer": f"l{i}",
                 "layer_index": i + 1, "parameters": 10 ** (i + 2),
-                "score_mean": 10.0 ** -(i * epoch / 9), "r": epoch / 9,
+                "score_mean": 10.0 ** -(i * epoch / 9), "slope": epoch / 9, "r": epoch / 9,
             }
             for seed in (0, 1)
             for epoch in range(10)

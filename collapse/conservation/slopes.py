@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import linregress
 from torch import Tensor, nn
 
 from collapse import masks as masking
@@ -16,6 +15,7 @@ from collapse.errors import RequestError
 from collapse.flow import hidden_units
 from collapse.models import Selector, plain, untouched
 from collapse.options import Mode
+from collapse.plots import line_of_logs
 from collapse.scores import Batch, ScoreInputs, Scores, loss_gradient
 
 
@@ -95,6 +95,6 @@ def inverse_size_fit(sizes: Mapping[str, int], sums: Mapping[str, float]) -> tup
         raise RequestError(
             "a slope needs two layers of different size, each with a mean that is not zero"
         )
-    inverse = -np.log(list(sizes.values()))
-    fit = linregress(inverse, np.log(totals) + inverse)
-    return float(fit.slope), float(fit.rvalue)
+    inverse = 1 / np.array(list(sizes.values()), float)
+    slope, r = line_of_logs(inverse, totals * inverse)
+    return slope, r

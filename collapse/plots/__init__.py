@@ -6,6 +6,14 @@ from collapse.plots.diagnostics import (
     score_against_inverse_size,
     score_dynamics,
 )
+from collapse.plots.fits import line_of_logs
 from collapse.plots.style import save
 
-__all__ = ["critical_bars", "layer_means", "save", "score_against_inverse_size", "score_dynamics"]
+__all__ = [
+    "critical_bars",
+    "layer_means",
+    "line_of_logs",
+    "save",
+    "score_against_inverse_size",
+    "score_dynamics",
+]

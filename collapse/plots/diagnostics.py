@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from collapse.errors import RequestError
 from collapse.plots import style
+from collapse.plots.fits import line_of_logs
 
 _DIAMOND: dict[str, Any] = {
     "linestyle": "none",
@@ -113,6 +114,9 @@ def score_against_inverse_size(table: pd.DataFrame, *, ax: Axes | None = None) -
     seen = mean > 0  # a logarithm has no zero
     ax.loglog(inverse[seen], mean[seen], style.marker(pruner), color=style.colour(pruner))
     _against_inverse_size(ax, inverse, mean)
+    line = line_of_logs(inverse, mean)
+    if not np.isnan(line.r):
+        _corner(ax, str(line))
     ax.set_ylabel("|mean layer score|")
     ax.set_title(f"{style.name(pruner)}, {table['model'].iloc[0]}", loc="left")
     return ax
@@ -158,17 +162,20 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     _against_inverse_size(ax, inverse, mean)
     ax.set_ylabel("mean squared weight")
     ax.set_title(_network(table), loc="left")
-    start, end = (first.loc[first["epoch"] == at, "r"].iloc[0] for at in (epochs[0], epochs[-1]))
-    if pd.notna(start) and pd.notna(end):
-        ax.text(
-            0.98,
-            0.03,
-            f"r {start:.4f} → {end:.4f}",
-            transform=ax.transAxes,
-            ha="right",
-            va="bottom",
-        )
+    start, end = (first[first["epoch"] == at].iloc[0] for at in (epochs[0], epochs[-1]))
+    if all(pd.notna(each[name]) for each in (start, end) for name in ("slope", "r")):
+        words = [
+            f"{name} {start[name]:.{digits}f} → {end[name]:.{digits}f}"
+            for name, digits in (("slope", 2), ("r", 4))
+        ]
+        _corner(ax, "\n".join(words))
     return ax
+
+
+def _corner(ax: Axes, text: str) -> None:
+    """A few words at the lower right, where a line of slope 1 never is."""
+    place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+    ax.text(0.98, 0.03, text, fontsize="small", **place)
 
 
 def shades(values: Sequence[Any], most: int = 5) -> list[tuple[Any, Any]]:

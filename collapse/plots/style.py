@@ -7,6 +7,7 @@ figures are made without pyplot, so they need no display and stay out of its lis
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from collapse.errors import RequestError, first_line, unknown
@@ -27,33 +29,39 @@ Size = Literal["column", "page", "slide"]
 Plot = TypeVar("Plot", bound=Callable[..., Axes])
 
 
-# Okabe & Ito's palette, which readers with colour-vision deficiencies can tell apart; the markers
-# tell the pruners apart without any colour.
+# A pruner's alone. Told apart also with deuteranopia and protanopia (a test holds pairs of colours
+# apart by 15 units of CIELAB); the markers tell the pruners apart without any colour.
 COLOURS = {
-    "random": "#7f7f7f",
-    "magnitude": "#d55e00",
-    "snip": "#e69f00",
-    "grasp": "#009e73",
-    "synflow": "#0072b2",
+    "random": "#000000",
+    "magnitude": "#c8330f",
+    "snip": "#f0b000",
+    "grasp": "#3f9e86",
+    "synflow": "#1f4e9e",
 }
 
 
-MARKERS = {"random": "X", "magnitude": "s", "snip": "^", "grasp": "D", "synflow": "o"}
+MARKERS = {"random": "p", "magnitude": "s", "snip": "^", "grasp": "D", "synflow": "o"}
 
 
 NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": "GraSP",
          "synflow": "SynFlow", "snip signed": "SNIP, signed"}  # fmt: skip
 
 
-OTHER = "#cc79a7"
+OTHER = "#d96be8"
+
+
+# Of what is no pruner (modes, controls, weights): greys, with a marker each.
+VARIANTS = (("#4d4d4d", "o"), ("#8c8c8c", "s"), ("#c2c2c2", "^"))
 
 
 # What runs from early to late or from the input to the output.
 SEQUENCE = "viridis"
 
 
-# Width in inches and type in points: of a conference paper's column and page, and of a slide.
-SIZES: dict[str, tuple[float, float]] = {"column": (3.35, 8), "page": (6.9, 8), "slide": (10.0, 15)}
+# Width and greatest height in inches and type in points: of a conference paper's column and page,
+# and of a slide (16:9).
+SIZES: dict[str, tuple[float, float]] = {"column": (3.35, 8), "page": (6.9, 8), "slide": (10.0, 12)}
+HEIGHTS = {"column": 9.0, "page": 9.0, "slide": 5.625}
 
 
 @contextmanager
@@ -75,6 +83,8 @@ def styled(size: Size = "column") -> Iterator[None]:
         "ytick.labelsize": points - 1,
         "legend.fontsize": points - 1,
         "legend.frameon": False,
+        "figure.titlesize": points,
+        "hatch.linewidth": 0.6,
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -98,7 +108,21 @@ def new_figure(size: Size = "column", rows: int = 1, columns: int = 1) -> Figure
     """An empty figure of a size's width, high enough for so many rows of panels and a legend."""
     width, points = SIZES[size]
     height = min(width / columns * 0.78, width * 0.6) * rows + 4 * points / 72
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, min(height, HEIGHTS[size])), layout="constrained")
+
+
+def entitle(figure: Figure, message: str) -> None:
+    """A message above a figure, in lines that fit its width."""
+    bold = 0.82  # of a line's letters: they are wider
+    figure.suptitle(wrapped(message, figure, bold), x=0.01, ha="left", fontweight="bold")
+
+
+def make_room(figure: Figure, size: Size) -> None:
+    """As much higher as what stands above and below the panels takes, up to a size's height."""
+    title: Text | None = figure._suptitle  # type: ignore[attr-defined]  # it has no public name
+    around = [*figure.legends, *([title] if title else [])]
+    taken = sum(artist.get_window_extent().height for artist in around) / figure.dpi
+    figure.set_figheight(min(figure.get_figheight() + taken, HEIGHTS[size]))
 
 
 def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
@@ -122,20 +146,46 @@ def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
     return decorate
 
 
-def add_legend(axes: Sequence[Axes]) -> None:
-    """One legend for all panels of a figure: inside the only one if it is short, else below."""
+def add_legend(axes: Sequence[Axes], note: str = "") -> None:
+    """One legend for all panels of a figure: inside the only one if it is short, else below.
+
+    Below, it has as many columns as the figure is wide enough for, and is read row by row.
+
+    Args:
+        note: a sentence above it, what bars are and how many seeds; then it stands below.
+    """
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if 0 < len(found) < 6 and len(axes) == 1:
+    if 0 < len(found) < 6 and len(axes) == 1 and not note:
         axes[0].legend()
-    elif found:
-        figure = axes[0].get_figure(root=True)
-        assert figure is not None
-        most = 3 if figure.get_figwidth() < 2 * SIZES["column"][0] else 6
-        columns = min(len(found), most)
-        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+        return
+    if not found and not note:
+        return
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    for columns in range(max(1, min(len(found), 6)), 0, -1):
+        labels = _row_by_row(list(found), columns)
+        legend = figure.legend(
+            [found[label] for label in labels], labels, ncols=columns,
+            loc="outside lower center", title=wrapped(note, figure) or None, columnspacing=1.2,
+        )  # fmt: skip
+        if columns == 1 or legend.get_window_extent().width <= 0.98 * figure.bbox.width:
+            return
+        legend.remove()
+
+
+def _row_by_row(labels: list[str], columns: int) -> list[str]:
+    """In the order in which a legend, which fills column by column, shows them row by row."""
+    return [label for column in range(columns) for label in labels[column::columns]]
+
+
+def wrapped(text: str, figure: Figure, share: float = 1.0) -> str:
+    """A sentence in lines that fit a figure's width, by the width of its letters on average."""
+    points = matplotlib.rcParams["font.size"]
+    letters = int(share * figure.get_figwidth() * 72 / (0.53 * points))
+    return "\n".join(textwrap.wrap(text, letters))
 
 
 def colour(pruner: str) -> str:
@@ -155,7 +205,7 @@ def name(pruner: str) -> str:
 
 def number(value: float) -> str:
     """Three digits, with a power of ten where counting zeros would be work."""
-    if value < 1e5:
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return rf"${mantissa}\times10^{{{int(exponent)}}}$"
@@ -175,8 +225,8 @@ def readable_logarithms(ax: Axes) -> None:
             few = (1, 2, 3, 5) if short else (1, 3)
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
             axis.set_major_formatter(FuncFormatter(_tick))
-        else:  # one power in two where type is large
-            axis.set_major_locator(LogLocator(numticks=7))
+        else:  # as many powers as there is room for
+            axis.set_major_locator(LogLocator(numticks="auto"))
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from analysis import experiments, published
 from collapse.errors import RequestError
@@ -46,7 +48,7 @@ def test_accuracy_draws_mean_range_critical_and_maximum() -> None:
     np.testing.assert_array_equal(lines["maximal"][:, 0], [1000, 1000])
     assert ax.get_xscale() == "log"
     assert ax.get_ylabel() == "top-1 accuracy (%)"
-    assert "3 runs" in ax.get_title(loc="left")
+    assert ax.get_title(loc="left") == "net, digits"
     bands = [np.array(band.get_paths()[0].vertices) for band in ax.collections]
     assert [(b[:, 1].min(), b[:, 1].max()) for b in bands] == [(10, 92), (10, 92)]
     marks = {
@@ -74,45 +76,91 @@ def test_published_accuracies_are_crosses_on_the_same_axes() -> None:
     assert drawn == theirs.groupby(["pruner", "compression"]).ngroups == 65
 
 
-def test_grid_has_a_panel_for_each_network_with_an_inset() -> None:
+def test_critical_compressions_beyond_the_axis_are_said() -> None:
+    table = accuracy_table()
+    table.loc[table["pruner"] == "synflow", "critical_compression"] = 50_000.0
+    labels = _labelled(accuracy.plot(table))
+    assert "critical compression (beyond the axis: SynFlow)" in labels
+
+
+def test_chance_is_the_accuracy_of_networks_that_are_cut() -> None:
+    table = accuracy_table()
+    assert "chance (cut)" not in _labelled(accuracy.plot(table))
+    cut = (table["pruner"] == "magnitude") & (table["compression"] == 1000)
+    table.loc[cut, "best_top1"] = 14.0
+    ax = accuracy.plot(table.assign(evidence=np.where(cut, "cut", "trained")))
+    np.testing.assert_array_equal(_labelled(ax)["chance (cut)"][:, 1], [14, 14])
+
+
+def test_grid_has_a_panel_for_each_network() -> None:
     both = pd.concat([accuracy_table(), accuracy_table(model="other")])
     figure = panels(grid, both)
-    axes = [ax for ax in figure.axes if ax.get_title(loc="left")]
-    assert [ax.get_title(loc="left") for ax in axes] == ["net, digits", "other, digits"]
-    (inset,) = axes[0].child_axes
-    assert [line.get_xdata().max() for line in inset.get_lines()] == [10.0, 10.0]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "(a) net, digits", "(b) other, digits",
+    ]  # fmt: skip
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["Magnitude", "SynFlow", "critical compression", "maximal"]
 
 
-def test_densities_are_curves_by_layer_with_a_mark_at_the_first_collapse() -> None:
-    table = layers_table(
-        {"magnitude": {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (0, 631), 64.0: (0, 157)}}
+_COLLAPSING = {"magnitude": {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (0, 631), 64.0: (0, 157)}}
+
+
+def _hatched(ax: Axes) -> dict[tuple[float, float], str]:
+    """Lower corners of the hatched cells, with their hatches."""
+    return {p.get_xy(): p.get_hatch() for p in ax.patches if p.get_hatch() and p.get_height()}
+
+
+def test_densities_are_a_heat_map_with_empty_layers_hatched() -> None:
+    ax = densities.plot(layers_table(_COLLAPSING))
+    (mesh,) = ax.collections
+    shown = np.ma.filled(mesh.get_array().reshape(2, 4).astype(float), np.nan)
+    by_hand = np.log10([[1, 0.25, np.nan, np.nan], [1, 0.25, 0.0631, 0.0157]])
+    np.testing.assert_allclose(shown, by_hand)
+    assert mesh.get_clim() == (-6, 0)
+    assert _hatched(ax) == {(2, 0): "////", (3, 0): "////"}
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels[0] == "density 1"
+    assert "layer empty" in labels
+    assert ax.get_title(loc="left") == "Magnitude"
+
+
+def test_empty_cut_layers_and_branches_are_hatched_apart() -> None:
+    for is_cut, label in ((True, "cut layer empty"), (False, "branch empty")):
+        ax = densities.plot(layers_table(_COLLAPSING).assign(is_cut=is_cut))
+        assert label in ax.get_legend_handles_labels()[1]
+    assert set(_hatched(ax).values()) == {"...."}
+
+
+def test_layers_that_are_empty_in_the_published_run_have_a_dot() -> None:
+    table = layers_table(_COLLAPSING)
+    theirs = table.assign(density=table["density"].where(table["layer_index"] == 1, 0.0))
+    ax = densities.plot(table, published=theirs[theirs["compression"] == 16])
+    (dots,) = [line for line in ax.get_lines() if len(line.get_xdata())]
+    np.testing.assert_array_equal(dots.get_xydata(), [[2.5, 0.5], [2.5, 1.5]])
+
+
+def test_titles_say_where_collapse_first_occurs() -> None:
+    points = {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (6, 631)}
+    message = densities.message(layers_table({**_COLLAPSING, "synflow": points}))
+    assert message == (
+        "Where collapse first occurs: Magnitude empties layer 1 at 16; SynFlow none up to 64"
     )
-    ax = densities.plot(table)
-    lines = _labelled(ax)
-    np.testing.assert_array_equal(lines["layer 1"], [[1, 1], [4, 0.25]])
-    np.testing.assert_array_equal(lines["layer 2"][:, 1], [1, 0.25, 0.0631, 0.0157])
-    marks = [l for l in ax.get_lines() if l.get_marker() == "v" and len(l.get_xdata())]  # noqa: E741  # l for line
-    assert [float(np.array(line.get_xdata())[0]) for line in marks] == [16.0]
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert ax.get_title(loc="left") == "Magnitude, net"
 
 
 def test_densities_have_a_panel_a_pruner() -> None:
     points = {1.0: (100, 10_000), 4.0: (25, 2500)}
     figure = panels(densities, layers_table({"snip": points, "grasp": points}))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["SNIP, net", "GraSP, net"]
-    assert [ax.get_ylabel() for ax in figure.axes] == ["density of a layer", ""]
+    assert titles == ["(a) SNIP", "(b) GraSP"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["layer", ""]
 
 
 def test_neurons_are_dots_beside_the_line_of_equality() -> None:
     table = neurons_table()
     ax = neurons.plot(table[table["quantity"] == "snip"])
-    dots = _labelled(ax)["a"]
-    np.testing.assert_array_equal(dots, [[2, 2], [3, 3], [4, 4]])  # a unit at zero is left out
+    dots = sorted(map(tuple, ax.collections[0].get_offsets().tolist()))
+    assert dots[:3] == [(2, 2), (2, 2), (3, 3)]  # in both places; a unit at zero is left out
     assert "in = out" in [str(line.get_label()) for line in ax.get_lines()]
     assert len(panels(neurons, table).axes) == 2
 
@@ -131,8 +179,10 @@ def test_published_layer_scores_are_brought_to_our_scale() -> None:
     theirs = published.load("layer-scores")
     theirs = theirs[theirs["pruner"] == "magnitude"]
     ax = layer_scores.plot(layers_table({"magnitude": {1.0: (100, 10_000)}}), published=theirs)
-    drawn = _labelled(ax)["published"]
+    drawn = _labelled(ax)["published, times a factor"]
     assert len(drawn) == 19
+    factor = drawn[0, 1] / abs(theirs["score_mean"].iloc[0])
+    assert f"published × {style.number(factor)}" in [text.get_text() for text in ax.texts]
     ours = np.array(ax.get_lines()[0].get_ydata())
     assert np.log(drawn[:, 1]).mean() == pytest.approx(np.log(ours).mean())
 
@@ -154,7 +204,7 @@ def test_dynamics_run_from_dark_to_bright_with_their_correlation() -> None:
     lines = _labelled(ax)
     assert list(lines) == ["epoch 0", "epoch 2", "epoch 4", "epoch 7", "epoch 9", "slope 1"]
     np.testing.assert_allclose(lines["epoch 9"], [[1e-2, 1], [1e-3, 0.1], [1e-4, 0.01]])
-    assert [text.get_text() for text in ax.texts] == ["r 0.0000 → 1.0000"]
+    assert [text.get_text() for text in ax.texts] == ["slope 0.00 → 1.00\nr 0.0000 → 1.0000"]
     brightness = [sum(matplotlib.colors.to_rgb(line.get_color())) for line in ax.get_lines()[:5]]
     assert brightness == sorted(brightness)
     assert len(panels(dynamics, table).axes) == 2
@@ -164,7 +214,8 @@ def test_cuts_tell_schedules_by_line_and_compressions_by_colour() -> None:
     ax = cuts.plot(cuts_table(), published=published.load("cuts"))
     curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 2]
     styles = [(line.get_linestyle(), to_hex(line.get_color())) for line in curves]
-    assert [kind for kind, _ in styles[:4]] == ["--", "-", "--", "-"]
+    assert [kind for kind, _ in styles[:4]] == ["None"] * 4  # two points are no curve
+    assert [line.get_marker() for line in curves[:4]] == ["s", "o", "s", "o"]
     assert styles[0][1] == styles[1][1] != styles[2][1]
     np.testing.assert_array_equal(curves[0].get_xydata(), [[1, 10], [10, 1]])
     stars = [line for line in ax.get_lines() if line.get_marker() == "*" and len(line.get_xdata())]
@@ -207,9 +258,9 @@ def test_a_panel_with_nothing_finished_is_left_empty_and_says_so() -> None:
     table = layers_table({"snip": points, "grasp": points})
     table.loc[table["pruner"] == "grasp", "finished"] = False
     done, empty = panels(densities, table).axes
-    assert _labelled(done)
-    assert not empty.get_lines()
-    assert empty.get_title(loc="left") == "grasp"
+    assert done.collections
+    assert not empty.collections
+    assert empty.get_title(loc="left") == "(b) grasp"
     assert empty.get_title(loc="right") == "0 of 2 points"
 
 
@@ -291,6 +342,92 @@ def test_sizes_are_those_of_a_column_a_page_and_a_slide() -> None:
         assert figure.axes[0].xaxis.label.get_fontsize() == points
     with pytest.raises(RequestError, match="unknown size 'poster'; one of: column, page, slide"):
         panels(cuts, cuts_table(), size="poster")  # type: ignore[arg-type]  # the mistake
+
+
+def _texts(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Everything written in a figure, with where it is."""
+    found = [*figure.texts, *([figure._suptitle] if figure._suptitle else [])]
+    for legend in figure.legends:
+        found += [*legend.get_texts(), legend.get_title()]
+    for ax in figure.axes:
+        found += [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label]
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+    seen = [text for text in dict.fromkeys(found) if text.get_text() and text.get_visible()]
+    return [(text.get_text(), text.get_window_extent()) for text in seen]
+
+
+@pytest.mark.parametrize("size", style.SIZES)
+@pytest.mark.parametrize("name", ["densities", "layer-scores", "iterations", "sanity", "cuts"])
+def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> None:
+    figure = panels(find(name), TABLES[name], size=size)
+    figure.draw_without_rendering()
+    texts = _texts(figure)
+    whole = figure.bbox.padded(1)
+    assert [text for text, at in texts if not whole.containsx(at.x0) or at.x1 > whole.x1] == []
+    assert [text for text, at in texts if at.y0 < whole.y0 or at.y1 > whole.y1] == []
+    pairs = itertools.combinations(texts, 2)
+    assert [(a, b) for (a, at), (b, bt) in pairs if at.shrunk(0.98, 0.9).overlaps(bt)] == []
+    assert figure.get_figheight() <= style.HEIGHTS[size]
+
+
+def test_below_every_figure_stands_what_bars_are_and_how_many_seeds() -> None:
+    (legend,) = panels(find("low-compression"), TABLES["low-compression"]).legends
+    below = legend.get_title().get_text().replace("\n", " ")
+    assert below.startswith("net on digits, 3 seeds. Bars: 95 % intervals that hold together")
+    (legend,) = panels(accuracy, accuracy_table()).legends
+    assert "bands: their range" in legend.get_title().get_text().replace("\n", " ")
+
+
+def test_legends_are_read_row_by_row() -> None:
+    rows = style._row_by_row(list("abcde"), 3)
+    # matplotlib fills three columns of 2, 2 and 1.
+    assert rows == ["a", "d", "b", "e", "c"]
+
+
+def _lab(colour: str, seen: np.ndarray) -> np.ndarray:
+    """CIELAB of a colour as it is seen, from linear light (sRGB, D65)."""
+    given = np.array(matplotlib.colors.to_rgb(colour))
+    light = np.where(given <= 0.04045, given / 12.92, ((given + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    )
+    xyz = to_xyz @ np.clip(seen @ light, 0, 1) / np.array([0.9505, 1.0, 1.0888])
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Machado, Oliveira & Fernandes 2009, severity 1.
+VISIONS = {
+    "normal": np.eye(3),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]]
+    ),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]]
+    ),
+}  # fmt: skip
+
+
+def _closest(colours: list[str], vision: str) -> float:
+    seen = [_lab(colour, VISIONS[vision]) for colour in colours]
+    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_are_told_apart_with_colour_vision_deficiencies(vision: str) -> None:
+    assert _closest([*style.COLOURS.values(), style.OTHER], vision) >= 15
+    assert _closest([colour for colour, _ in style.VARIANTS], vision) >= 15
+    # Measured on the palette before: grey and Okabe & Ito's green.
+    if vision == "deuteranopia":
+        assert _closest(["#7f7f7f", "#009e73"], vision) == pytest.approx(9.7, abs=0.1)
+
+
+def test_a_pruners_colour_is_a_pruners_alone() -> None:
+    assert not {colour for colour, _ in style.VARIANTS} & {*style.COLOURS.values(), style.OTHER}
 
 
 def test_pruners_differ_in_colour_and_in_marker() -> None:
