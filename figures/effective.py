@@ -68,7 +68,8 @@ def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
         hollow = {**look, "linestyle": ":", "markerfacecolor": "none", "label": None}
         ax.plot(part["compression"], part["estimate"], **hollow)
         ax.plot(part["effective"], part["estimate"], **look)
-        ax.vlines(part["effective"], part["low"], part["high"], color=look["color"])
+        known = part.dropna(subset=["effective", "low", "high"])
+        ax.vlines(known["effective"], known["low"], known["high"], color=look["color"])
     ax.plot([], [], ":", color="black", marker="o", markerfacecolor="none", label="nominal")
     ax.set_xscale("log")
     ax.set(xlabel="effective (hollow: nominal) compression", ylabel="top-1 accuracy (%)")

@@ -55,10 +55,19 @@ def check_published(name: str) -> None:
         )
 
 
-def scaled(theirs: pd.Series[float], ours: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sizes of published scores at our scale, by one factor: scores are only ranked."""
+def scaled(
+    theirs: pd.Series[float], ours: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Sizes of published scores at our scale, and the factor: scores are only ranked.
+
+    Example:
+        >>> sizes, factor = scaled(pd.Series([1.0, -4.0]), np.array([10.0, 40.0]))
+        >>> sizes.round(9).tolist(), round(factor, 9)
+        ([10.0, 40.0], 10.0)
+    """
     sizes = np.abs(theirs.to_numpy(float))
-    return sizes * float(np.exp(np.log(ours[ours > 0]).mean() - np.log(sizes).mean()))
+    factor = float(np.exp(np.log(ours[ours > 0]).mean() - np.log(sizes).mean()))
+    return sizes * factor, factor
 
 
 def check_comparable(name: str, table: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -115,7 +116,8 @@ def test_figures_all_draws_every_figure(
     assert _all(tmp_path, monkeypatch, {}, of) == 0
     drawn = sorted(tmp_path.glob("*.svg"))
     assert [path.stem for path in drawn] == sorted(commands.SETS[of])
-    assert all(" points<" not in path.read_text() for path in drawn)
+    # No figure says that some of its points are missing.
+    assert not any(re.search(r"\d of \d+ points<", path.read_text()) for path in drawn)
 
 
 def test_figures_all_draws_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
