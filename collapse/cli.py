@@ -259,7 +259,9 @@ def _widths(
     for name, texts in cells.items():
         widths.append(max(map(len, texts)) + GAP)
         right = ":" in columns[name]
-        words = texts[1:] if right else [word for text in texts[1:] for word in _parts(text, broken)]
+        words = (
+            texts[1:] if right else [word for text in texts[1:] for word in _parts(text, broken)]
+        )
         longest = max(map(len, [*words, *name.split()]), default=0)
         least.append(GAP + (longest if right or not broken else min(longest, 8)))
     while sum(widths) > room and any(w > m for w, m in zip(widths, least, strict=True)):
