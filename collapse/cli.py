@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 PIPED = 100  # columns of a table that goes to a file or a pipe
-WHOLE = 16  # letters of a text that is not wrapped
 GAP = 2  # blanks between columns, and before the first
 
 
@@ -259,20 +258,15 @@ def _widths(
     for name, texts in cells.items():
         widths.append(max(map(len, texts)) + GAP)
         right = ":" in columns[name]
-        words = (
-            texts[1:] if right else [word for text in texts[1:] for word in _parts(text, broken)]
-        )
+        # What a row is about, and a verdict without a heading, can be searched for in a log.
+        whole = right or (not broken and name in (next(iter(cells)), ""))
+        words = texts[1:] if whole else [word for text in texts for word in text.split()]
         longest = max(map(len, [*words, *name.split()]), default=0)
         least.append(GAP + (longest if right or not broken else min(longest, 8)))
     while sum(widths) > room and any(w > m for w, m in zip(widths, least, strict=True)):
         spare = [w if w > m else 0 for w, m in zip(widths, least, strict=True)]
         widths[spare.index(max(spare))] -= 1
     return widths
-
-
-def _parts(text: str, broken: bool) -> list[str]:
-    """What of a text stays on a line: a short one whole, so that it can be searched for."""
-    return [text] if len(text) <= WHOLE and not broken else text.split()
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, typing.Any]]:
