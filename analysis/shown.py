@@ -111,7 +111,7 @@ def second_seed(ours: pd.DataFrame | None, other: pd.DataFrame | None) -> list[s
     keys = ["pruner", "compression", "layer_index"]
     pairs = ours.merge(other, on=keys, suffixes=("", "_other"))
     large = pairs[pairs["kept"].clip(lower=pairs["kept_other"]) >= FEWEST_KEPT]
-    apart = np.log10(large["density_other"] / large["density"]).abs()
+    apart = (large["density_other"] / large["density"]).apply(np.log10).abs()
     lines = []
     for pruner, rows in large.groupby("pruner", sort=False):
         far = apart[rows.index]
@@ -144,7 +144,7 @@ def log_softmax(ours: pd.DataFrame | None) -> list[str]:
         if both.empty:
             continue
         head = both.index.get_level_values("layer_index") == theirs["layer_index"].max()
-        apart = {name: np.log10(both[name] / both["there"]).abs() for name in (plain, own)}
+        apart = {name: (both[name] / both["there"]).apply(np.log10).abs() for name in (plain, own)}
         at = ", ".join(f"{c:g}" for c in sorted(set(both.index.get_level_values("compression"))))
         lines.append(
             f"resnet34: {plain} by logits and by log-probabilities, as there, at compression {at}: "

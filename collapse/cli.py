@@ -124,7 +124,10 @@ def parse(
 
 def _options(config: type) -> Iterator[str]:
     hints = typing.get_type_hints(config)
+    marked = typing.get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
+        for mark in getattr(marked[field.name], "__metadata__", ()):
+            yield from getattr(mark, "aliases", None) or ()
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _options(typing.cast(type, hints[field.name]))
         else:
@@ -255,7 +258,9 @@ def _widths(
     for name, texts in cells.items():
         widths.append(max(map(len, texts)) + GAP)
         right = ":" in columns[name]
-        words = texts[1:] if right else [word for text in texts for word in text.split()]
+        # What a row is about, and a verdict without a heading, can be searched for in a log.
+        whole = right or (not broken and name in (next(iter(cells)), ""))
+        words = texts[1:] if whole else [word for text in texts for word in text.split()]
         longest = max(map(len, [*words, *name.split()]), default=0)
         least.append(GAP + (longest if right or not broken else min(longest, 8)))
     while sum(widths) > room and any(w > m for w, m in zip(widths, least, strict=True)):

@@ -157,7 +157,8 @@ class _Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
-        return self.head(x + self.branch(x).relu())
+        y: Tensor = self.head(x + self.branch(x).relu())
+        return y
 
 
 def _cases() -> Iterator[_Case]:

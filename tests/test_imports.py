@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,22 +32,30 @@ def _module(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def _statements(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """The imports of a file but those for a type checker alone."""
+    nodes = list(ast.walk(ast.parse(text)))
+    unseen = {
+        inner
+        for node in nodes
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    return [
+        node
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom) and node not in unseen
+    ]
+
+
 def _imported(path: Path, modules: set[str]) -> Iterator[str]:
     """The modules that a file imports, wherever in it; those for a type checker alone are none.
 
     A lazy package imports what its stub names.
     """
     stub = path.with_suffix(".pyi")
-    tree = ast.parse(path.read_text() + (stub.read_text() if stub.exists() else ""))
-    unseen = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
+    for node in _statements(path.read_text() + (stub.read_text() if stub.exists() else "")):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -66,7 +66,8 @@ def _along(corners: Tensor, count: int) -> Tensor:
     places = torch.linspace(0, 1, count, dtype=corners.dtype) * starts[-1]
     piece = (torch.searchsorted(starts, places, right=True) - 1).clamp(max=len(lengths) - 1)
     share = ((places - starts[piece]) / lengths[piece])[:, None]
-    return corners[piece] * (1 - share) + corners[piece + 1] * share
+    points: Tensor = corners[piece] * (1 - share) + corners[piece + 1] * share
+    return points
 
 
 def mlp(width: int = 16, seed: int = 0) -> nn.Module:

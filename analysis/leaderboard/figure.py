@@ -25,8 +25,10 @@ def shares(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     known = table.dropna(subset=["critical_compression"])
     if known.empty:
         raise RequestError("the leaderboard has no numbers to draw: expected one row at least")
-    trained = np.where(table["weights"] == "trained", " trained", "")
-    columns = table["network"].astype(str) + trained
+    columns = [
+        f"{network} trained" if weights == "trained" else str(network)
+        for network, weights in zip(table["network"], table["weights"], strict=True)
+    ]
     pruners, networks = list(dict.fromkeys(table["pruner"])), list(dict.fromkeys(columns))
     critical = table["critical_compression"].astype(float)
     share = np.log(critical) / np.log(table["maximal_compression"].astype(float))
@@ -64,8 +66,13 @@ def dead(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         raise RequestError("the cubist table has no numbers to draw: expected one row at least")
     for pruner, rows in known.groupby("pruner", sort=False):
         means = rows.groupby("kept")["dead_share"].mean() * 100
-        look = {"color": style.colour(str(pruner)), "marker": style.marker(str(pruner))}
-        ax.plot(means.index, means, label=style.name(str(pruner)), **look)
+        name = str(pruner)
+        ax.plot(
+            *(means.index, means),
+            color=style.colour(name),
+            marker=style.marker(name),
+            label=style.name(name),
+        )
     ax.set(xlabel="weights kept", ylabel="dead weights (%)", ylim=(-3, 103))
     low, high = ax.get_xlim()
     ax.set_xlim(low, high + 0.4 * (high - low))  # room for the legend

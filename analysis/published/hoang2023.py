@@ -24,7 +24,7 @@ def resnet34(classes: int) -> nn.Module:
     """
     from torchvision.models import resnet34 as of_torchvision
 
-    model = of_torchvision(num_classes=classes)
+    model: nn.Module = of_torchvision(num_classes=classes)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels

@@ -160,6 +160,7 @@ def _print(config: Config, found: Audit, notes: Sequence[str]) -> int:
             *_notes(config, found),
             *notes,
         ],
+        spare=("lhs", "rhs"),  # of what is beyond the tolerance the note says them
     )
     return 1 if beyond else 0
 

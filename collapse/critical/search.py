@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
 from collapse import masks as masking
-from collapse.connectivity import is_cut_layer, paths
 from collapse.critical.certificate import theorem_3_holds
+from collapse.critical.family import Family, Watch, bisected
 from collapse.critical.prefixes import Prefixes, fewest
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
@@ -26,21 +25,16 @@ from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
 from collapse.pruning import (
-    Engine,
     PathsExhaustedError,
     Plain,
     Pruned,
     Start,
     Step,
-    begin,
-    counts,
-    fastest,
     iterations_of,
     prune,
 )
 from collapse.scores import Batch, Scores, about
 
-Watch = Callable[[str], None]
 # The scan keeps this factor more parameters from one compression to the next.
 SCAN_FACTOR = 2**0.5
 
@@ -87,7 +81,7 @@ def critical_compression(
         raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
     problem, options = Problem.of(model, batches), Problem.options(options)
     _ = problem.example  # there is one
-    family = _Family(problem, options, effective, watch or (lambda _: None))
+    family = Family(problem, options, effective, watch or (lambda _: None))
     if options.schedule == "certified":
         found = _certified(family)
     elif iterations_of(options) == 1 and options.allocation is None:
@@ -98,91 +92,10 @@ def critical_compression(
     return replace(found, notes=tuple(note for note in (zero, *problem.notes) if note))
 
 
-@dataclass(frozen=True)
-class _Family:
-    """A network and a pruner: everything that gives a mask for a number to keep."""
-
-    problem: Problem
-    options: Pruning
-    effective: bool
-    watch: Watch
-    first: dict[Any, Scores] = field(default_factory=dict)
-    cuts: dict[str, bool] = field(default_factory=dict)
-
-    def engine(self, start: Start) -> Plain:
-        """The fastest, with first scores that all prunings of the family share."""
-        return fastest(replace(start, first=self.first))
-
-    def prune(self, keep: int, on_step: Callable[[Step], bool], engine: Engine) -> Pruned:
-        self.watch(f"keeping {keep:,}")
-        return prune(self.problem, options=self.options, keep=keep, on_step=on_step, engine=engine)
-
-    @functools.cached_property
-    def start(self) -> Masks:
-        """What there is to prune: the whole network, unless it comes with masks of its own."""
-        return self.problem.start()
-
-    @functools.cached_property
-    def start_paths(self) -> tuple[dict[str, int], bool]:
-        """``paths`` before pruning."""
-        return self.paths(self.start)
-
-    def score(self) -> Scores:
-        """Of the network before pruning."""
-        return self.engine(begin(self.problem, self.options, self.start)).score(1)
-
-    def paths(self, masks: Masks) -> tuple[dict[str, int], bool]:
-        """Living weights by layer, and whether the network is connected."""
-        alive, arrives = self.living(masks)
-        return masking.kept_by_layer(alive), arrives
-
-    def living(self, masks: Masks) -> tuple[Masks, bool]:
-        """Living weights, and whether the network is connected."""
-        problem = self.problem
-        return paths(problem.model, masks, problem.example, output=problem.output)
-
-    def is_cut(self, layer: str) -> bool:
-        """Whether every input→output path crosses a layer."""
-        if layer not in self.cuts:
-            problem = self.problem
-            self.cuts[layer] = is_cut_layer(
-                problem.model, layer, problem.example, output=problem.output
-            )
-        return self.cuts[layer]
-
-    def point(self, masks: Masks, scores: Scores, collapsed: str | None = None) -> Point:
-        alive, arrives = self.paths(masks) if self.effective else (None, None)
-        kept, sums = masking.kept_by_layer(masks), masking.sums(scores)
-        return Point(kept, alive, sums, scores.precision, collapsed, arrives)
-
-    def reachable(self, keep: int) -> bool:
-        """Whether the options can keep so many: an allocation may hold layers full."""
-        if self.options.allocation is None or self.options.copied is not None:
-            return True
-        shapes = {name: tuple(mask.shape) for name, mask in self.start.items()}
-        try:
-            counts(self.options.allocation, shapes, keep, masking.kept_by_layer(self.start))
-        except RequestError:
-            return False
-        return True
-
-    def fewest_connected(
-        self,
-        arrives: Callable[[int], bool],
-        total: int,
-        tolerance: float = 0.0,
-        least: int | None = None,
-    ) -> int | None:
-        """The fewest parameters, one a layer or ``least``, that leave a path: by bisection."""
-        if not self.effective or not self.start_paths[1]:
-            return None
-        return _fewest(arrives, least or len(self.start), total, tolerance)
-
-
 # --- One-shot pruners: a closed form ----------------------------------------------------------
 
 
-def _one_shot(family: _Family) -> Critical:
+def _one_shot(family: Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
     start = family.start
     total = masking.kept(start)
@@ -208,7 +121,7 @@ def _one_shot(family: _Family) -> Critical:
             return enough(alive, arrives), alive
 
         if scope == "layer":  # no one order of all weights
-            return _fewest(lambda keep: look(keep)[0], low, high)
+            return bisected(lambda keep: look(keep)[0], low, high)
         return fewest(look, ranked, low, high)
 
     if not scores:
@@ -217,7 +130,7 @@ def _one_shot(family: _Family) -> Critical:
         layer, rank = masking.first_to_collapse(scores, start)
     else:
         sizes = [mask.numel() for mask in start.values()]
-        rank = _fewest(lambda keep: min(masking.apportion(sizes, keep)) > 0, len(sizes), total)
+        rank = bisected(lambda keep: min(masking.apportion(sizes, keep)) > 0, len(sizes), total)
         layer = list(start)[masking.apportion(sizes, rank - 1).index(0)]
     collapse = rank - 1 if rank > 1 else None
 
@@ -254,24 +167,7 @@ def _one_shot(family: _Family) -> Critical:
     )
 
 
-def _fewest(holds: Callable[[int], bool], low: int, high: int, tolerance: float = 0.0) -> int:
-    """The smallest number in ``[low, high]`` that holds, by bisection on a logarithmic scale.
-
-    It must hold at ``high`` (which is not tested) and, once it holds, hold from there on. With a
-    tolerance, a number that holds and is at most this share too high.
-    """
-    if holds(low):
-        return low
-    while high - low > max(1, tolerance * low):
-        middle = min(max(round((low * high) ** 0.5), low + 1), high - 1)
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _certified(family: _Family) -> Critical:
+def _certified(family: Family) -> Critical:
     """Prune to one parameter a layer; the run passes every number to keep on its way.
 
     A target only shortens the last step, so a lower compression's masks are this run's. On a
@@ -314,7 +210,7 @@ def _certified(family: _Family) -> Critical:
     )
 
 
-def _search(family: _Family, scan: int, tolerance: float) -> Critical:
+def _search(family: Family, scan: int, tolerance: float) -> Critical:
     """Test the maximum first, bisect if it collapses, then scan around the answer.
 
     Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
@@ -323,7 +219,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     """
     start = family.start
     total, layers = masking.kept(start), len(start)
-    least = layers if family.reachable(layers) else _fewest(family.reachable, layers, total)
+    least = layers if family.reachable(layers) else bisected(family.reachable, layers, total)
     tested: dict[int, Point] = {}
     longest = 0
 
@@ -341,7 +237,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
         survives(keep)
         return keep >= total or tested[keep].connected is True
 
-    _fewest(survives, least, total, tolerance)
+    bisected(survives, least, total, tolerance)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
@@ -369,7 +265,7 @@ def _search(family: _Family, scan: int, tolerance: float) -> Critical:
     )
 
 
-def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
+def _until_cut(family: Family, keep: int) -> tuple[Pruned, str | None]:
     """Prune, ending where a cut layer is empty: pruned stays pruned, so the verdict is known there.
 
     The masks are then completed to the number to keep with the last scores, because a point of a
@@ -408,7 +304,7 @@ def _until_cut(family: _Family, keep: int) -> tuple[Pruned, str | None]:
     return result, first
 
 
-def _certified_path(family: _Family, reached: Pruned) -> int | None:
+def _certified_path(family: Family, reached: Pruned) -> int | None:
     """How few the certified schedule comes to with a path left: it goes on where a branch fell."""
     if not family.effective:
         return None
@@ -424,7 +320,7 @@ def _certified_path(family: _Family, reached: Pruned) -> int | None:
     return family.fewest_connected(arrives, masking.kept(family.start))
 
 
-def _to_the_end(family: _Family, keep: int, masks: Masks | None = None) -> Pruned:
+def _to_the_end(family: Family, keep: int, masks: Masks | None = None) -> Pruned:
     """The certified schedule, as far as it comes."""
     try:
         return prune(family.problem, options=family.options, keep=keep, masks=masks)

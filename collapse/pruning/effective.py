@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ from collapse.pruning.engines import fastest
 from collapse.pruning.loop import prune
 from collapse.pruning.result import Pruned
 from collapse.pruning.steps import Plain, Start
-from collapse.scores import Batch
+from collapse.scores import Batch, Scores
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def prune_to_effective(
         raise RequestError("--effective-density prunes on a linear or exponential schedule")
     start = problem.start() if masks is None else masks
     size, goal = total(start), math.ceil(density * total(start) * (1 - 1e-12))
-    shared: dict = {}
+    shared: dict[Any, Scores] = {}
     evaluations = 0
 
     def engine(begun: Start) -> Plain:

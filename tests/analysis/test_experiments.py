@@ -222,11 +222,16 @@ def test_grid_of_the_paper_has_its_twelve_panels() -> None:
 def test_grid_knows_no_critical_compression_unless_asked(resources: Resources) -> None:
     """A run's last ranking is not the dense network's: SynFlow's is the maximum here."""
     config = replace(
-        grid.PRESETS["smoke"], models=("fc",), pruners=("synflow",), seeds=(0,), critical=False
+        grid.PRESETS["smoke"],
+        models=("tests.zoo:narrow",),
+        pruners=("synflow",),
+        seeds=(0,),
+        compressions=(1.0, 10.0),
+        critical=False,
     )
     assert grid.run(config, resources)["critical_compression"].isna().all()
     known = grid.run(replace(config, critical=True), resources)
-    assert set(known["critical_compression"]) == {348_200 / 6}
+    assert set(known["critical_compression"]) == {(3072 * 4 + 4 * 10) / 2}
 
 
 def test_repeated_compressions_are_one(resources: Resources) -> None:

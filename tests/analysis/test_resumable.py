@@ -123,11 +123,11 @@ def test_samples_bound_what_is_scored_on() -> None:
 def test_the_experiments_critical_compression_is_the_commands(resources: Resources) -> None:
     from collapse.problem import prepare
 
-    config = accuracy.Config(FC, pruners=("synflow",), seeds=(1,))
+    config = accuracy.Config(FC, pruners=("magnitude",), seeds=(1,))
     table = complete(accuracy.critical_points(config), "critical", resources)
     prepared = prepare(FC, 1, labelled=False)
     options = Experiment(FC).pruning
-    row, _ = measure(FC, prepared, replace(options, pruner="synflow", seed=1), effective=False)
+    row, _ = measure(FC, prepared, replace(options, pruner="magnitude", seed=1), effective=False)
     assert table["critical_compression"].iloc[0] == row["critical_compression"]
 
 

@@ -377,7 +377,7 @@ def test_a_broken_pruner_of_a_user_exits_1_and_is_named(run: Run, module_named, 
 CONSERVATION_MISTAKES = {
     "--tolerance 0": "--tolerance: expected more than 0, got 0",
     "--tolerance -1": "--tolerance: expected more than 0, got -1",
-    "--pruner synflw": "unknown pruner 'synflw'; nearest: synflow (or package.module:function)",
+    "--pruner synflw": "unknown pruner 'synflw'; nearest: synflow, synflow_l2 (or package",
     "--pruner no_module:f": "pruner 'no_module:f': importing 'no_module' failed",
     "--dtype float16": "--dtype",
     "--masks a.safetensors --compression 2": "expected --masks or --compression, got both",

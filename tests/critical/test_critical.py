@@ -15,9 +15,9 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import critical_compression, search
+from collapse.critical import critical_compression
+from collapse.critical.family import Family, bisected
 from collapse.critical.result import Point
-from collapse.critical.search import _fewest
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import PAPER_PRUNERS, Pruning
@@ -57,7 +57,7 @@ def test_bisection_finds_the_boundary_in_few_steps(high: int, data: st.DataObjec
     low = data.draw(st.integers(1, high))
     boundary = data.draw(st.integers(low, high))
     asked = []
-    found = _fewest(lambda k: asked.append(k) or k >= boundary, low, high)
+    found = bisected(lambda k: asked.append(k) or k >= boundary, low, high)
     assert found == boundary
     assert len(asked) <= 64
 
@@ -73,7 +73,7 @@ def test_bisection_over_prunings_equals_the_closed_form(
     def survives(keep: int) -> bool:
         return not masking.collapsed(prune(case.model, case.batches, options, keep=keep).masks)
 
-    assert result.critical_kept == _fewest(survives, result.layers, result.parameters)
+    assert result.critical_kept == bisected(survives, result.layers, result.parameters)
     assert result.collapse_kept == result.critical_kept - 1
     assert result.first_collapsed_layer in masking.collapsed(
         prune(case.model, case.batches, options, keep=result.collapse_kept).masks
@@ -278,7 +278,7 @@ def test_the_dense_network_is_scored_once_in_a_search(
     assert found.evaluations > 1 or schedule == "certified"
     # Compressions above 1000 ask for float64, and so for first scores of their own.
     assert iterations.count(1) <= (2 if schedule == "exponential" else 1)
-    monkeypatch.setattr(search._Family, "engine", staticmethod(fastest))
+    monkeypatch.setattr(Family, "engine", staticmethod(fastest))
     before = len(iterations)
     assert critical_compression(model, batches, options) == found
     assert len(iterations) - before > before

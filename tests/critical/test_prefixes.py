@@ -8,7 +8,7 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.connectivity import paths
-from collapse.critical import critical_compression, search
+from collapse.critical import critical_compression, family
 from collapse.critical.prefixes import Prefixes, fewest
 from collapse.models import Masks
 from collapse.options import Pruning
@@ -70,7 +70,7 @@ def test_a_one_shot_row_takes_few_passes_over_the_network(monkeypatch: pytest.Mo
         passes += 1
         return paths(*args, **options)
 
-    monkeypatch.setattr(search, "paths", counted)
+    monkeypatch.setattr(family, "paths", counted)
     batches = [(EXAMPLE, torch.zeros(1, dtype=torch.long))]
     result = critical_compression(_deep(64), batches, Pruning(pruner="random"))
     # Bisection over 13,000 numbers to keep takes some 20 for each of the two answers.

@@ -69,6 +69,7 @@ def test_far_masks_are_those_of_the_model_in_float64(engine: str, case: Case) ->
         assert torch.equal(far.scores[name], double.scores[name])
 
 
+@pytest.mark.slow
 def test_vgg16_reaches_the_maximum_as_in_float64() -> None:
     """A layer of it collapses where the first iterations are in float32."""
     model = build("vgg16")

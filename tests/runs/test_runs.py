@@ -259,7 +259,7 @@ def test_status_and_tables_of_an_unfinished_run(tmp_path: Path) -> None:
         ("config.json", "paused"),
     ],
 )
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("cut", marks=pytest.mark.slow), "gone"])
 def test_a_corrupt_run_is_moved_aside_and_done_again(
     name: str, of: str, damage: str, tmp_path: Path, undisturbed: Run, capsys
 ) -> None:

@@ -73,7 +73,7 @@ class _Shape:
             return None
         kernel = tuple(weight.shape[2:])
         defaults = {"stride": 1, "padding": 0, "dilation": 1}
-        stride, padding, dilation = (_pair(options.get(k, v)) for k, v in defaults.items())
+        stride, padding, dilation = (pair_of(options.get(k, v)) for k, v in defaults.items())
         height, width = (
             (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
             for d in (0, 1)
@@ -123,6 +123,7 @@ class InFloat64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+def pair_of(value: int | Sequence[int]) -> tuple[int, int]:
+    """A size of both axes, or one of each, as torch takes it."""
     pair = (value,) if isinstance(value, int) else tuple(value)
     return pair[0], pair[-1]

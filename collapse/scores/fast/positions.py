@@ -33,6 +33,7 @@ from collapse.scores.fast.classes import (
     repeated,
     seen,
 )
+from collapse.scores.fast.matmul import pair_of
 
 # Past this share of a map's positions the classes are dropped: gathering them would cost more.
 BELOW = 0.5
@@ -237,8 +238,8 @@ def _pool(
     x = places.kept(given["input"])
     if x is None or given.get("return_indices") or given.get("divisor_override"):
         return None
-    kernel = _pair(given["kernel_size"])
-    if not maximum and (given.get("ceil_mode") or _pair(given.get("padding", 0)) != (0, 0)):
+    kernel = pair_of(given["kernel_size"])
+    if not maximum and (given.get("ceil_mode") or pair_of(given.get("padding", 0)) != (0, 0)):
         return None  # what is divided by differs from place to place
     windows = _windows(x, kernel, given, stride=given.get("stride") or kernel)
     if windows is None:
@@ -256,8 +257,8 @@ def _windows(
     x: Kept, kernel: tuple[int, ...], given: Mapping[str, Any], stride: Any
 ) -> list[tuple[Classes, Classes]] | None:
     """``seen`` along both axes; None where no position is left."""
-    strides, paddings = _pair(given.get("stride") or stride), _pair(given.get("padding", 0))
-    dilations = _pair(given.get("dilation", 1))
+    strides, paddings = pair_of(given.get("stride") or stride), pair_of(given.get("padding", 0))
+    dilations = pair_of(given.get("dilation", 1))
     found = []
     for axis, classes in enumerate((x.rows, x.columns)):
         room = len(classes) + 2 * paddings[axis] - dilations[axis] * (kernel[axis] - 1) - 1
@@ -279,11 +280,6 @@ def _many(places: PositionClasses, rows: Classes, columns: Classes) -> bool:
     return share > places._below * len(rows) * len(columns)
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    pair = (value,) if isinstance(value, int) else tuple(value)
-    return pair[0], pair[-1]
-
-
 def _mean(
     places: PositionClasses, func: Callable[..., Any], args: Any, options: Mapping[str, Any]
 ) -> Tensor | None:
@@ -293,7 +289,7 @@ def _mean(
         return None
     if func is F.adaptive_avg_pool2d:
         wanted = options.get("output_size", args[1] if len(args) > 1 else None)
-        if wanted is None or (wanted != 1 and tuple(_pair(wanted)) != (1, 1)):
+        if wanted is None or (wanted != 1 and tuple(pair_of(wanted)) != (1, 1)):
             return None
         keep = True
     else:
