@@ -23,7 +23,7 @@ def message(table: pd.DataFrame) -> str:
     found = chosen(answer(table), quantity="time, share of an epoch")
     words = []
     for model, rows in found.groupby("model", sort=False):
-        top = rows.loc[rows["estimate"].idxmax()]
+        top = rows.sort_values("estimate").iloc[-1]
         words.append(f"{model} {style.number(top['estimate'])} ({style.name(top['pruner'])})")
     return f"Time of the dearest pruner, in epochs of training: {', '.join(words)}"
 

@@ -53,8 +53,8 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
             ax.plot(proved["steps"], [ratio] * len(proved), "*", color=shade, **_STAR)
         if published is not None:
             theirs = published[np.isclose(published["compression"], compression)]
-            for schedule, part in theirs.groupby("schedule"):
-                look = {**PUBLISHED, "marker": CROSSES[str(schedule)], "color": shade}
+            for name, part in theirs.groupby("schedule"):
+                look = {**PUBLISHED, "marker": CROSSES[str(name)], "color": shade}
                 ax.plot(part["iterations"], part["max_prune_to_cut_ratio"], **look)
         ax.plot([], [], color=shade, label=f"compression {style.number(compression)}")
     schedules = set(rows["schedule"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ TABLE = "layers"
 PANELS = ("pruner",)
 NUMBERS = ("compression", "layer_index", "parameters", "kept", "density")
 LOWEST = -6.0  # of log10 density: what is below has the colour of it
-_EMPTY = {"facecolor": "white", "edgecolor": "#777777", "linewidth": 0}
+_EMPTY: dict[str, Any] = {"facecolor": "white", "edgecolor": "#777777", "linewidth": 0}
 # Where a table says which layers are cut layers.
 _HATCHES = {True: ("////", "cut layer empty"), False: ("....", "branch empty")}
 _ANY = ("////", "layer empty")
@@ -53,7 +54,7 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     density = rows.pivot_table("density", "layer_index", "compression")
     compressions = density.columns.to_numpy(float)
     with np.errstate(divide="ignore"):
-        shades = np.log10(density).clip(lower=LOWEST)
+        shades = density.apply(np.log10).clip(lower=LOWEST)
     sns.heatmap(
         shades.where(density > 0), ax=ax, cbar=False, cmap=style.SEQUENCE, vmin=LOWEST, vmax=0,
         rasterized=True,
@@ -61,9 +62,9 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     for row in rows[rows["kept"] == 0].to_dict("records"):
         corner = (
             int(np.searchsorted(compressions, row["compression"])),
-            density.index.get_loc(row["layer_index"]),
+            int(np.searchsorted(density.index.to_numpy(), row["layer_index"])),
         )
-        hatch, _ = _HATCHES.get(row.get("is_cut"), _ANY)
+        hatch, _ = _HATCHES.get(row["is_cut"], _ANY) if "is_cut" in row else _ANY
         ax.add_patch(Rectangle(corner, 1, 1, hatch=hatch, **_EMPTY))
     for spine in ax.spines.values():
         spine.set_visible(True)

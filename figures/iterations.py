@@ -66,8 +66,8 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
             look = by_pruner(str(pruner)) | ({} if line == "-" else {"label": None})
             ax.plot(one["layer_index"], one["seen"], line, **look)
             empty = one.loc[one["seen"].isna(), "layer_index"]
-            foot = {"transform": ax.get_xaxis_transform(), "clip_on": False}
-            (mark,) = ax.plot(empty, [0.0] * len(empty), "x", color=look["color"], **foot)
+            (mark,) = ax.plot(empty, [0.0] * len(empty), "x", color=look["color"], clip_on=False)
+            mark.set_transform(ax.get_xaxis_transform())
             mark.set_in_layout(False)
     ax.plot([], [], "x", color="black", label="empty")
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")

@@ -20,7 +20,7 @@ def message(table: pd.DataFrame) -> str:
     found = answer(table)
     words = []
     for compression, rows in found[found["compression"] > 1].groupby("compression"):
-        best = rows.loc[rows["estimate"].idxmax()]
+        best = rows.sort_values("estimate").iloc[-1]
         words.append(f"{best['levels']:g} at {compression:,.3g}")
     return f"Levels with the highest accuracy, by compression: {', '.join(words)}"
 

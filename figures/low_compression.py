@@ -18,7 +18,7 @@ def message(table: pd.DataFrame) -> str:
     """How many differences from the dense network are more than chance, and the largest."""
     found = chosen(answer(table), against="dense")
     sure = found[(found["low"] > 0) | (found["high"] < 0)]
-    most = found.loc[found["estimate"].abs().idxmax()]
+    most = found.sort_values("estimate", key=abs).iloc[-1]
     at = f"{style.name(most['pruner'])} at compression {most['compression']:,g}"
     return (
         f"{len(sure)} of {len(found)} differences from the dense network are beyond chance; the "

@@ -36,7 +36,8 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     found = found.assign(at=found["pruner"].map(style.name) + "\n" + found["model"])
     beside(found, ax, x="at", by="mode", looks=in_turn(MODES))
     ax.set(ylabel="critical compression", yscale="log")
-    title(found, ax, "critical compression")
+    ax.tick_params(axis="x", labelsize="x-small")  # two words below four groups
+    title(found, ax, "critical")
 
 
 @view
@@ -45,7 +46,7 @@ def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
     found = chosen(answer(rows), quantity="difference in top-1 accuracy")
     one_difference(found, ax)
     title(found, ax, "accuracy")
-    ax.set_ylabel("top-1 accuracy, train − eval (points)")
+    ax.set_ylabel("train − eval (points)")
 
 
 @view
@@ -63,7 +64,7 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
             look |= {"linestyle": ":", "markerfacecolor": "none"}
         ax.plot(group["layer_index"], group["estimate"], **look)
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
-    title(found, ax, f"{deep} at compression {part['compression'].iloc[0]:,g}")
+    title(found, ax, f"{deep}, ×{part['compression'].iloc[0]:,g}")
 
 
 VIEWS = (plot, accuracies, densities)

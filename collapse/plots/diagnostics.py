@@ -174,8 +174,7 @@ def score_dynamics(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def _corner(ax: Axes, text: str) -> None:
     """A few words at the lower right, where a line of slope 1 never is."""
-    place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
-    ax.text(0.98, 0.03, text, fontsize="small", **place)
+    ax.text(0.98, 0.03, text, fontsize="small", transform=ax.transAxes, ha="right", va="bottom")
 
 
 def shades(values: Sequence[Any], most: int = 5) -> list[tuple[Any, Any]]:

@@ -226,7 +226,7 @@ def readable_logarithms(ax: Axes) -> None:
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
             axis.set_major_formatter(FuncFormatter(_tick))
         else:  # as many powers as there is room for
-            axis.set_major_locator(LogLocator(numticks="auto"))
+            axis.set_major_locator(LogLocator(numticks="auto"))  # type: ignore[arg-type]  # it is documented
         axis.set_minor_formatter(NullFormatter())
 
 

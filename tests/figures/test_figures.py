@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -12,8 +9,6 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from analysis import experiments, published
 from collapse.errors import RequestError
@@ -333,120 +328,3 @@ def _cuts_like(**changes: object) -> pd.DataFrame:
 def test_densities_need_a_curve() -> None:
     with pytest.raises(RequestError, match="expected at least two compressions, got one"):
         panels(densities, layers_table({"snip": {1.0: (100, 10_000)}}))
-
-
-def test_sizes_are_those_of_a_column_a_page_and_a_slide() -> None:
-    for size, (width, points) in style.SIZES.items():
-        figure = panels(cuts, cuts_table(), size=size)
-        assert figure.get_figwidth() == width
-        assert figure.axes[0].xaxis.label.get_fontsize() == points
-    with pytest.raises(RequestError, match="unknown size 'poster'; one of: column, page, slide"):
-        panels(cuts, cuts_table(), size="poster")  # type: ignore[arg-type]  # the mistake
-
-
-def _texts(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Everything written in a figure, with where it is."""
-    found = [*figure.texts, *([figure._suptitle] if figure._suptitle else [])]
-    for legend in figure.legends:
-        found += [*legend.get_texts(), legend.get_title()]
-    for ax in figure.axes:
-        found += [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label]
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-    seen = [text for text in dict.fromkeys(found) if text.get_text() and text.get_visible()]
-    return [(text.get_text(), text.get_window_extent()) for text in seen]
-
-
-@pytest.mark.parametrize("size", style.SIZES)
-@pytest.mark.parametrize("name", ["densities", "layer-scores", "iterations", "sanity", "cuts"])
-def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> None:
-    figure = panels(find(name), TABLES[name], size=size)
-    figure.draw_without_rendering()
-    texts = _texts(figure)
-    whole = figure.bbox.padded(1)
-    assert [text for text, at in texts if not whole.containsx(at.x0) or at.x1 > whole.x1] == []
-    assert [text for text, at in texts if at.y0 < whole.y0 or at.y1 > whole.y1] == []
-    pairs = itertools.combinations(texts, 2)
-    assert [(a, b) for (a, at), (b, bt) in pairs if at.shrunk(0.98, 0.9).overlaps(bt)] == []
-    assert figure.get_figheight() <= style.HEIGHTS[size]
-
-
-def test_below_every_figure_stands_what_bars_are_and_how_many_seeds() -> None:
-    (legend,) = panels(find("low-compression"), TABLES["low-compression"]).legends
-    below = legend.get_title().get_text().replace("\n", " ")
-    assert below.startswith("net on digits, 3 seeds. Bars: 95 % intervals that hold together")
-    (legend,) = panels(accuracy, accuracy_table()).legends
-    assert "bands: their range" in legend.get_title().get_text().replace("\n", " ")
-
-
-def test_legends_are_read_row_by_row() -> None:
-    rows = style._row_by_row(list("abcde"), 3)
-    # matplotlib fills three columns of 2, 2 and 1.
-    assert rows == ["a", "d", "b", "e", "c"]
-
-
-def _lab(colour: str, seen: np.ndarray) -> np.ndarray:
-    """CIELAB of a colour as it is seen, from linear light (sRGB, D65)."""
-    given = np.array(matplotlib.colors.to_rgb(colour))
-    light = np.where(given <= 0.04045, given / 12.92, ((given + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
-    )
-    xyz = to_xyz @ np.clip(seen @ light, 0, 1) / np.array([0.9505, 1.0, 1.0888])
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-# Machado, Oliveira & Fernandes 2009, severity 1.
-VISIONS = {
-    "normal": np.eye(3),
-    "deuteranopia": np.array(
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-         [-0.011820, 0.042940, 0.968881]]
-    ),
-    "protanopia": np.array(
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-         [-0.003882, -0.048116, 1.051998]]
-    ),
-}  # fmt: skip
-
-
-def _closest(colours: list[str], vision: str) -> float:
-    seen = [_lab(colour, VISIONS[vision]) for colour in colours]
-    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2))
-
-
-@pytest.mark.parametrize("vision", VISIONS)
-def test_colours_are_told_apart_with_colour_vision_deficiencies(vision: str) -> None:
-    assert _closest([*style.COLOURS.values(), style.OTHER], vision) >= 15
-    assert _closest([colour for colour, _ in style.VARIANTS], vision) >= 15
-    # Measured on the palette before: grey and Okabe & Ito's green.
-    if vision == "deuteranopia":
-        assert _closest(["#7f7f7f", "#009e73"], vision) == pytest.approx(9.7, abs=0.1)
-
-
-def test_a_pruners_colour_is_a_pruners_alone() -> None:
-    assert not {colour for colour, _ in style.VARIANTS} & {*style.COLOURS.values(), style.OTHER}
-
-
-def test_pruners_differ_in_colour_and_in_marker() -> None:
-    assert len(set(style.COLOURS.values())) == len(set(style.MARKERS.values())) == 5
-    assert style.colour("my.own:pruner") == style.OTHER
-
-
-@pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
-def test_files_are_the_same_for_the_same_table(tmp_path: Path, suffix: str) -> None:
-    contents = []
-    for number in (1, 2):
-        path = tmp_path / f"{number}.{suffix}"
-        style.save(panels(cuts, cuts_table()), path)
-        contents.append(path.read_bytes())
-    assert contents[0] == contents[1]
-    assert len(contents[0]) > 1000
-
-
-def test_panels_of_one_panel_fill_a_column() -> None:
-    figure = panels(cuts, cuts_table())
-    assert isinstance(figure, Figure)
-    assert figure.get_figwidth() == style.SIZES["column"][0]

@@ -121,7 +121,7 @@ def test_modes_and_weights_are_compared_at_equal_seed() -> None:
     assert critical.get_yscale() == "log"
     assert {round(h) for heights in _dots(critical).values() for h in heights} == {200}
     assert {h for heights in _dots(accuracy).values() for h in heights} == {-5.0}
-    assert "compression 100" in density.get_title(loc="left")
+    assert "×100" in density.get_title(loc="left")
     critical, accuracy = panels(trained, trained_table()).axes[:2]
     assert {h for heights in _dots(accuracy).values() for h in heights} == {3.0}
 
