@@ -40,10 +40,11 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     intervals.curves(powers(shares), ax)
     runs = chosen(found, quantity="runs with nothing alive")
     dead = runs[runs["estimate"] > 0]
-    for place, rows_here in dead.groupby("compression"):
+    for _, rows_here in dead.groupby("compression"):
         # By name, above the axis: no height of it stands for "everything".
         names = "\n".join(style.name(n) for n in rows_here["pruner"])
-        ax.text(float(str(place)), 0.98, f"all dead:\n{names}", transform=ax.get_xaxis_transform(),
+        at = rows_here["compression"].iloc[0]
+        ax.text(at, 0.98, f"all dead:\n{names}", transform=ax.get_xaxis_transform(),
                 ha="right", va="top", fontsize="small")  # fmt: skip
     ax.axhline(1, color="black", linewidth=0.6)
     ax.set_xscale("log")

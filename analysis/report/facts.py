@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,13 +180,13 @@ def _outcomes(report: Report, critical: pd.DataFrame) -> list[Outcome]:
     return found
 
 
-def _found(row: dict[str, object], sizes: dict[str, int], means: dict[str, float] | None) -> Found:
+def _found(row: dict[str, Any], sizes: dict[str, int], means: dict[str, float] | None) -> Found:
     layer, lost = row["first_collapsed_layer"], None
     if isinstance(layer, str):
         size, others = sizes[layer], sizes.values()
         lost = Lost(
             short(layer),
-            row["collapsed_is_cut"],  # type: ignore[arg-type]
+            row["collapsed_is_cut"],
             size,
             size / sum(others),
             sum(other > size for other in others),
@@ -193,12 +194,12 @@ def _found(row: dict[str, object], sizes: dict[str, int], means: dict[str, float
             None if means is None else sum(mean < means[layer] for mean in means.values()),
         )
     return Found(
-        float(row["critical_compression"]),  # type: ignore[arg-type]
-        row["collapse_compression"],  # type: ignore[arg-type]
-        row["connected_until"],  # type: ignore[arg-type]
+        float(row["critical_compression"]),
+        row["collapse_compression"],
+        row["connected_until"],
         lost,
         str(row["evidence"]),
-        int(row["iterations"]),  # type: ignore[call-overload]
+        int(row["iterations"]),
     )
 
 
@@ -217,7 +218,7 @@ def _moments(table: pd.DataFrame | None) -> Sequence[tuple[float, tuple[Moment, 
     if table is None:
         return []
     found = []
-    for compression, at in table.groupby("compression"):
+    for _, at in table.groupby("compression"):
         moments = []
         for pruner, rows in at.groupby("pruner", sort=False):
             empty = rows[rows["kept"] == 0].groupby("layer", sort=False).size()
@@ -229,5 +230,5 @@ def _moments(table: pd.DataFrame | None) -> Sequence[tuple[float, tuple[Moment, 
                     int((living == 0).sum()),
                 )
             )
-        found.append((float(compression), tuple(moments)))  # type: ignore[arg-type]
+        found.append((float(at["compression"].iloc[0]), tuple(moments)))
     return found
