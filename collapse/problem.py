@@ -111,21 +111,25 @@ class Problem:
         return self.batches[0][0]
 
     @functools.cached_property
-    def unreached(self) -> dict[str, int]:
-        """The sizes of the layers that the output does not depend on, by name.
-
-        Not looked for without a batch, and none where the output depends on no layer at all or
+    def _reach(self) -> models.Reach:
+        """Not looked for without a batch; nothing where the output depends on no layer at all or
         the forward fails: whatever needs it will say so.
         """
-        layers = self._prunable()
+        layers = list(self._prunable())
         if not self.batches:
-            return {}
+            return models.Reach([], [])
         try:
             one = models.taken(self.example, slice(0, 1))
-            found = models.unreached(self.model, layers, one, self.output)
+            found = models.reach(self.model, layers, one, self.output)
         except RequestError:
-            return {}
-        return {} if len(found) == len(layers) else {name: layers[name].numel() for name in found}
+            return models.Reach([], [])
+        return models.Reach([], []) if len(found.unreached) == len(layers) else found
+
+    @property
+    def unreached(self) -> dict[str, int]:
+        """The sizes of the layers that the output does not depend on, by name."""
+        layers = self._prunable()
+        return {name: layers[name].numel() for name in self._reach.unreached}
 
     def dense(self) -> Masks:
         """Masks that keep everything: every layer that is reached, as included and excluded."""
@@ -150,7 +154,11 @@ class Problem:
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know of the numbers: what is not counted, reached or quantised."""
-        notes = [self.uncounted, models.unreached_words(self.unreached)]
+        notes = [
+            self.uncounted,
+            models.unreached_words(self.unreached),
+            models.without_gradient_words(self._reach.without_gradient),
+        ]
         if models.is_quantised(self.given):
             notes.append("observers and fake quantisation are left out: the weights are looked at "
                          "as they are before it")  # fmt: skip

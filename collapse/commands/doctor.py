@@ -176,8 +176,8 @@ def _print(config: Config, found: Diagnosis) -> None:
     scored = any(row["score_sum"] is not None for row in rows)
     padded = any(row["padding_only"] for row in rows)
     cli.print_table(
-        f"{config.model}: {found.parameters:,} parameters in {len(rows)} layers, {found.kept:,} "
-        f"kept: compression {cli.number(found.compression)}, effective "
+        f"{config.model}: {found.parameters:,} parameters in {len(found.reached)} layers, "
+        f"{found.kept:,} kept: compression {cli.number(found.compression)}, effective "
         f"{cli.number(found.effective_compression)}, maximal "
         f"{cli.number(found.maximal_compression)}",
         rows,

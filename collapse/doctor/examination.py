@@ -16,7 +16,16 @@ from collapse.doctor.result import Diagnosis
 from collapse.doctor.units import Uses, causes, constant_inputs, inputs_of, walk
 from collapse.errors import RequestError
 from collapse.masks.counts import count
-from collapse.models import Inputs, Masks, Selector, all_finite, first_tensor, plain, prunable
+from collapse.models import (
+    Inputs,
+    Masks,
+    Selector,
+    all_finite,
+    first_tensor,
+    plain,
+    prunable,
+    reach,
+)
 from collapse.scores import ScoreInputs, Scores, about, score
 
 # A share of a layer's kept weights that are of one magnitude, from which on they are called ties.
@@ -111,6 +120,8 @@ def doctor(
         silenced = not lives
     cuts = cut_layers(model, example, output=output)
     reached = {name for name, kernel in kernels.items() if bool(kernel.any())}
+    others = [name for name in kept if name not in reached]
+    stopped = reach(model, others, example, output).without_gradient if others else []
     scores, unscored = _scores(model, kept, example, output, connected, bool(nonfinite))
     fed: dict[str, int] = {}
     unreached = (not bool(use.reached_in.all()) for parts in uses.values() for use in parts)
@@ -168,6 +179,7 @@ def doctor(
         silent_norms={name: not bool(mask.any()) for name, mask in norms.items()},
         silenced=silenced,
         empty_tables=[name for name, mask in tables.items() if not bool(mask.any())],
+        without_gradient=stopped,
         bearing=[name for name in kept if name in bearing],
         frontier=None if connected or gone else _frontier(uses),
         distance=_distance(

@@ -96,6 +96,7 @@ class Facts:
         silent_norms: normalisations with zero weights, and whether all of each are.
         silenced: whether these zeros, and not the layers', leave no path.
         empty_tables: embeddings without any weight.
+        without_gradient: layers whose results the forward takes without their gradient.
         bearing: layers that carry all that passes only because others are gone.
         frontier: where no layer is empty and yet there is no path: the layer that keeps no unit of
             what reaches it, and the one before it.
@@ -115,6 +116,7 @@ class Facts:
     silent_norms: Mapping[str, bool] = field(default_factory=dict)
     silenced: bool = False
     empty_tables: Sequence[str] = ()
+    without_gradient: Sequence[str] = ()
     bearing: Sequence[str] = ()
     frontier: tuple[str, str] | None = None
     distance: Distance | None = None
@@ -127,18 +129,18 @@ class Facts:
 
     @property
     def parameters(self) -> int:
-        """``N``."""
-        return sum(layer.parameters for layer in self.layers)
+        """``N``: of the layers that the input reaches, as everywhere in this toolkit."""
+        return sum(layer.parameters for layer in self.reached)
 
     @property
     def kept(self) -> int:
         """Weights that are not zero."""
-        return sum(layer.kept for layer in self.layers)
+        return sum(layer.kept for layer in self.reached)
 
     @property
     def living(self) -> int:
         """Those on an input→output path of kept weights."""
-        return sum(layer.living for layer in self.layers)
+        return sum(layer.living for layer in self.reached)
 
     @property
     def compression(self) -> float:
@@ -152,8 +154,10 @@ class Facts:
 
     @property
     def reached(self) -> list[Layer]:
-        """The layers that the input reaches; all, where it reaches none."""
-        return [layer for layer in self.layers if layer.is_cut is not None] or self.layers
+        """The layers that the input reaches; all, where no path leads through the whole."""
+        if not self.connected_dense:
+            return self.layers
+        return [layer for layer in self.layers if layer.is_cut is not None]
 
     @property
     def maximal_compression(self) -> float:

@@ -69,7 +69,8 @@ def _no_path(d: Facts) -> Iterator[Finding]:
     cutting = [layer for layer in empty if layer.is_cut]
     if not d.connected_dense:
         text = "no path leads from the input to the output even when every weight is kept"
-        yield Finding("no path", "broken", (), text)
+        cause = f": {_taken(d.without_gradient)}" if d.without_gradient else ""
+        yield Finding("no path", "broken", tuple(d.without_gradient), f"{text}{cause}")
         return
     if d.silenced:
         zero = [name for name, whole in d.silent_norms.items() if whole]
@@ -230,10 +231,22 @@ def _silent(d: Facts) -> Iterator[Finding]:
 
 
 def _not_reached(d: Facts) -> Iterator[Finding]:
-    unused = d.named("not reached")
-    if unused and d.connected_dense:
+    if not d.connected_dense:
+        return
+    found = d.named("not reached")
+    taken = [layer for layer in found if layer.layer in d.without_gradient]
+    unused = [layer for layer in found if layer not in taken]
+    if taken:
+        text = f"not looked at, so not called collapsed: {_taken(taken)}"
+        yield Finding("not reached", "note", _of(taken), text)
+    if unused:
         text = f"never reached by the input in eval mode, so not called collapsed: {names(unused)}"
         yield Finding("not reached", "note", _of(unused), text)
+
+
+def _taken(layers: Sequence[Layer | str]) -> str:
+    """Why paths end behind layers that are used without their gradient."""
+    return f"the forward takes what {names(layers)} gives without a gradient (.detach() or no_grad)"
 
 
 def _unmasked(d: Facts) -> Iterator[Finding]:

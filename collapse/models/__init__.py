@@ -18,11 +18,13 @@ from collapse.models.failures import forward_errors, line_of, place_of
 from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
 from collapse.models.left_out import (
+    Reach,
     all_zero,
+    reach,
     uncounted,
     uncounted_words,
-    unreached,
     unreached_words,
+    without_gradient_words,
     zero_words,
 )
 from collapse.models.outputs import (
@@ -64,6 +66,7 @@ __all__ = [
     "Inputs",
     "Masks",
     "Ones",
+    "Reach",
     "Selector",
     "all_finite",
     "all_zero",
@@ -96,6 +99,7 @@ __all__ = [
     "place_of",
     "plain",
     "prunable",
+    "reach",
     "returns_several",
     "running",
     "samples",
@@ -106,11 +110,11 @@ __all__ = [
     "tensors_in",
     "uncounted",
     "uncounted_words",
-    "unreached",
     "unreached_words",
     "untouched",
     "with_contiguous_gradient",
     "with_floats",
     "with_own_masks",
+    "without_gradient_words",
     "zero_words",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,13 +66,24 @@ def zero_words(names: Sequence[str]) -> str:
     )
 
 
-def unreached(
-    model: nn.Module, layers: Iterable[str], inputs: Any, output: Any = None
-) -> list[str]:
-    """Those of the layers that the model's output does not depend on.
+class Reach(NamedTuple):
+    """Layers that a model's output depends on less than others do.
 
-    Such a layer is used by no forward, or for another output than the one that is looked at. A
-    layer without a gradient is told from it by a forward in which it is NaN.
+    Attributes:
+        unreached: the output does not depend on them: no forward uses them, or it does for another
+            output than the one that is looked at.
+        without_gradient: it depends on them, but what they compute is taken without its gradient
+            (``.detach()``, ``torch.no_grad()``).
+    """
+
+    unreached: list[str]
+    without_gradient: list[str]
+
+
+def reach(model: nn.Module, layers: Iterable[str], inputs: Any, output: Any = None) -> Reach:
+    """Which of the layers the output does not depend on, and which it has no gradient for.
+
+    The two are told apart by a forward in which a layer is NaN.
 
     Args:
         inputs: a batch; one sample is enough.
@@ -85,8 +96,6 @@ def unreached(
         result = call(model, {**tensors, **leaves}, inputs, output)
         reached = {id(leaf) for part in tensors_in(result) for leaf in _behind(part)}
         suspects = [name for name, leaf in leaves.items() if id(leaf) not in reached]
-    if not suspects:
-        return []
 
     def matters(names: Sequence[str]) -> bool:
         with untouched(model, "eval"), torch.no_grad():
@@ -94,11 +103,12 @@ def unreached(
             state |= {name: torch.full_like(state[name], float("nan")) for name in names}
             other = call(model, state, inputs, output)
         pairs = zip(tensors_in(result), tensors_in(other), strict=True)
-        return not all(torch.equal(a, b) for a, b in pairs)
+        return not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
-    if not matters(suspects):
-        return suspects
-    return [name for name in suspects if not matters([name])]
+    if not suspects or not matters(suspects):
+        return Reach(suspects, [])
+    mattering = [name for name in suspects if matters([name])]
+    return Reach([name for name in suspects if name not in mattering], mattering)
 
 
 def unreached_words(sizes: Mapping[str, int]) -> str:
@@ -111,6 +121,18 @@ def unreached_words(sizes: Mapping[str, int]) -> str:
         f"never reached: the output does not depend on "
         f"{', '.join(f'{name} {size:,}' for name, size in largest[:3])}{more}, so "
         f"{'it is' if len(sizes) == 1 else 'they are'} left out (another output: --output NAME)"
+    )
+
+
+def without_gradient_words(names: Sequence[str]) -> str:
+    """What such layers are, and what follows for them; empty if there is none."""
+    if not names:
+        return ""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return (
+        f"no gradient: the forward takes what {', '.join(names[:3])}{more} "
+        f"{'computes' if len(names) == 1 else 'compute'} without its gradient (.detach() or "
+        "no_grad), so every score by gradient is zero there and no path counts as leading on"
     )
 
 

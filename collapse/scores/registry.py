@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from collapse.errors import RequestError, first_line, unknown
 from collapse.models import (
     Masks,
-    all_finite,
     check_finite,
     import_user,
     line_of,
     plain,
-    tensors_in,
     untouched,
 )
 from collapse.options import Mode
+from collapse.scores import not_finite
 from collapse.scores.inputs import ScoreInputs, Scores, check_scores, scoring_seed
 from collapse.scores.warm_up import warmed
 
@@ -194,8 +193,8 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     try:
         check_scores(scores, pruner)
     except RequestError as error:
-        given = [x for batch in inputs.batches for x in tensors_in(batch) if x.is_floating_point()]
-        why = "" if all(map(all_finite, given)) else ": the data hold NaN or infinite values"
+        with untouched(model, mode, scoring_seed(inputs)):
+            why = not_finite.cause(model, inputs) if known.data == "labels" else ""
         raise RequestError(f"{error}{why}") from None
     return scores
 

@@ -225,8 +225,31 @@ class _Without(nn.Sequential):
 @pytest.mark.parametrize("kind", [_Stopped, _Without])
 def test_a_forward_that_stops_the_gradient_has_no_path(kind: type[nn.Sequential]) -> None:
     found = collapse.doctor(kind(nn.Linear(4, 3), nn.Linear(3, 2)), (4,))
-    assert found.findings[0].text.startswith("no path leads from the input to the output even when")
+    layers = "0" if kind is _Stopped else "0, 1"
+    assert found.findings[0].text == (
+        "no path leads from the input to the output even when every weight is kept: the forward "
+        f"takes what {layers} gives without a gradient (.detach() or no_grad)"
+    )
     assert found.distance is None
+
+
+class _Beside(nn.Sequential):
+    """The second is used without its gradient, the third not at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[0](x) + self[1](x).detach()
+
+
+def test_what_is_not_reached_is_not_counted_and_has_its_true_cause() -> None:
+    network = _Beside(nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(7, 7))
+    found = collapse.doctor(network, (4,))
+    assert found.healthy
+    assert (found.parameters, found.kept, found.living) == (12, 12, 12)
+    assert [finding.text for finding in found.findings] == [
+        "not looked at, so not called collapsed: the forward takes what 1 gives without a "
+        "gradient (.detach() or no_grad)",
+        "never reached by the input in eval mode, so not called collapsed: 2",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collapse import Problem, Pruning, critical_compression, living, load_masks,
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.imp import imp
-from collapse.models import initialise, prunable, uncounted, uncounted_words, unreached
+from collapse.models import initialise, prunable, reach, uncounted, uncounted_words
 from collapse.options import Training
 
 X, Y = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
@@ -150,9 +150,12 @@ def test_layers_that_the_output_does_not_depend_on_are_left_out_and_named() -> N
     problem = auxiliary()
     assert problem.unreached == {"box.weight": 32, "aux.weight": 24}
     assert list(problem.dense()) == ["frozen.weight", "body.weight", "head.weight"]
-    assert problem.notes[-1] == (
+    assert problem.notes == (
         "never reached: the output does not depend on box.weight 32, aux.weight 24, so they are "
-        "left out (another output: --output NAME)"
+        "left out (another output: --output NAME)",
+        "no gradient: the forward takes what frozen.weight computes without its gradient "
+        "(.detach() or no_grad), so every score by gradient is zero there and no path counts as "
+        "leading on",
     )
     found = prune(problem, options=SNIP, keep=20)
     assert "aux.weight" not in found.masks
@@ -166,8 +169,12 @@ def test_layers_that_the_output_does_not_depend_on_are_left_out_and_named() -> N
 
 def test_one_without_a_gradient_is_reached_all_the_same() -> None:
     model = Auxiliary()
-    assert unreached(model, ["frozen.weight", "body.weight"], X[:1], "logits") == []
-    assert unreached(model, ["frozen.weight", "aux.weight"], X[:1], "logits") == ["aux.weight"]
+    found = reach(model, ["frozen.weight", "body.weight", "aux.weight"], X[:1], "logits")
+    assert found == (["aux.weight"], ["frozen.weight"])
+    assert reach(model, ["body.weight"], X[:1], "logits") == ([], [])
+    with torch.no_grad():  # NaN in, NaN out: aux is told from frozen all the same
+        model.head.bias[0] = float("nan")
+    assert reach(model, ["frozen.weight", "aux.weight"], X[:1], "logits") == found
 
 
 def test_training_leaves_them_out_as_well() -> None:
