@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analysis.experiments import EXPERIMENTS, QUESTIONS
+from analysis.experiments import EXPERIMENTS, FURTHER, QUESTIONS
 from analysis.processes import Several
 from collapse import cli
 from collapse.errors import RequestError, unknown
@@ -21,9 +21,9 @@ from collapse.files import PLOT_SUFFIXES, check_writable
 from collapse.options import Folder, shown
 
 # Each figure draws the table of the experiment of its name.
-FIGURES = {**EXPERIMENTS, **QUESTIONS}
+FIGURES = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
 # What `all` runs and draws.
-SETS = {"paper": EXPERIMENTS, "questions": QUESTIONS}
+SETS = {"paper": EXPERIMENTS, "questions": QUESTIONS, "further": FURTHER}
 
 
 def find(name: str) -> ModuleType:
@@ -83,12 +83,13 @@ class Everything(Several):
     """Run every experiment and draw its figure; what is done is not done again.
 
     Attributes:
-        of: the paper's figures, or those of the reviewers' questions (docs/questions.md).
+        of: the paper's figures, those of the reviewers' questions (docs/questions.md), or of what
+            followed (docs/further.md).
         out: the folder of tables and figures.
         suffix: of the figures.
     """
 
-    of: Literal["paper", "questions"] = "paper"
+    of: Literal["paper", "questions", "further"] = "paper"
     out: Folder = Path("figures-out")
     suffix: Literal["pdf", "svg", "png"] = "pdf"
 

@@ -1,4 +1,4 @@
-"""SNIP and GraSP scored in train and in eval mode (question 2)."""
+"""SNIP and GraSP scored in train mode, in eval mode and in it after a warm-up (question 2)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ from matplotlib.axes import Axes
 from analysis.questions import mode
 from analysis.questions.mode import MODES, TABLE, answer
 from collapse.plots import style
-from figures.intervals import INTERVALS, beside, by_pruner, chosen, in_turn, powers, title
-from figures.outcomes import NUMBERS, POINTS, one_difference
+from figures.intervals import (
+    INTERVALS,
+    beside,
+    by_pruner,
+    chosen,
+    in_turn,
+    powers,
+    title,
+    zero_line,
+)
+from figures.outcomes import NUMBERS, POINTS, pruned_to
 from figures.plotting import plots
 
 view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS, shown=INTERVALS)
 
 
+_LINES = {"train": "-", "eval": ":", "warm": "--"}
+
+
 def message(table: pd.DataFrame) -> str:
-    """Critical compression of each pruner in either mode."""
+    """Critical compression of each pruner in each mode."""
     found = powers(chosen(answer(table), quantity="log10 critical compression"))
     words = []
     for (model, pruner), rows in found.groupby(["model", "pruner"], sort=False):
-        both = [
+        each = [
             f"{style.number(e)} ({m})" for m, e in zip(rows["mode"], rows["estimate"], strict=True)
         ]
-        words.append(f"{style.name(str(pruner))} on {model} {', '.join(both)}")
+        words.append(f"{style.name(str(pruner))} on {model} {', '.join(each)}")
     return f"Critical compression by mode: {'; '.join(words)}"
 
 
@@ -42,11 +54,12 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
 
 @view
 def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
-    """Top-1 accuracy in train mode minus that in eval mode, by compression, of what was trained."""
-    found = chosen(answer(rows), quantity="difference in top-1 accuracy")
-    one_difference(found, ax)
+    """Top-1 accuracy minus that in eval mode, by compression, of what was trained."""
+    found = chosen(answer(rows), quantity="difference in top-1 accuracy", against="eval")
+    beside(pruned_to(found), ax, x="at", by="mode", looks=in_turn(MODES))
+    zero_line(ax)
     title(found, ax, "accuracy")
-    ax.set_ylabel("train − eval (points)")
+    ax.set_ylabel("top-1 − that in eval mode (points)")
 
 
 @view
@@ -60,8 +73,9 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
     for (pruner, scored), group in seen.groupby(["pruner", "mode"], sort=False):
         look: dict[str, Any] = by_pruner(str(pruner))
         look["label"] += f", {scored}"
+        look |= {"linestyle": _LINES[str(scored)]}
         if scored != MODES[0]:
-            look |= {"linestyle": ":", "markerfacecolor": "none"}
+            look["markerfacecolor"] = "none"
         ax.plot(group["layer_index"], group["estimate"], **look)
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
     title(found, ax, f"{deep}, ×{part['compression'].iloc[0]:,g}")

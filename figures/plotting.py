@@ -146,11 +146,15 @@ def settings_of(table: pd.DataFrame) -> str:
         'fc on digits, 2 seeds'
     """
     done = table[finished(table)]
-    names = [", ".join(map(str, done[column].unique())) for column in ("model", "dataset")]
+    names = [_few(done[column].unique(), f"{column}s") for column in ("model", "dataset")]
     seeds = done.groupby(["model", "dataset"])["seed"].nunique()
     few, most = int(seeds.min()), int(seeds.max())
     count = f"{few}" if few == most else f"{few} to {most}"
     return f"{' on '.join(names)}, {count} seed{'s' * (most != 1)}"
+
+
+def _few(values: Sequence[object], what: str) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 6 else f"{len(values)} {what}"
 
 
 def panels(

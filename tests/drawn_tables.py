@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from analysis.resumable import Resources
 from collapse import tables
 from collapse.options import Execution
 
-for _name in (*experiments.EXPERIMENTS, *experiments.QUESTIONS):
+for _name in (*experiments.EXPERIMENTS, *experiments.QUESTIONS, *experiments.FURTHER):
     experiments.find(_name)  # it declares its table
 
 SETTINGS = {
@@ -207,6 +208,40 @@ def dead_inputs_table() -> pd.DataFrame:
     )  # fmt: skip
 
 
+def features_table(layers: Sequence[int] = (1,), sides: Sequence[str] = ("out",)) -> pd.DataFrame:
+    return table_of(
+        "features",
+        [
+            {
+                "pruner": pruner, "seed": seed, "compression": 10.0, "width": width, "kept": 50,
+                "layer": f"{layer}.weight", "layer_index": layer, "side": side,
+                "excess": excess * layer + 0.01 * seed,
+            }
+            for pruner, excess in (("magnitude", 0.0), ("snip", 0.5))
+            for width in (64, 256)
+            for layer in layers
+            for side in sides
+            for seed in (0, 1, 2)
+        ],
+    )  # fmt: skip
+
+
+def proxy_table() -> pd.DataFrame:
+    return table_of(
+        "proxy",
+        [
+            {
+                "model": f"torchvision:net{size}", "pruner": "synflow", "seed": seed, "layers": 9,
+                "layer_norms": int(size > 8),
+                "parameters": 1000 * 2**size, "log10_R": size + 5.0 * size % 7 + 0.1 * seed,
+                "log10_score_sum": 1 + size * 4.0 % 9, "published_top1": 60.0 + size,
+            }
+            for size in range(12)
+            for seed in (0, 1)
+        ],
+    )  # fmt: skip
+
+
 class _Tables(dict[str, pd.DataFrame]):
     def __missing__(self, name: str) -> pd.DataFrame:
         module = experiments.find(name)
@@ -227,7 +262,7 @@ TABLES = _Tables(
         "grid": accuracy_table(),
         "cuts": cuts_table(),
         "iterations": iterations_table(),
-        "mode": outcomes_table(mode={"train": 5.0, "eval": 0.0}),
+        "mode": outcomes_table(mode={"train": 5.0, "eval": 0.0, "warm": 1.0}),
         "cost": costs_table(),
         "tickets": tickets_table(),
         "low-compression": outcomes_table(),
@@ -235,5 +270,7 @@ TABLES = _Tables(
         "dead-inputs": dead_inputs_table(),
         "sanity": outcomes_table(control={None: 0.0, "shuffled": 2.0, "inverted": 20.0}),
         "effective": outcomes_table(),
+        "proxy": proxy_table(),
+        "features": features_table(),
     }
 )

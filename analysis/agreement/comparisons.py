@@ -145,6 +145,8 @@ def _resnet34(ours: pd.DataFrame, theirs: pd.DataFrame) -> Comparison:
     own = ours["pruner"].map(OF_LOG_SOFTMAX)
     logits = ours["pruner"].isin(OF_LOG_SOFTMAX.values())
     ours = ours[own.notna() | ~logits].assign(pruner=own.fillna(ours["pruner"]))
+    if "allocation" in ours:  # who ranks within it does not matter: densities are the allocation's
+        ours = ours.assign(pruner=ours["allocation"].fillna(ours["pruner"]))
     return _of_three_seeds(ours, theirs)
 
 

@@ -1,9 +1,9 @@
-"""The paper's figures and its reviewers' questions as experiments, one module each.
+"""The paper's figures, its reviewers' questions and what followed as experiments, one module each.
 
-A module's first line says what it does and ends in its figure or question, ``(figure 5a)`` or
-``(question 3)``: by that it is found. It has a frozen dataclass ``Config``, ``PRESETS`` of it
-(``laptop``: minutes on two cores with embedded data; ``paper``: the paper's own settings;
-``smoke``: seconds, for tests), the name of its ``TABLE``, ``points(config)`` and
+A module's first line says what it does and ends in its figure, question or number, ``(figure 5a)``,
+``(question 3)`` or ``(experiment 1)``: by that it is found. It has a frozen dataclass ``Config``,
+``PRESETS`` of it (``laptop``: minutes on two cores with embedded data; ``paper``: the paper's own
+settings; ``smoke``: seconds, for tests), the name of its ``TABLE``, ``points(config)`` and
 ``run(config, resources=None) -> DataFrame``.
 """
 
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from collapse.errors import unknown
 
-_FIRST_LINE = re.compile(r'"""(.+ \((figure|question) (\d+)(\w?)\))')
+_FIRST_LINE = re.compile(r'"""(.+ \((figure|question|experiment) (\d+)(\w?)\))')
 
 
 def _of(kind: str) -> dict[str, str]:
@@ -32,6 +32,7 @@ def _of(kind: str) -> dict[str, str]:
 
 EXPERIMENTS = _of("figure")
 QUESTIONS = _of("question")
+FURTHER = _of("experiment")
 
 
 def find(name: str) -> ModuleType:
@@ -40,6 +41,7 @@ def find(name: str) -> ModuleType:
     Raises:
         RequestError: there is none of this name.
     """
-    if name not in EXPERIMENTS and name not in QUESTIONS:
-        raise unknown("experiment", name, [*EXPERIMENTS, *QUESTIONS])
+    names = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
+    if name not in names:
+        raise unknown("experiment", name, names)
     return importlib.import_module(f"analysis.experiments.{name.replace('-', '_')}")

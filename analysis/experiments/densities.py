@@ -31,6 +31,8 @@ class Config(Scored):
         log2_step: between two of these powers.
         iterations: of every pruner, in place of its own number.
         scope: rank all parameters together (global), or each layer by itself.
+        allocation: how many weights each layer keeps, within which the scores rank: uniform, erk, …
+            (docs/allocations.md).
         living: also count the kept weights that are not dead (effective_kept), a forward and a
             backward each.
     """
@@ -39,6 +41,7 @@ class Config(Scored):
     log2_step: float = 2.0
     iterations: Count = None
     scope: Scope = "global"
+    allocation: str | None = None
     living: bool = False
 
 
@@ -60,7 +63,12 @@ def points(config: Config) -> list[Measured]:
     found = []
     for pruner in dict.fromkeys(config.pruners):
         options = Pruning(
-            pruner, config.iterations, scope=config.scope, mode=config.mode, seed=config.seed
+            pruner,
+            config.iterations,
+            scope=config.scope,
+            mode=config.mode,
+            seed=config.seed,
+            allocation=config.allocation,
         )
         once = iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
@@ -83,7 +91,7 @@ def _measure(config: Config, options: Pruning, compressions: Sequence[float]) ->
     for compression in sorted(compressions, reverse=True):
         keep = masking.keep_count(total, compression)
         masks: Masks = dense
-        if keep < total and scores and iterations_of(options) == 1:
+        if keep < total and scores and iterations_of(options) == 1 and not options.allocation:
             masks = masking.select(scores, keep, scope=options.scope)  # one ranking for all
         elif keep < total:
             result = prune(prepared, options=options, compression=compression)

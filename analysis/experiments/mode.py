@@ -1,4 +1,4 @@
-"""Were the baselines scored in the wrong mode? Train against eval mode (question 2)."""
+"""Were the baselines scored in the wrong mode? Train, eval and warmed-up eval (question 2)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, replace
 from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome, untrained
 from analysis.questions.outcomes import TABLE
 from analysis.resumable import Point, runner
+from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training
-
-_MODES: tuple[Mode, ...] = ("train", "eval")
 
 
 @dataclass(frozen=True)
 class Config(Study):
-    """Both modes: densities, critical compression, and accuracy after training.
+    """Each mode: densities, critical compression, and accuracy after training.
 
     Attributes:
+        modes: in which the pruners score; warm is eval with statistics of the scoring batches.
         larger: a network that is pruned to the highest compression and not trained; '' for none.
         larger_dataset: whose images it is scored on.
         larger_seeds: of it.
     """
 
     pruners: tuple[str, ...] = ("snip", "grasp")
+    modes: tuple[Mode, ...] = ("train", "eval", "warm")
     larger: str = "vgg16_bn"
     larger_dataset: str = "cifar100"
     larger_seeds: tuple[int, ...] = (0, 1, 2)
@@ -37,9 +38,11 @@ PRESETS = {
 
 def points(config: Config) -> list[Point]:
     """One of each seed, compression, pruner and mode."""
+    if not config.modes:
+        raise RequestError("--modes: expected at least one of train, eval, warm, got none")
     found: list[Point] = []
     for seed, compression, pruner in config.each():
-        for mode in _MODES:
+        for mode in config.modes:
             options = Pruning(pruner=pruner, mode=mode, seed=seed)
             found.append(outcome(config.experiment(seed, compression, pruner, pruning=options)))
     if config.larger:
@@ -53,7 +56,7 @@ def _larger(config: Config, setup: Setup) -> list[Point]:
         untrained(setup, Pruning(pruner=pruner, mode=mode, seed=seed), max(config.compressions))
         for seed in config.larger_seeds
         for pruner in config.pruners
-        for mode in _MODES
+        for mode in config.modes
     ]
 
 

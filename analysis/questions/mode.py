@@ -9,15 +9,15 @@ from analysis.questions.outcomes import TABLE, compared, runs
 
 __all__ = ["MODES", "TABLE", "answer", "densities"]
 
-MODES = ("train", "eval")
+MODES = ("train", "eval", "warm")
 
 
 def answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Each mode's critical compression and accuracy, and train minus eval, paired by seed."""
+    """Each mode's critical compression and accuracy, and what they are above eval, by seed."""
     every = runs(table)
     # A ranking has one critical compression, whatever it is pruned to.
     once = every.drop_duplicates(["model", "dataset", "pruner", "mode", "seed"])
-    return compared(once, every, table, "mode", MODES, "eval")
+    return compared(once, every, table, "mode", ("train", "eval"), "eval")
 
 
 def densities(table: pd.DataFrame) -> pd.DataFrame:

@@ -51,11 +51,18 @@ def test_experiments_are_found_by_their_first_line_in_order() -> None:
         *("iterations", "mode", "cost", "tickets", "low-compression", "trained", "dead-inputs"),
         *("sanity", "effective"),
     ]
-    for kind, found in (("figure", experiments.EXPERIMENTS), ("question", experiments.QUESTIONS)):
+    assert list(experiments.FURTHER)[:2] == ["proxy", "features"]
+    for kind, found in (
+        ("figure", experiments.EXPERIMENTS),
+        ("question", experiments.QUESTIONS),
+        ("experiment", experiments.FURTHER),
+    ):
         assert all(f"({kind} " in about for about in found.values())
 
 
-@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS])
+@pytest.mark.parametrize(
+    "name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS, *experiments.FURTHER]
+)
 def test_presets_and_schema(name: str) -> None:
     """Every experiment has the three presets, a table with its columns and says what it is."""
     module = experiments.find(name)

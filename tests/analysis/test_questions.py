@@ -43,7 +43,7 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
     return Resources(Execution(runs=tmp_path_factory.mktemp("runs"), quiet=True))
 
 
-@pytest.mark.parametrize("name", experiments.QUESTIONS)
+@pytest.mark.parametrize("name", [*experiments.QUESTIONS, *experiments.FURTHER])
 def test_answers_are_rows_of_the_contract(name: str) -> None:
     """Each answers its own experiment's table, in rows of the contract."""
     module = questions.find(name)

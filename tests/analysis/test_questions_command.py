@@ -118,7 +118,9 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS])
+@pytest.mark.parametrize(
+    "name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS, *experiments.FURTHER]
+)
 def test_every_experiment_has_the_presets(name: str) -> None:
     assert set(experiments.find(name).PRESETS) == set(PRESETS)
 

@@ -73,7 +73,9 @@ def test_every_option_of_the_help_is_accepted(
         assert not (complaint and option.startswith("--no-")), complaint
 
 
-@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS])
+@pytest.mark.parametrize(
+    "name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS, *experiments.FURTHER]
+)
 def test_so_is_every_flag_of_an_experiment(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = experiments.find(name)
     for option in _options(module.Config, capsys, module.PRESETS["smoke"]):

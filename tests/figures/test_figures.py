@@ -223,7 +223,7 @@ def test_cuts_tell_schedules_by_line_and_compressions_by_colour() -> None:
 
 
 def test_every_experiment_has_a_figure_and_every_figure_an_experiment() -> None:
-    known = {**experiments.EXPERIMENTS, **experiments.QUESTIONS}
+    known = {**experiments.EXPERIMENTS, **experiments.QUESTIONS, **experiments.FURTHER}
     assert list(FIGURES.items()) == list(known.items())
     assert set(TABLES) <= set(FIGURES)
     for name in FIGURES:

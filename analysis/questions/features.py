@@ -1,0 +1,21 @@
+"""Which units scores choose by data and which by chance. (experiment 2)"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.questions import answers, finished
+from collapse import tables
+
+TABLE = tables.declare(
+    "features",
+    *tables.SETTINGS,
+    *("compression", "width", "layer", "layer_index", "side", "kept", "excess", "finished"),
+)
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean excess over seeds, by layer, side and width."""
+    done = table[finished(table)]
+    more = ("layer_index", "side", "width")
+    return answers.collect(answers.means(done, "excess", "excess", more=more))
