@@ -8,9 +8,10 @@ from analysis.questions.accuracy import TABLE, answer
 from collapse.plots import style
 from figures import accuracy
 
-__all__ = ["PANELS", "TABLE", "message", "plot"]
+__all__ = ["PANELS", "SAME_Y", "TABLE", "message", "plot"]
 
 PANELS = accuracy.PANELS
+SAME_Y = True
 plot = accuracy.plot
 
 
