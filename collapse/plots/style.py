@@ -43,7 +43,7 @@ MARKERS = {"random": "p", "magnitude": "s", "snip": "^", "grasp": "D", "synflow"
 
 
 NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": "GraSP",
-         "synflow": "SynFlow", "snip signed": "SNIP, signed", "imp": "IMP",
+         "synflow": "SynFlow", "snip signed": "signed SNIP", "imp": "IMP",
          "iterative_snip": "iterative SNIP", "force": "FORCE",
          "iterative_grasp": "iterative GraSP", "gradient_norm": "g²", "prospr": "ProsPr",
          "fd": "FD", "fts": "FTS", "hts": "HTS", "synflow_l2": "SynFlow-L2",

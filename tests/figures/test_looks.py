@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from collapse.errors import RequestError
 from collapse.plots import style
 from figures import accuracy, cuts
-from figures.commands import find
+from figures.by_name import find
 from figures.plotting import panels
 from tests.drawn_tables import (
     TABLES,
