@@ -35,7 +35,7 @@ class Config:
 _SHORT = Config(
     Setup("fc", init="xavier"),
     replace(QUICK, epochs=5),
-    compressions=tuple(10 ** (i / 4) for i in range(4, 9)),
+    compressions=tuple(10 ** (i / 4) for i in range(4, 8)),
     seeds=(0, 1, 2),
 )
 PRESETS = {
