@@ -48,7 +48,7 @@ NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": 
          "iterative_grasp": "iterative GraSP", "gradient_norm": "g²", "prospr": "ProsPr",
          "fd": "FD", "fts": "FTS", "hts": "HTS", "synflow_l2": "SynFlow-L2",
          "synflow_l2_halved": "SynFlow-L2, halved", "px": "PX", "ntk_sap": "NTK-SAP",
-         "lamp": "LAMP", "phew": "PHEW", "informed_synflow": "informed SynFlow"}  # fmt: skip
+         "lamp": "LAMP", "phew": "PHEW"}  # fmt: skip
 
 
 OTHER = "#d96be8"

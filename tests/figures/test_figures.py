@@ -75,7 +75,7 @@ def test_critical_compressions_beyond_the_axis_are_said() -> None:
     table = accuracy_table()
     table.loc[table["pruner"] == "synflow", "critical_compression"] = 50_000.0
     labels = _labelled(accuracy.plot(table))
-    assert "critical compression (beyond the axis: SynFlow)" in labels
+    assert "critical compression\n(beyond the axis: SynFlow)" in labels
 
 
 def test_chance_is_the_accuracy_of_networks_that_are_cut() -> None:
