@@ -69,4 +69,4 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     ax.set_xlabel("|score into a unit|")
     ax.set_ylabel("|score out of it|")
     name = style.name(str(rows["quantity"].iloc[0]))
-    ax.set_title(f"{name}\n{100 * _defect(rows):.1f} % lost or made")
+    ax.set_title(f"{name}\noff by {100 * _defect(rows):.1f} %")

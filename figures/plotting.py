@@ -216,7 +216,7 @@ def panels(
 def _across(size: style.Size, panels: int, views: bool) -> int:
     """Panels side by side: three where they are alike, two where each has labels of its own."""
     if size == "column":
-        return 1 if panels < 4 else 2
+        return 1 if views or panels < 4 else 2
     return min(panels, 2 if views and panels != 3 else 3)
 
 

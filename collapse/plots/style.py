@@ -7,6 +7,7 @@ figures are made without pyplot, so they need no display and stay out of its lis
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -212,7 +213,7 @@ def _row_by_row(labels: list[str], columns: int) -> list[str]:
 
 def wrapped(text: str, figure: Figure, share: float = 1.0, **font: Any) -> str:
     """A sentence in as few lines as fit a share of a figure's width, of much the same length."""
-    words = text.split()
+    words = re.sub(" (?=[%→])", "\u00a0", text).split(" ")
     width = share * figure.bbox.width
     wide, space = {}, _width("n n", figure, font) - 2 * _width("n", figure, font)
     for word in words:
@@ -223,7 +224,7 @@ def wrapped(text: str, figure: Figure, share: float = 1.0, **font: Any) -> str:
         if len(even) > len(best):
             break
         best = even
-    return "\n".join(best)
+    return "\n".join(best).replace("\u00a0", " ")
 
 
 def _width(text: str, figure: Figure, font: dict[str, Any]) -> float:
@@ -283,8 +284,9 @@ def readable_logarithms(ax: Axes) -> None:
             few = (1, 2, 3, 5) if short else (1, 3)
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
             axis.set_major_formatter(FuncFormatter(_tick))
-        else:  # as many powers as there is room for
-            axis.set_major_locator(LogLocator(numticks="auto"))  # type: ignore[arg-type]  # it is documented
+        else:  # as many powers as there is room for, which is little side by side
+            step = max(1, math.ceil((high - low) / 5)) if axis is ax.xaxis else 1
+            axis.set_major_locator(LogLocator(10.0**step, numticks="auto"))  # type: ignore[arg-type]  # it is documented
         axis.set_minor_formatter(NullFormatter())
 
 
@@ -292,7 +294,7 @@ def _tick(value: float, _: object) -> str:
     if 1e-4 < value < 1e5:
         return f"{value:g}"
     mantissa, exponent = f"{value:.0e}".split("e")
-    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
+    return rf"${mantissa}{{\times}}10^{{{int(exponent)}}}$"  # braces: narrow
 
 
 def save(drawn: Axes | Figure, path: Path, size: Size = "column") -> None:
