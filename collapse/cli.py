@@ -233,7 +233,13 @@ def print_table(
     console.width = max(room, sum(widths))
     console.print(title, style="italic", highlight=False, soft_wrap=True)
     console.print()
-    console.print(Padding(table, (0, 0, 0, GAP)))
+    with console.capture() as shown:
+        console.print(Padding(table, (0, 0, 0, GAP)))
+    # In a file, lines end where their text does: tables are copied, compared and searched.
+    console.file.writelines(
+        line if console.is_terminal else f"{line.rstrip()}\n"
+        for line in shown.get().splitlines(keepends=True)
+    )
     console.print()
     for note in notes:
         console.print(note, highlight=False, soft_wrap=not console.is_terminal)

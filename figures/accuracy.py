@@ -45,7 +45,7 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     marks = [(value, style.colour(n), "") for n, value in known.items() if value <= most]
     beyond = [style.name(n) for n, value in known.items() if value > most]
     if known:
-        more = f" (beyond the axis: {', '.join(beyond)})" if beyond else ""
+        more = f"\n(beyond the axis: {', '.join(beyond)})" if beyond else ""
         marks.append((float("nan"), "black", f"critical compression{more}"))
     for value, colour, label in marks:
         foot = ax.get_xaxis_transform()

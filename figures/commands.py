@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal
 
 import tyro
@@ -19,22 +17,12 @@ from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import PLOT_SUFFIXES, check_writable
 from collapse.options import Folder, shown
+from figures.by_name import FIGURES, find
 
-# Each figure draws the table of the experiment of its name.
-FIGURES = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
+__all__ = ["FIGURES", "SETS", "Drawing", "Everything", "draw", "make_all"]
+
 # What `all` runs and draws.
 SETS = {"paper": EXPERIMENTS, "questions": QUESTIONS, "further": FURTHER}
-
-
-def find(name: str) -> ModuleType:
-    """A figure's module.
-
-    Raises:
-        RequestError: there is none of this name.
-    """
-    if name not in FIGURES:
-        raise unknown("figure", name, [*FIGURES, "all"])
-    return importlib.import_module(f"figures.{name.replace('-', '_')}")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def message(table: pd.DataFrame) -> str:
     words = []
     for pruner, rows in found.groupby("pruner", sort=False):
         shares = rows["estimate"]
-        words.append(f"{style.name(str(pruner))} {shares.min():.0f} to {shares.max():.0f} %")
+        ends = dict.fromkeys(f"{end:.0f}" for end in (shares.min(), shares.max()))
+        words.append(f"{style.name(str(pruner))} {' to '.join(ends)} %")
     return f"Kept on inputs that are always zero, over the datasets: {', '.join(words)}"
 
 

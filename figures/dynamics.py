@@ -11,6 +11,7 @@ from figures.plotting import PUBLISHED, plots
 
 TABLE = "score_dynamics"
 PANELS = ("seed",)
+SAME_Y = True
 NUMBERS = ("level", "epoch", "parameters", "score_mean")
 
 

@@ -8,18 +8,20 @@ from analysis.questions.accuracy import TABLE, answer
 from collapse.plots import style
 from figures import accuracy
 
-__all__ = ["PANELS", "TABLE", "message", "plot"]
+__all__ = ["PANELS", "SAME_Y", "TABLE", "message", "plot"]
 
 PANELS = accuracy.PANELS
+SAME_Y = True
 plot = accuracy.plot
 
 
 def message(table: pd.DataFrame) -> str:
-    """In how many panels which pruner is the most accurate at the highest compression."""
+    """In how many panels which pruner is the last with half of the panel's highest accuracy."""
     first: dict[str, int] = {}
     for _, rows in answer(table).groupby(list(PANELS)):
-        last = rows[rows["compression"] == rows["compression"].max()]
+        good = rows[rows["estimate"] > rows["estimate"].max() / 2]
+        last = good[good["compression"] == good["compression"].max()]
         best = str(last.loc[last["estimate"].idxmax(), "pruner"])
         first[best] = first.get(best, 0) + 1
     wins = [f"{style.name(n)} in {c}" for n, c in sorted(first.items(), key=lambda w: -w[1])]
-    return f"Most accurate at the highest compression: {', '.join(wins)} of {sum(first.values())}"
+    return f"Last to keep half of the accuracy: {', '.join(wins)} of {sum(first.values())}"

@@ -22,8 +22,8 @@ RANGE = "Lines: means over runs; bands: their range, as in the paper"
 
 def by_pruner(value: str) -> dict[str, Any]:
     """A pruner's look and name."""
-    label = "IMP" if value == "imp" else style.name(value)
-    return {"color": style.colour(value), "marker": style.marker(value), "label": label}
+    look = {"color": style.colour(value), "marker": style.marker(value)}
+    return {**look, "label": style.name(value)}
 
 
 def in_turn(values: Sequence[str]) -> Looks:
@@ -70,9 +70,12 @@ def beside(answers: pd.DataFrame, ax: Axes, *, x: str, by: str, looks: Looks = b
         looks: of a value of ``by``: colour, marker, label.
     """
     places = {category: place for place, category in enumerate(answers[x].unique())}
-    series = answers[by].nunique()
+    # Where each place has one value alone, it stands in the middle.
+    alone = answers.groupby(x)[by].nunique().max() == 1
+    series = 1 if alone else answers[by].nunique()
     for number, (value, rows) in enumerate(answers.groupby(by, sort=False)):
-        at = rows[x].map(places) + 0.7 * ((number + 0.5) / series - 0.5)
+        aside = 0.0 if alone else 0.7 * ((number + 0.5) / series - 0.5)
+        at = rows[x].map(places) + aside
         _means(rows.assign(at=at), ax, "at", {**looks(value), "linestyle": "none"}, band=False)
     ax.set_xticks(range(len(places)), [str(category) for category in places])
     ax.set_xlim(-0.5, len(places) - 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis.questions import iterations
 from analysis.questions.iterations import TABLE, answer
@@ -71,7 +72,8 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
             mark.set_in_layout(False)
     ax.plot([], [], "x", color="black", label="empty")
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
-    at = f"at {rows['compression'].iloc[0]:,g}"
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    at = f"×{rows['compression'].iloc[0]:,g}"
     ax.set_title(f"{at}: dotted {counts.min()}, solid {counts.max()} iterations")
 
 

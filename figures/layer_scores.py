@@ -28,9 +28,9 @@ def message(table: pd.DataFrame) -> str:
 def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) -> None:
     """A dot a layer; conserved scores lie on a line of slope 1."""
     score_against_inverse_size(rows, ax=ax)
+    name = style.name(str(rows["pruner"].iloc[0]))
+    ax.set_title(name)
     if published is not None:
         theirs, factor = scaled(published["score_mean"], layer_means(rows))
         ax.plot(1 / published["elements"], theirs, label="published, times a factor", **PUBLISHED)
-        ax.text(0.02, 0.97, f"published × {style.number(factor)}", transform=ax.transAxes, va="top",
-                fontsize="small")  # fmt: skip
-    ax.set_title(style.name(str(rows["pruner"].iloc[0])))
+        ax.set_title(f"{name}\npublished × {style.number(factor)}")

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.questions.accuracy import TABLE, answer
+from collapse.plots import style
 from figures.accuracy import NUMBERS, PANELS
 from figures.intervals import RANGE, curves, shades
 from figures.plotting import PUBLISHED, plots
@@ -16,13 +17,16 @@ __all__ = ["PANELS", "TABLE", "message", "plot"]
 
 
 def message(table: pd.DataFrame) -> str:
-    """The number of levels that is best at each compression, where the best is not chance's."""
+    """Accuracies at the highest compression at which one is more than half of the highest."""
     found = answer(table)
-    words = []
-    for compression, rows in found[found["compression"] > 1].groupby("compression"):
-        best = rows.sort_values("estimate").iloc[-1]
-        words.append(f"{best['levels']:g} at {compression:,.3g}")
-    return f"Levels with the highest accuracy, by compression: {', '.join(words)}"
+    good = found[found["estimate"] > found["estimate"].max() / 2]
+    at = float(good["compression"].max())
+    here = found[found["compression"] == at].sort_values("levels")
+    words = [
+        f"{n:g} level{'s' * (n != 1)} {e:.0f} %"
+        for n, e in zip(here["levels"], here["estimate"], strict=True)
+    ]
+    return f"At compression {style.number(at)}: {', '.join(words)}"
 
 
 @plots(TABLE, one=("model", "dataset", "pruner"), numbers=NUMBERS, shown=RANGE)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis.questions import mode
 from analysis.questions.mode import MODES, TABLE, answer
@@ -78,6 +79,7 @@ def densities(rows: pd.DataFrame, ax: Axes) -> None:
             look["markerfacecolor"] = "none"
         ax.plot(group["layer_index"], group["estimate"], **look)
     ax.set(xlabel="layer", ylabel="density of a layer", yscale="log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title(found, ax, f"{deep}, ×{part['compression'].iloc[0]:,g}")
 
 

@@ -24,9 +24,9 @@ def message(table: pd.DataFrame) -> str:
     }
     kept = [name for name, defect in found.items() if defect < CONSERVED]
     lost = [name for name, defect in found.items() if not defect < CONSERVED]
-    words = [f"score in equals score out for {', '.join(kept)}"] * bool(kept)
+    words = [f"score in equals score out for {' and '.join(kept)}"] * bool(kept)
     words += [f"not for {', '.join(lost)}"] * bool(lost)
-    return "Unit by unit, " + ", ".join(words)
+    return "Unit by unit, " + "; ".join(words)
 
 
 def _defect(rows: pd.DataFrame) -> float:
@@ -60,8 +60,6 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     )  # fmt: skip
     for place in (places[0], places[len(places) // 2], places[-1]):
         ax.plot([], [], ".", color=shades[places.index(place)], label=place)
-    ax.text(0.98, 0.03, f"lost or made: {_defect(rows):.1%}", transform=ax.transAxes, ha="right",
-            fontsize="small")  # fmt: skip
     both = pd.concat([into[seen], out_of[seen]])
     if len(both):
         ax.axline((both.min(), both.min()), (both.max(), both.max()), color="black",
@@ -70,4 +68,5 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("|score into a unit|")
     ax.set_ylabel("|score out of it|")
-    ax.set_title(style.name(str(rows["quantity"].iloc[0])))
+    name = style.name(str(rows["quantity"].iloc[0]))
+    ax.set_title(f"{name}\noff by {100 * _defect(rows):.1f} %")

@@ -171,8 +171,9 @@ def panels(
 
     Args:
         figure: a module of this package, with ``plot``; with ``PANELS``, the columns of its rows
-            and columns of panels, or one column whose panels fill rows. With ``VIEWS``, several
-            such functions, each draws the whole table in a panel of its own.
+            and columns of panels, or one column whose panels fill rows (``SAME_Y``: which have the
+            same y axis). With ``VIEWS``, several such functions, each draws the whole table in a
+            panel of its own.
         published: the paper's numbers, drawn over ours.
         size: column, page or slide; without it a column for one panel, a page for several.
 
@@ -200,16 +201,18 @@ def panels(
         axes = drawn.subplots(down, across, squeeze=False).ravel().tolist()
         for ax, cell in zip(axes, cells, strict=False):
             cell(ax=ax)
-        for ax in axes[len(cells) :]:
+        axes, unused = axes[: len(cells)], axes[len(cells) :]
+        for ax in unused[1:]:
             ax.remove()
-        axes = axes[: len(cells)]
         if len(axes) > 1:
             _letter(axes)
         if not views:
             _share_labels(axes, across)
         if hasattr(figure, "message"):
             style.entitle(drawn, figure.message(table))
-        style.add_legend(axes, _below(figure, table, published))
+        if getattr(figure, "SAME_Y", False):
+            _share_y(axes)
+        style.add_legend(axes, _below(figure, table, published), *unused[:1])
         style.make_room(drawn, size)
     return drawn
 
@@ -217,8 +220,15 @@ def panels(
 def _across(size: style.Size, panels: int, views: bool) -> int:
     """Panels side by side: three where they are alike, two where each has labels of its own."""
     if size == "column":
-        return 1 if panels < 4 else 2
+        return 1 if views or panels < 4 else 2
     return min(panels, 2 if views and panels != 3 else 3)
+
+
+def _share_y(axes: list[Axes]) -> None:
+    """The same y axis for all, so that panels can be compared by eye."""
+    ends = [end for ax in axes for end in ax.get_ylim()]
+    for ax in axes:
+        ax.set_ylim(min(ends), max(ends))
 
 
 def _letter(axes: list[Axes]) -> None:

@@ -12,6 +12,7 @@ from figures.outcomes import NUMBERS, POINTS
 from figures.plotting import plots
 
 PANELS = ("compression",)
+SAME_Y = True
 CONTROLS = ("shuffled", "reinitialised", "inverted")
 
 

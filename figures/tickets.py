@@ -31,33 +31,33 @@ def message(table: pd.DataFrame) -> str:
     return f"Tickets at compression {high:,g}: {', '.join(words)}"
 
 
-def _by_compression(rows: pd.DataFrame, ax: Axes, quantity: str, label: str) -> None:
+def _by_compression(rows: pd.DataFrame, ax: Axes, quantity: str, label: str, what: str) -> None:
     found = chosen(answer(rows), quantity=quantity).sort_values("compression", kind="stable")
     at = "×" + found["compression"].map("{:,g}".format)
     beside(found.assign(at=at), ax, x="at", by="pruner")
     ax.set(xlabel="compression", ylabel=label)
-    title(found, ax, quantity.partition(",")[0].partition(" beyond")[0])
+    title(found, ax, what)
 
 
 @view
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy of each ticket, by compression."""
-    _by_compression(rows, ax, "top-1 accuracy", "top-1 accuracy (%)")
+    _by_compression(rows, ax, "top-1 accuracy", "accuracy (%)", "top-1 accuracy")
 
 
 @view
 def overlaps(rows: pd.DataFrame, ax: Axes) -> None:
     """Overlap with IMP's ticket of the same seed: 0 is chance, 1 the most that the layers allow."""
     quantity = "overlap beyond chance, with IMP's ticket"
-    _by_compression(rows, ax, quantity, "overlap with IMP beyond chance")
+    _by_compression(rows, ax, quantity, "overlap", "overlap with IMP beyond chance")
     zero_line(ax)
 
 
 @view
 def distances(rows: pd.DataFrame, ax: Axes) -> None:
     """Share of the kept weights that lie in other layers than IMP's."""
-    quantity, label = f"{_DISTANCE}, than in IMP's ticket", "kept in other layers than IMP (share)"
-    _by_compression(rows, ax, quantity, label)
+    quantity, what = f"{_DISTANCE}, than in IMP's ticket", "kept in other layers than IMP"
+    _by_compression(rows, ax, quantity, "share of kept", what)
     ax.set_ylim(bottom=0)
 
 
@@ -80,9 +80,9 @@ def stability(rows: pd.DataFrame, ax: Axes) -> None:
     )
     ax.tick_params(axis="x", rotation=30)
     ax.set_ylim(bottom=0)
-    ax.set(xlabel="", ylabel="kept in other layers (share)")
+    ax.set(xlabel="", ylabel="share of kept")
     seeds = len({*pairs["seed"], *pairs["other_seed"]})
-    ax.set_title(f"between pairs of {seeds} seeds, ×{high:,g}")
+    ax.set_title(f"the same between pairs of {seeds} seeds, ×{high:,g}")
 
 
 VIEWS = (plot, overlaps, distances, stability)

@@ -32,7 +32,7 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     found = found.assign(name=found["pruner"].map(style.name))
     beside(found, ax, x="name", by="pruner")
     ax.axhline(1, color="black", linewidth=0.6)
-    ax.set(ylabel="critical compression, trained / random")
+    ax.set(ylabel="trained / random")
     title(found, ax, "critical compression")
 
 
@@ -41,8 +41,8 @@ def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy of masks of trained minus of random weights, by compression."""
     found = chosen(answer(rows), quantity="difference in top-1 accuracy")
     one_difference(found, ax)
-    title(found, ax, "accuracy")
-    ax.set_ylabel("top-1 accuracy, trained − random (points)")
+    title(found, ax, "top-1 accuracy")
+    ax.set_ylabel("trained − random (points)")
 
 
 VIEWS = (plot, accuracies)

@@ -79,6 +79,12 @@ def test_a_pipe_gets_a_hundred_columns_and_whole_words(monkeypatch: pytest.Monke
     assert ROW["first"] in _printed(monkeypatch, 20, False)
 
 
+def test_lines_in_a_pipe_end_where_their_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(monkeypatch, None, False).splitlines()
+    assert [line for line in lines if line.endswith(" ")] == []
+    assert len(lines) == 7
+
+
 def test_a_narrow_terminal_breaks_words_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     out = _printed(monkeypatch, 50, True)
     assert max(map(len, out.splitlines())) <= 50

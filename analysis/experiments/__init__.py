@@ -13,8 +13,12 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from collapse.errors import unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FIRST_LINE = re.compile(r'"""(.+ \((figure|question|experiment) (\d+)(\w?)\))')
 
@@ -45,3 +49,25 @@ def find(name: str) -> ModuleType:
     if name not in names:
         raise unknown("experiment", name, names)
     return importlib.import_module(f"analysis.experiments.{name.replace('-', '_')}")
+
+
+def table(name: str, preset: str = "laptop", runs: Path = Path("runs")) -> pd.DataFrame:
+    """The table of an experiment, as ``python -m analysis NAME --preset PRESET`` makes it.
+
+    Args:
+        name: of a figure or a question: accuracy, densities, …
+        preset: laptop (minutes), paper (the paper's settings) or smoke (seconds).
+        runs: the folder in which what is done is kept; it is not done again.
+
+    Raises:
+        RequestError: there is no such experiment or preset.
+    """
+    from analysis.resumable import Resources
+    from collapse.options import Execution
+
+    experiment = find(name)
+    if preset not in experiment.PRESETS:
+        raise unknown("preset", preset, experiment.PRESETS)
+    resources = Resources(Execution(runs=runs, quiet=True))
+    made: pd.DataFrame = experiment.run(experiment.PRESETS[preset], resources)
+    return made

@@ -31,6 +31,8 @@ from collapse.runs import Experiment, Run
 
 # Small enough to train a network in a second on one core, and it learns.
 QUICK = Training(epochs=6, lr=0.01, train_batch_size=32, train_samples=400)
+# From where nothing is lost to where a network of a hundred thousand weights learns nothing.
+DECADES = (10.0, 10**1.5, 100.0, 10**2.5, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ PRESETS = {
         log10_step=2,
         seeds=(0, 1),
     ),
-    "laptop": Config(Setup("conv", init="xavier"), QUICK, log10_step=1),
+    "laptop": Config(Setup("conv", init="xavier"), QUICK, compressions=DECADES),
     "paper": Config(Setup("vgg16_bn", dataset="cifar100")),
 }
 

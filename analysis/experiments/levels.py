@@ -35,11 +35,16 @@ class Config:
 _SHORT = Config(
     Setup("fc", init="xavier"),
     replace(QUICK, epochs=5),
-    compressions=tuple(10 ** (i / 2) for i in range(9)),
+    compressions=tuple(10 ** (i / 4) for i in range(4, 8)),
+    seeds=(0, 1, 2),
 )
 PRESETS = {
     "smoke": replace(
-        _SHORT, training=replace(QUICK, epochs=1), levels=(1, 2), compressions=(10.0, 1000.0)
+        _SHORT,
+        training=replace(QUICK, epochs=1),
+        levels=(1, 2),
+        compressions=(10.0, 1000.0),
+        seeds=(0,),
     ),
     "laptop": _SHORT,
     "paper": Config(Setup("vgg11_bn", dataset="cifar10")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ def _first(row: Mapping[str, Any]) -> Cell:
         return ("" if row["problem"] else "none seen"), "~"
     kind = "cut" if row["collapsed_is_cut"] else "branch"
     return f"{layer.removesuffix('.weight')} ({kind})", layer
+
+
+def _network(row: Mapping[str, Any]) -> Cell:
+    words = str(row["network"])
+    return (words if row["weights"] == "random" else f"{words}, {row['weights']}"), words
 
 
 def _safety(row: Mapping[str, Any]) -> Cell:
@@ -59,8 +65,7 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, Callable[[Mapping[str, 
         if name.startswith("top1_") and not name.endswith(("_low", "_high"))
     ]  # fmt: skip
     return {
-        "network": ("which network", text("network")),
-        "weights": ("random: at initialisation; trained: after a training", text("weights")),
+        "network": ("which network; at initialisation if nothing else is said", _network),
         "pruner": ("as registered, or package.module:function", text("pruner")),
         "iterations": ("how often it scored", plain("iterations")),
         "critical": ("the largest compression that leaves no layer empty",
@@ -83,7 +88,8 @@ def columns(table: pd.DataFrame) -> dict[str, tuple[str, Callable[[Mapping[str, 
                 "over seeds", _accuracy(name))
             for name in accuracies
         },
-        "problem": ("why there are no numbers", text("problem")),
+        **({"problem": ("why there are no numbers", text("problem"))} if
+           table["problem"].notna().any() else {}),
     }  # fmt: skip
 
 
@@ -120,7 +126,9 @@ def _row(row: Mapping[str, Any], cells: list[Callable[[Mapping[str, Any]], Cell]
         words, key = cell(row)
         kind = "text" if isinstance(key, str) else "number"
         sort = html.escape(json.dumps(key), quote=True)
-        found.append(f'<td class="{kind}" data-key="{sort}">{html.escape(words)}</td>')
+        # A long name, or an interval after its mean, may go on in a second line.
+        shown = re.sub(r"([._])(?=\w)|(?<= )(?=\[)", r"\1<wbr>", html.escape(words))
+        found.append(f'<td class="{kind}" data-key="{sort}">{shown}</td>')
     failed = ' class="failed"' if row["problem"] else ""
     return f'<tr{failed} data-network="{html.escape(str(row["network"]))}">{"".join(found)}</tr>'
 
@@ -134,15 +142,14 @@ _PAGE = """<!doctype html>
 body { margin: 1.5rem; }
 h1 { font-size: 1.4rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; }
+table { border-collapse: collapse; font-size: .8rem; }
 th { position: sticky; top: 0; background: Canvas; border-bottom: 2px solid; text-align: left; }
-th button { all: unset; cursor: pointer; padding: .3rem .6rem; font-weight: 600; }
+th button { all: unset; cursor: pointer; padding: .3rem .4rem; font-weight: 600; }
 th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
-td { padding: .2rem .6rem; border-bottom: 1px solid #8884; white-space: nowrap; }
+td { padding: .2rem .4rem; border-bottom: 1px solid #8884; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td:last-child { white-space: normal; min-width: 14rem; }
 tr.failed td { color: #b22222; }
 dl { columns: 2 24rem; font-size: .87rem; } dt { font-weight: 600; } dd { margin: 0 0 .4rem; }
 </style></head><body>

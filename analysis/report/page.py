@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 _PLACES = {"True": "cut layer", "False": "branch"}
 
 # A pruner's marker, by matplotlib's name of it in the figures.
-_SHAPES = {"X": "cross", "s": "square", "^": "up", "D": "diamond", "o": "circle"}
+_SHAPES = {"p": "pentagon", "s": "square", "^": "up", "D": "diamond", "o": "circle"}
 
 
 def render(report: Report, device: str) -> str:

@@ -7,7 +7,7 @@ figures are made without pyplot, so they need no display and stay out of its lis
 from __future__ import annotations
 
 import math
-import textwrap
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -44,7 +44,12 @@ MARKERS = {"random": "p", "magnitude": "s", "snip": "^", "grasp": "D", "synflow"
 
 
 NAMES = {"random": "Random", "magnitude": "Magnitude", "snip": "SNIP", "grasp": "GraSP",
-         "synflow": "SynFlow", "snip signed": "SNIP, signed"}  # fmt: skip
+         "synflow": "SynFlow", "snip signed": "signed SNIP", "imp": "IMP",
+         "iterative_snip": "iterative SNIP", "force": "FORCE",
+         "iterative_grasp": "iterative GraSP", "gradient_norm": "g²", "prospr": "ProsPr",
+         "fd": "FD", "fts": "FTS", "hts": "HTS", "synflow_l2": "SynFlow-L2",
+         "synflow_l2_halved": "SynFlow-L2, halved", "px": "PX", "ntk_sap": "NTK-SAP",
+         "lamp": "LAMP", "phew": "PHEW"}  # fmt: skip
 
 
 OTHER = "#d96be8"
@@ -61,6 +66,7 @@ SEQUENCE = "viridis"
 # Width and greatest height in inches and type in points: of a conference paper's column and page,
 # and of a slide (16:9).
 SIZES: dict[str, tuple[float, float]] = {"column": (3.35, 8), "page": (6.9, 8), "slide": (10.0, 12)}
+DPI = 144  # on a screen, in notebooks; files are finer
 HEIGHTS = {"column": 9.0, "page": 9.0, "slide": 5.625}
 
 
@@ -108,13 +114,13 @@ def new_figure(size: Size = "column", rows: int = 1, columns: int = 1) -> Figure
     """An empty figure of a size's width, high enough for so many rows of panels and a legend."""
     width, points = SIZES[size]
     height = min(width / columns * 0.78, width * 0.6) * rows + 4 * points / 72
-    return Figure(figsize=(width, min(height, HEIGHTS[size])), layout="constrained")
+    return Figure(figsize=(width, min(height, HEIGHTS[size])), layout="constrained", dpi=DPI)
 
 
 def entitle(figure: Figure, message: str) -> None:
     """A message above a figure, in lines that fit its width."""
-    bold = 0.82  # of a line's letters: they are wider
-    figure.suptitle(wrapped(message, figure, bold), x=0.01, ha="left", fontweight="bold")
+    lines = wrapped(message, figure, 0.98, fontweight="bold")
+    figure.suptitle(lines, x=0.01, ha="left", fontweight="bold")
 
 
 def make_room(figure: Figure, size: Size) -> None:
@@ -146,13 +152,14 @@ def on_own_figure(size: Size = "column") -> Callable[[Plot], Plot]:
     return decorate
 
 
-def add_legend(axes: Sequence[Axes], note: str = "") -> None:
+def add_legend(axes: Sequence[Axes], note: str = "", empty: Axes | None = None) -> None:
     """One legend for all panels of a figure: inside the only one if it is short, else below.
 
     Below, it has as many columns as the figure is wide enough for, and is read row by row.
 
     Args:
         note: a sentence above it, what bars are and how many seeds; then it stands below.
+        empty: a panel's place with nothing in it: the legend stands there, if it fits.
     """
     found: dict[str, Any] = {}
     for ax in axes:
@@ -165,15 +172,38 @@ def add_legend(axes: Sequence[Axes], note: str = "") -> None:
         return
     figure = axes[0].get_figure(root=True)
     assert figure is not None
+    if empty is not None and _legend_inside(empty, found, note):
+        return
+    title = wrapped(note, figure, 0.96) or None
     for columns in range(max(1, min(len(found), 6)), 0, -1):
         labels = _row_by_row(list(found), columns)
         legend = figure.legend(
             [found[label] for label in labels], labels, ncols=columns,
-            loc="outside lower center", title=wrapped(note, figure) or None, columnspacing=1.2,
+            loc="outside lower center", title=title, columnspacing=1.2,
         )  # fmt: skip
         if columns == 1 or legend.get_window_extent().width <= 0.98 * figure.bbox.width:
             return
         legend.remove()
+
+
+def _legend_inside(empty: Axes, found: dict[str, Any], note: str) -> bool:
+    """Whether legend and note fit into the place of a panel; then they stand there."""
+    figure = empty.get_figure(root=True)
+    assert figure is not None
+    empty.set_axis_off()
+    figure.draw_without_rendering()  # places the panels
+    room = empty.get_window_extent()
+    legend = empty.legend(
+        list(found.values()), list(found), loc="center left", borderaxespad=0, alignment="left",
+        title=wrapped(note, figure, room.width / figure.bbox.width) or None,
+    )  # fmt: skip
+    legend.set_in_layout(False)
+    taken = legend.get_window_extent()
+    # Labels of the axis beside and beneath leave a margin, which an empty place has to spare.
+    fits = taken.width <= 1.05 * room.width and taken.height <= 1.2 * room.height
+    if not fits:
+        legend.remove()
+    return fits
 
 
 def _row_by_row(labels: list[str], columns: int) -> list[str]:
@@ -181,11 +211,40 @@ def _row_by_row(labels: list[str], columns: int) -> list[str]:
     return [label for column in range(columns) for label in labels[column::columns]]
 
 
-def wrapped(text: str, figure: Figure, share: float = 1.0) -> str:
-    """A sentence in lines that fit a figure's width, by the width of its letters on average."""
-    points = matplotlib.rcParams["font.size"]
-    letters = int(share * figure.get_figwidth() * 72 / (0.53 * points))
-    return "\n".join(textwrap.wrap(text, letters))
+def wrapped(text: str, figure: Figure, share: float = 1.0, **font: Any) -> str:
+    """A sentence in as few lines as fit a share of a figure's width, of much the same length."""
+    words = re.sub(" (?=[%→])", "\u00a0", text).split(" ")
+    width = share * figure.bbox.width
+    wide, space = {}, _width("n n", figure, font) - 2 * _width("n", figure, font)
+    for word in words:
+        wide[word] = _width(word, figure, font)
+    best = _lines(words, wide, space, width)
+    for step in range(1, 20):  # narrower, as long as that makes no further line
+        even = _lines(words, wide, space, width * (1 - step / 20))
+        if len(even) > len(best):
+            break
+        best = even
+    return "\n".join(best).replace("\u00a0", " ")
+
+
+def _width(text: str, figure: Figure, font: dict[str, Any]) -> float:
+    written = figure.text(0, 0, text, **font)
+    width = float(written.get_window_extent().width)
+    written.remove()
+    return width
+
+
+def _lines(words: list[str], wide: dict[str, float], space: float, width: float) -> list[str]:
+    """Words put into lines one after the other."""
+    lines: list[list[str]] = []
+    left = 0.0
+    for word in words:
+        if not lines or wide[word] + space > left:
+            lines.append([])
+            left = width + space
+        lines[-1].append(word)
+        left -= wide[word] + space
+    return [" ".join(line) for line in lines]
 
 
 def colour(pruner: str) -> str:
@@ -225,8 +284,9 @@ def readable_logarithms(ax: Axes) -> None:
             few = (1, 2, 3, 5) if short else (1, 3)
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
             axis.set_major_formatter(FuncFormatter(_tick))
-        else:  # as many powers as there is room for
-            axis.set_major_locator(LogLocator(numticks="auto"))  # type: ignore[arg-type]  # it is documented
+        else:  # as many powers as there is room for, which is little side by side
+            step = max(1, math.ceil((high - low) / 5)) if axis is ax.xaxis else 1
+            axis.set_major_locator(LogLocator(10.0**step, numticks="auto"))  # type: ignore[arg-type]  # it is documented
         axis.set_minor_formatter(NullFormatter())
 
 
@@ -234,7 +294,7 @@ def _tick(value: float, _: object) -> str:
     if 1e-4 < value < 1e5:
         return f"{value:g}"
     mantissa, exponent = f"{value:.0e}".split("e")
-    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
+    return rf"${mantissa}{{\times}}10^{{{int(exponent)}}}$"  # braces: narrow
 
 
 def save(drawn: Axes | Figure, path: Path, size: Size = "column") -> None:

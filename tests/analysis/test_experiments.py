@@ -17,6 +17,7 @@ from analysis.experiments import neurons as neuron_sums
 from analysis.resumable import Resources
 from collapse import masks as masking
 from collapse import tables
+from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Execution, Setup
 from collapse.scores import ScoreInputs, score
@@ -248,3 +249,8 @@ def test_repeated_compressions_are_one(resources: Resources) -> None:
     other = replace(two, compressions=(2.0, 4.0))
     keys = [point.key for config in (two, other) for point in densities.points(config)]
     assert keys[0] == keys[1]
+
+
+def test_a_table_by_name_says_which_presets_there_are() -> None:
+    with pytest.raises(RequestError, match="unknown preset 'lapto'; nearest: laptop"):
+        experiments.table("accuracy", "lapto")

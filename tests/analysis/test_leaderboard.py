@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -95,6 +96,17 @@ def test_the_page_holds_every_row_and_loads_nothing(table: pd.DataFrame) -> None
     assert "&lt;script&gt;" in text
     assert "http" not in text
     assert text.count("<script>") == 1
+
+
+def test_the_page_fits_a_screen(browser: Any, tmp_path: Path) -> None:
+    """The stored board, whose names are the longest; at 1280 nothing scrolls sideways."""
+    path = Path(__file__).parents[2] / "analysis" / "results" / "leaderboard.csv"
+    out = tmp_path / "board.html"
+    out.write_text(page(*tables.read(path, TABLE)), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.goto(out.as_uri())
+    wide = tab.evaluate("[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth)")
+    assert wide == tab.evaluate("[...document.querySelectorAll('.scroll')].map(e => e.clientWidth)")
 
 
 def test_the_figure_says_who_failed(table: pd.DataFrame) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -42,20 +41,6 @@ class Nan(TwoBranches):
 
 
 SMALL = ("random", "magnitude", "snip")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser: expected one of {', '.join(names)} on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 def _opened(browser: Any, path: Path, width: int = 1280, **options: Any) -> tuple[Any, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -14,12 +15,13 @@ from matplotlib.transforms import Bbox
 from collapse.errors import RequestError
 from collapse.plots import style
 from figures import accuracy, cuts
-from figures.commands import find
+from figures.by_name import find
 from figures.plotting import panels
 from tests.drawn_tables import (
     TABLES,
     accuracy_table,
     cuts_table,
+    layers_table,
 )
 
 
@@ -35,7 +37,8 @@ def test_sizes_are_those_of_a_column_a_page_and_a_slide() -> None:
 def _texts(figure: Figure) -> list[tuple[str, Bbox]]:
     """Everything written in a figure, with where it is."""
     found = [*figure.texts, *([figure._suptitle] if figure._suptitle else [])]
-    for legend in figure.legends:
+    inside = [legend for ax in figure.axes if (legend := ax.get_legend())]
+    for legend in (*figure.legends, *inside):
         found += [*legend.get_texts(), legend.get_title()]
     for ax in figure.axes:
         found += [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label]
@@ -49,7 +52,10 @@ def _texts(figure: Figure) -> list[tuple[str, Bbox]]:
 @pytest.mark.parametrize("size", style.SIZES)
 @pytest.mark.parametrize("name", ["densities", "layer-scores", "iterations", "sanity", "cuts"])
 def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> None:
-    figure = panels(find(name), TABLES[name], size=size)
+    _check_texts(panels(find(name), TABLES[name], size=size), size)
+
+
+def _check_texts(figure: Figure, size: style.Size) -> None:
     figure.draw_without_rendering()
     texts = _texts(figure)
     whole = figure.bbox.padded(1)
@@ -58,6 +64,34 @@ def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> N
     pairs = itertools.combinations(texts, 2)
     assert [(a, b) for (a, at), (b, bt) in pairs if at.shrunk(0.98, 0.9).overlaps(bt)] == []
     assert figure.get_figheight() <= style.HEIGHTS[size]
+
+
+@pytest.mark.parametrize("size", style.SIZES)
+def test_the_place_of_no_panel_holds_the_legend(size: style.Size) -> None:
+    """Five panels leave a place of six; one leaves none."""
+    table = layers_table({name: {1.0: (100, 10_000), 4.0: (25, 2500)} for name in style.COLOURS})
+    figure = panels(find("densities"), table, size=size)
+    _check_texts(figure, size)
+    assert figure.legends == [] or size == "column"  # in a column it is too narrow
+    assert len(panels(find("densities"), TABLES["densities"]).legends) == 1
+
+
+def test_panels_that_are_compared_have_one_axis() -> None:
+    table = TABLES["sanity"]
+    other = table.assign(compression=7.0, best_top1=table["best_top1"] / 3)
+    figure = panels(find("sanity"), pd.concat([table, other], ignore_index=True), size="page")
+    assert len({ax.get_ylim() for ax in figure.axes if ax.get_title(loc="left")}) == 1
+
+
+def test_lines_are_few_and_even() -> None:
+    figure = style.new_figure("page")
+    text = "Where collapse first occurs: " + ", ".join(f"Pruner {i} at 1,024" for i in range(9))
+    lines = style.wrapped(text, figure).split("\n")
+    assert " ".join(lines) == text
+    widths = [style._width(line, figure, {}) for line in lines]
+    assert max(widths) <= figure.bbox.width
+    assert sum(widths) > (len(lines) - 1) * figure.bbox.width  # not one line more than needed
+    assert min(widths) > 0.7 * max(widths)
 
 
 def test_below_every_figure_stands_what_bars_are_and_how_many_seeds() -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from collapse import tables
-from figures import commands
+from figures import by_name, commands
 from tests.drawn_tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def _all(
                 half = table.iloc[[0]].assign(finished=False, iterations=77)
                 table = pd.concat([table, half], ignore_index=True)
             out = Path(words[words.index("--out") + 1])
-            tables.write(table, out, commands.find(name).TABLE)
+            tables.write(table, out, by_name.find(name).TABLE)
         return subprocess.CompletedProcess(words, codes.get(name, 0))
 
     monkeypatch.setattr("subprocess.run", run)

@@ -135,7 +135,7 @@ def test_iterations_are_geometric_means_with_collapses_below_them() -> None:
     below = [line for line in ax.get_lines() if line.get_marker() == "v" and len(line.get_xdata())]
     assert [line.get_color() for line in below] == [style.COLOURS["synflow"]]
     density = iterations.densities(iterations_table())
-    assert density.get_title(loc="left") == "at 10: dotted 1, solid 100 iterations"
+    assert density.get_title(loc="left") == "×10: dotted 1, solid 100 iterations"
 
 
 def test_costs_are_shares_of_an_epoch() -> None:
@@ -158,7 +158,7 @@ def test_stability_shows_every_pair() -> None:
     ax = tickets.stability(tickets_table())
     (dots,) = ax.collections
     assert np.asarray(dots.get_offsets()).tolist() == [[0, 0.25]] * 3
-    assert ax.get_title(loc="left") == "between pairs of 3 seeds, ×10"
+    assert ax.get_title(loc="left") == "the same between pairs of 3 seeds, ×10"
 
 
 def test_missing_tickets_are_counted() -> None:
