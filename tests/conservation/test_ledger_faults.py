@@ -69,9 +69,7 @@ def test_an_absolute_value_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("minivgg")
     monkeypatch.setitem(SCORES, "mine", SCORES["snip"])
     with pytest.raises(AssertionError, match="score neurons at"):
-        assert_conserved(
-            build("minivgg"), torch.randn(4, 3, 32, 32), torch.arange(4), pruner="mine"
-        )
+        assert_conserved(model, torch.randn(4, 3, 32, 32), torch.arange(4), pruner="mine")
 
 
 def _worst_place(trace: Trace, identity: str) -> str:
