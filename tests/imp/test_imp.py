@@ -54,6 +54,7 @@ def _boundaries(**options) -> list[tuple[int, int, dict, dict]]:
 def test_each_level_keeps_exactly_its_share_with_any_score(pruner: str) -> None:
     batches = load("digits").score_batches(2)
     tickets = _imp(
+        training=replace(TRAINING, epochs=1),
         pruning=Pruning(pruner=pruner, iterations=2),
         rewinding=Rewinding(levels=3),
         batches=batches,
