@@ -14,18 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from analysis.sweeps import sweeping
 from collapse import cli, tables
 from collapse.errors import RequestError
 from collapse.files import check_writable
-from collapse.imp import State
 from collapse.options import Execution
-from collapse.runs import Experiment, Run
 from collapse.tables import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.imp import State
+    from collapse.runs import Experiment, Run
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,8 @@ def complete(
     Raises:
         RequestError: there is no point, or anything that a point's measuring raises.
     """
+    import pandas as pd
+
     resources = resources or Resources()
     if not points:
         raise RequestError("nothing to do: expected at least one point in this experiment")

@@ -101,7 +101,7 @@ def parse(
     """
     if "--version" in arguments:
         print_version()
-    valid = {*_options(config), "--help", "--version"}
+    valid = {*options(config), "--help", "--version"}
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in valid:
@@ -122,14 +122,15 @@ def parse(
         raise RequestError(_one_line(complaint.getvalue())) from None
 
 
-def _options(config: type) -> Iterator[str]:
+def options(config: type) -> Iterator[str]:
+    """Every option that a configuration takes, with its aliases and its ``--no-`` forms."""
     hints = typing.get_type_hints(config)
     marked = typing.get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
         for mark in getattr(marked[field.name], "__metadata__", ()):
             yield from getattr(mark, "aliases", None) or ()
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from _options(typing.cast(type, hints[field.name]))
+            yield from options(typing.cast(type, hints[field.name]))
         else:
             name = field.name.replace("_", "-")
             yield from [f"--{name}", f"--no-{name}"] if hints[field.name] is bool else [f"--{name}"]

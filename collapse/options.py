@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -25,6 +25,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Rewind = Literal["weights", "learning-rate"]
 Control = Literal["shuffled", "reinitialised", "inverted"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
 
 # The paper's networks (``models.ARCHITECTURES`` builds them) and the datasets that have a name.
 NETWORKS = (

@@ -48,7 +48,7 @@ def grasp(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
     """The whole Hessian of the mean loss, times the gradient of the weights that are left."""
     loss, start, split = _as_function(model, masks, batches, mode, temperature=200)
     gradient = torch.autograd.functional.jacobian(loss, start)
-    hessian = torch.autograd.functional.hessian(loss, start)
+    hessian = torch.autograd.functional.hessian(loss, start, vectorize=True)  # all rows at once
     kept = torch.cat([masks[name].flatten() for name in masks])
     return split(start * (hessian @ (gradient * kept)))
 
@@ -138,7 +138,7 @@ def hts(model: nn.Module, masks: Tensors, batches, mode: str) -> Tensors:
     """The whole Hessian between ten vectors of the engine's draws."""
     loss, start, split = _as_function(model, masks, batches, mode, temperature=200)
     gradient = torch.autograd.functional.jacobian(loss, start)
-    hessian = torch.autograd.functional.hessian(loss, start)
+    hessian = torch.autograd.functional.hessian(loss, start, vectorize=True)  # all rows at once
     draw = generator(0, "hutchinson probes", 1)
     diagonal = torch.zeros_like(start)
     for _ in range(10):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any, NoReturn
 
 from analysis import experiments
 from analysis.processes import PRESETS
 from collapse import cli
 from collapse.errors import RequestError, unknown
-from collapse.options import Execution, File
+from collapse.options import Execution, File, check_pruners
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def _main(name: str, arguments: list[str]) -> int:
     request = cli.parse(command, arguments, f"python -m analysis {name}", default)
     out = request.output.out
     outputs = cli.Outputs(**{module.TABLE: out})
+    _check_names(request.experiment)
 
     from analysis.resumable import Resources
     from collapse.problem import choose_device
@@ -70,6 +71,20 @@ def _main(name: str, arguments: list[str]) -> int:
         unfinished = f", {missing} points not finished" if missing else ""
         print(f"{len(frame):,} rows{unfinished}: {out}")
     return 1 if missing and not request.output.so_far else 0
+
+
+def _check_names(config: Any) -> None:
+    """Whether networks, data and pruners can be meant, before torch is imported to look at them.
+
+    Raises:
+        RequestError: an unknown name; the nearest are given.
+    """
+    setup = config.setup
+    for model in [setup.model] if setup.model else getattr(config, "models", ()):
+        for dataset in [setup.dataset] if setup.dataset else getattr(config, "datasets", ()):
+            replace(setup, model=model, dataset=dataset).check()
+    pruners = [config.pruner] if hasattr(config, "pruner") else getattr(config, "pruners", ())
+    check_pruners(*dict.fromkeys(pruners))
 
 
 def _preset_of(arguments: Sequence[str]) -> str:

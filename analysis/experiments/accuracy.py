@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import tyro
 
 from analysis.experiments.shared import (
@@ -22,12 +21,15 @@ from analysis.experiments.shared import (
 )
 from analysis.questions.accuracy import TABLE
 from analysis.resumable import Measured, Resources, Trained, UnlessCut, complete
-from collapse import connectivity, critical, tables
+from collapse import critical, pruning, runs, tables
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
-from collapse.pruning import prune
-from collapse.runs import Experiment, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.runs import Run
 
 # Small enough to train a network in a second on one core, and it learns.
 QUICK = Training(epochs=6, lr=0.01, train_batch_size=32, train_samples=400)
@@ -83,7 +85,7 @@ def points(config: Config) -> list[Trained]:
         for compression in compressions:
             for pruner in dict.fromkeys(config.pruners):
                 options = Pruning(pruner=pruner, mode=config.mode, seed=seed)
-                experiment = Experiment(
+                experiment = runs.Experiment(
                     config.setup, options, config.training, Rewinding(levels=0), compression
                 )
                 point = trained(TABLE, experiment, rows)
@@ -104,12 +106,18 @@ def _unless_cut(point: Trained, labelled: bool) -> Trained:
 
 def _cut(point: Trained, labelled: bool) -> pd.DataFrame:
     """The row of a cut network; none if a path is left, or if only its run can tell."""
+    import pandas as pd
+
+    from collapse import connectivity
+
     experiment = point.experiment
     problem = network(experiment.setup, experiment.pruning.seed, labelled)
     columns = [*tables.COLUMNS[TABLE], "evidence"]
     none = pd.DataFrame(columns=[name for name in columns if name != "finished"])
     try:
-        found = prune(problem, options=experiment.pruning, compression=experiment.compression)
+        found = pruning.prune(
+            problem, options=experiment.pruning, compression=experiment.compression
+        )
     except RequestError:
         return none
     example = problem.example
@@ -139,6 +147,8 @@ def rows(run: Run) -> pd.DataFrame:
 
     The critical compression is that of the last ranking before the ticket.
     """
+    import pandas as pd
+
     ticket, layers = run.table("levels").iloc[-1], run.table("score_dynamics")
     sizes = layers["parameters"][: layers["layer"].nunique()]
     numbers = ("kept", "collapsed_layers", "critical_compression", "top1", "best_top1", "loss")

@@ -9,22 +9,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from typing import TYPE_CHECKING, Any
 
 from analysis.experiments.shared import PRUNERS, measured, needs_labels
 from analysis.questions.cost import TABLE
 from analysis.resumable import Measured, runner
 from collapse import masks as masking
+from collapse import pruning, runs
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup, Training
-from collapse.problem import Problem, prepare
-from collapse.pruning import prune
-from collapse.runs import Experiment
-from collapse.train import Trainer, recipes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from collapse.problem import Problem
 
 _MANY = Setup("", dataset="cifar10", init="kaiming")
 
@@ -96,6 +95,8 @@ run = runner(points, TABLE)
 
 def _in_a_process(*request: Any) -> pd.DataFrame:
     """Peak memory is a process's: a fresh one has no other's."""
+    import pandas as pd
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pd.DataFrame([pool.submit(measure, *request).result()])
@@ -112,8 +113,12 @@ def measure(
         times scorings; ``peak_bytes`` of the first above what the network and its data take,
         with what the libraries load for it.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from collapse.problem import prepare
+
     prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
-    once = partial(prune, prepared, options=options, compression=compression)
+    once = partial(pruning.prune, prepared, options=options, compression=compression)
     # Memory of the first, because what one has freed the process keeps for the next; time of the
     # second, because the first pays for the start of the libraries.
     before = peak(prepared.device, reset=True)
@@ -137,7 +142,11 @@ def measure(
 
 
 def _epoch(setup: Setup, seed: int, prepared: Problem, images: int) -> dict[str, float]:
-    train, test = Experiment(setup).datasets()
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from collapse.train import Trainer, recipes
+
+    train, test = runs.Experiment(setup).datasets()
     classes = train.classes
     part = Training(train_samples=max(1, images // classes) * classes, test_samples=test.classes)
     settings = recipes.resolve(part, setup.model, setup.dataset)
@@ -159,6 +168,8 @@ def _epoch(setup: Setup, seed: int, prepared: Problem, images: int) -> dict[str,
 def peak(device: torch.device, reset: bool = False) -> int:
     """Bytes at the highest so far; of a CPU, of the whole process, where the system says."""
     if device.type == "cuda":
+        import torch
+
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)

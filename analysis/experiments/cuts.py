@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.experiments.shared import given, measured, network
 from analysis.resumable import Measured, runner
 from collapse import masks as masking
-from collapse import tables
+from collapse import pruning, tables
 from collapse.options import Pruning, ScheduleName, Setup
-from collapse.pruning import prune
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "cuts",
@@ -70,8 +71,10 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning, compression: float) -> pd.DataFrame:
+    import pandas as pd
+
     prepared = network(config.setup, config.seed, labelled=False)
-    result = prune(prepared, options=options, compression=compression)
+    result = pruning.prune(prepared, options=options, compression=compression)
     # Nothing was pruned from a cut of zero: that step's mass is zero as well.
     ratios = [step.pruned_mass / step.cut for step in result.steps if step.cut]
     return pd.DataFrame([{

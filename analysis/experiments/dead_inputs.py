@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-
-import pandas as pd
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from analysis.experiments.shared import trained
 from analysis.experiments.study import Study
 from analysis.questions.dead_inputs import TABLE
 from analysis.resumable import Trained, runner
 from collapse import masks as masking
-from collapse.data import Dataset
 from collapse.errors import RequestError
-from collapse.models import Masks, build, first_tensor
 from collapse.options import Pruning, Setup, Training
-from collapse.runs import Experiment, Run
-from collapse.scores import ScoreInputs, Scores, about, score
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from collapse.data import Dataset
+    from collapse.models import Masks
+    from collapse.runs import Experiment, Run
+    from collapse.scores import ScoreInputs, Scores
 
 INFORMED = f"{__name__}:informed_synflow"
 _PERCEPTRON = Setup("fc", dataset="", init="kaiming")
@@ -35,6 +38,9 @@ _SHORT = Training(
 
 def informed_synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """SynFlow that is told which inputs are always zero in its batches: those weights go first."""
+    from collapse.models import first_tensor
+    from collapse.scores import score
+
     alive = _alive(*(first_tensor(x) for x, _ in inputs.batches))
     first = next(iter(masks))
     seen = {**masks, first: masks[first] & alive.flatten()}
@@ -85,6 +91,8 @@ def points(config: Config) -> list[Trained]:
     Raises:
         RequestError: no dataset, or a network whose first layer is not linear on the inputs.
     """
+    from collapse.scores import about
+
     if config.setup.dataset:
         raise RequestError(f"--dataset {config.setup.dataset}: expected --datasets, one or more")
     if not config.datasets:
@@ -111,6 +119,8 @@ def _point(experiment: Experiment) -> Trained:
 
 
 def _first_layer(setup: Setup, train: Dataset) -> tuple[str, tuple[int, int]]:
+    from collapse.models import build
+
     classes = setup.classes or train.classes
     model = build(setup.model, input_shape=train.input_shape, classes=classes, init=setup.init)
     name, mask = next(iter(masking.dense(model).items()))
@@ -124,6 +134,8 @@ def _first_layer(setup: Setup, train: Dataset) -> tuple[str, tuple[int, int]]:
 
 
 def _rows(layer: str, dead: Tensor, run: Run) -> pd.DataFrame:
+    import pandas as pd
+
     ticket = run.table("levels").iloc[-1]
     mask = masking.load_masks(run.folder / "masks.safetensors")[layer]
     return pd.DataFrame([{

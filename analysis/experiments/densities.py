@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import tyro
 
 from analysis.experiments.shared import VGG19, Scored, given, measured, powers
 from analysis.resumable import Measured, runner
-from collapse import connectivity, tables
 from collapse import masks as masking
-from collapse.models import Masks
+from collapse import pruning, tables
 from collapse.options import Count, Pruning, Scope, Setup
-from collapse.pruning import iterations_of, prune
-from collapse.scores import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.models import Masks
 
 TABLE = "layers"
 
@@ -70,7 +71,7 @@ def points(config: Config) -> list[Measured]:
             seed=config.seed,
             allocation=config.allocation,
         )
-        once = iterations_of(options) == 1
+        once = pruning.iterations_of(options) == 1
         for part in [compressions] if once else [(c,) for c in compressions]:
             about = f"{pruner} to {part[-1]:,.6g}"
             measure = partial(_measure, config, options, part)
@@ -84,6 +85,11 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning, compressions: Sequence[float]) -> pd.DataFrame:
+    import pandas as pd
+
+    from collapse import connectivity
+    from collapse.scores import Scores
+
     prepared, output = config.prepared(), config.setup.output
     model, dense = prepared.model, prepared.dense()
     total, scores = masking.total(dense), Scores({})
@@ -91,10 +97,11 @@ def _measure(config: Config, options: Pruning, compressions: Sequence[float]) ->
     for compression in sorted(compressions, reverse=True):
         keep = masking.keep_count(total, compression)
         masks: Masks = dense
-        if keep < total and scores and iterations_of(options) == 1 and not options.allocation:
+        once = pruning.iterations_of(options) == 1 and not options.allocation
+        if keep < total and scores and once:
             masks = masking.select(scores, keep, scope=options.scope)  # one ranking for all
         elif keep < total:
-            result = prune(prepared, options=options, compression=compression)
+            result = pruning.prune(prepared, options=options, compression=compression)
             masks, scores = result.masks, result.scores
         kept, alive = masking.kept_by_layer(masks), None
         sums = masking.sums(scores) if keep < total else {}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from analysis.experiments.accuracy import QUICK
 from analysis.experiments.shared import trained
 from analysis.resumable import Trained, runner
+from collapse import runs
 from collapse.options import Pruning, Rewinding, Setup, Training
-from collapse.runs import Experiment
 
 TABLE = "score_dynamics"
 
@@ -43,7 +43,7 @@ def points(config: Config) -> list[Trained]:
     found = []
     for seed in dict.fromkeys(config.seeds):
         options = Pruning(pruner="magnitude", seed=seed)
-        experiment = Experiment(config.setup, options, config.training, Rewinding(levels=0))
+        experiment = runs.Experiment(config.setup, options, config.training, Rewinding(levels=0))
         found.append(trained(TABLE, experiment, lambda run: run.table(TABLE)))
     return found
 

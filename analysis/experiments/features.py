@@ -11,22 +11,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
-
-import pandas as pd
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.experiments.shared import MODE, PRUNERS, given, measured, needs_labels
 from analysis.questions.features import TABLE
 from analysis.resumable import Measured, runner
-from collapse.data import for_scoring
 from collapse.errors import RequestError
-from collapse.models import import_user, initialise, moved
 from collapse.options import Mode, Pruning, Setup
-from collapse.problem import Problem, choose_device
-from collapse.pruning import prune
-from collapse.seeding import derive
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from collapse.problem import Problem
 
 _PERCEPTRON = Setup(f"{__name__}:perceptron", init="kaiming")
 
@@ -88,6 +85,8 @@ run = runner(points, TABLE)
 
 def perceptron(input_shape: tuple[int, ...], classes: int, width: int = 64) -> nn.Module:
     """Inputs → width → width → classes."""
+    from torch import nn
+
     return nn.Sequential(
         *(nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.ReLU()),
         *(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)),
@@ -102,12 +101,16 @@ def _point(config: Config, width: int, options: Pruning, compression: float) -> 
 
 
 def _measured(setup: Setup, width: int, options: Pruning, compression: float) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(_rows(setup, width, options, compression))
 
 
 def _rows(
     setup: Setup, width: int, options: Pruning, compression: float
 ) -> Iterator[dict[str, Any]]:
+    from collapse.pruning import prune
+
     problem = _problem(setup, width, options.seed)
     masks = prune(problem, options=options, compression=compression).masks
     for index, (layer, mask) in enumerate([*masks.items()][:2], start=1):
@@ -121,6 +124,13 @@ def _rows(
 @lru_cache(maxsize=1)
 def _problem(setup: Setup, width: int, seed: int) -> Problem:
     """Kept for the next pruner."""
+    import torch
+
+    from collapse.data import for_scoring
+    from collapse.models import import_user, initialise, moved
+    from collapse.problem import Problem, choose_device
+    from collapse.seeding import derive
+
     images = for_scoring(
         setup.dataset,
         root=setup.data_root,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.experiments import accuracy
 from analysis.experiments.shared import MODE, PRUNERS
@@ -12,6 +11,9 @@ from analysis.questions.accuracy import TABLE
 from analysis.resumable import Measured, Resources, Trained, complete
 from collapse.errors import RequestError
 from collapse.options import Mode, Setup, Training
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Several take the place of one.
 _NOBODY = Setup("", dataset="")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.experiments.shared import PRUNERS, measured, needs_labels, network
 from analysis.experiments.study import PAPER, SMALL, TINY
 from analysis.questions.iterations import TABLE
 from analysis.resumable import Measured, runner
+from collapse import critical, pruning, tables
 from collapse import masks as masking
-from collapse import tables
-from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, ScheduleName, Setup
-from collapse.pruning import prune
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FEW_SAMPLES = replace(SMALL, samples_per_class=1)
 
@@ -84,15 +84,17 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning) -> pd.DataFrame:
+    import pandas as pd
+
     prepared = network(config.setup, options.seed, needs_labels(config.pruners))
-    found = critical_compression(
+    found = critical.critical_compression(
         prepared,
         options=options,
         scan=config.scan,
         tolerance=config.tolerance,
         effective=False,
     )
-    masks = prune(prepared, options=options, compression=config.compression).masks
+    masks = pruning.prune(prepared, options=options, compression=config.compression).masks
     layers = tables.layer_rows(found.sizes, masking.kept_by_layer(masks), None, {})
     columns = ["layer", "layer_index", "parameters", "kept", "density"]
     search = ("maximal_compression", "critical_compression", "collapse_compression", "monotone",

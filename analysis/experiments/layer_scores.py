@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.experiments.shared import VGG19, Scored, measured, needs_labels
 from analysis.resumable import Measured, runner
 from collapse import masks as masking
 from collapse import tables
-from collapse.models import prunable
 from collapse.options import Pruning, Setup
-from collapse.scores import ScoreInputs, mode_of, score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = "layers"
 
@@ -45,6 +45,11 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning) -> pd.DataFrame:
+    import pandas as pd
+
+    from collapse.models import prunable
+    from collapse.scores import ScoreInputs, mode_of, score
+
     prepared = config.prepared()
     model, dense = prepared.model, prepared.dense()
     mode = mode_of(options.pruner, config.mode) or "eval"

@@ -8,9 +8,9 @@ from analysis.experiments.accuracy import QUICK, rows
 from analysis.experiments.shared import given, trained
 from analysis.questions.accuracy import TABLE
 from analysis.resumable import Trained, runner
+from collapse import runs
 from collapse.errors import RequestError
 from collapse.options import Pruning, Rewinding, Setup, Training
-from collapse.runs import Experiment
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def points(config: Config) -> list[Trained]:
         options = Pruning(pruner=config.pruner, seed=seed)
         for compression in given(config.compressions):
             for levels in map(Rewinding, dict.fromkeys(config.levels)):
-                run = Experiment(config.setup, options, config.training, levels, compression)
+                run = runs.Experiment(config.setup, options, config.training, levels, compression)
                 found.append(trained(TABLE, run, rows))
     return found
 

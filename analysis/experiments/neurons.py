@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.experiments.shared import VGG19, Scored, measured, needs_labels
 from analysis.resumable import Measured, runner
+from collapse import conservation, tables
 from collapse import masks as masking
-from collapse import tables
-from collapse.conservation import neuron_sums, signed_saliency
 from collapse.errors import RequestError
-from collapse.models import taken
 from collapse.options import Pruning, Setup
-from collapse.scores import ScoreInputs, mode_of, score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "neurons",
@@ -60,16 +59,19 @@ run = runner(points, TABLE)
 
 
 def _measure(config: Config, options: Pruning, quantity: str) -> pd.DataFrame:
+    from collapse.models import taken
+    from collapse.scores import ScoreInputs, mode_of, score
+
     prepared = config.prepared()
     model, batches, output = prepared.model, prepared.batches, config.setup.output
     if quantity == SIGNED:
-        values = signed_saliency(model, batches, config.mode, output)
+        values = conservation.signed_saliency(model, batches, config.mode, output)
     else:
         mode = mode_of(options.pruner, config.mode) or "eval"
         inputs = ScoreInputs(batches, mode, output=output, seed=config.seed)
         values = dict(score(model, options.pruner, masking.dense(model), inputs))
     one = taken(batches[0], slice(0, 1))  # the connections are the same for every sample
-    sums = neuron_sums(model, one, {quantity: values}, output=output)
+    sums = conservation.neuron_sums(model, one, {quantity: values}, output=output)
     if sums.empty:
         raise RequestError(
             f"{config.setup.model}: no hidden unit lies between two weights with nothing but "

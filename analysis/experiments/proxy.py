@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pandas as pd
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.questions.proxy import TABLE
 from analysis.resumable import Measured, runner
 from collapse.errors import RequestError, unknown
-from collapse.masks import sums
-from collapse.models import build
 from collapse.options import Pruning, Setup
-from collapse.problem import Problem, choose_device, settings_row
-from collapse.scores import ScoreInputs, score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _RECIPE = "IMAGENET1K_V1"  # the one that nearly all of them have, so that recipes differ least
 _METRICS = "ImageNet-1K"
@@ -92,6 +87,8 @@ def _published() -> dict[str, Any]:
 
 
 def _point(config: Config, name: str, weights: Any, seed: int) -> Measured:
+    from collapse.problem import settings_row
+
     size = weights.transforms().crop_size[0]
     setup = replace(config.setup, model=f"torchvision:{name}", input_shape=(3, size, size))
     options = Pruning(pruner="synflow", iterations=1, seed=seed)
@@ -108,6 +105,15 @@ def _point(config: Config, name: str, weights: Any, seed: int) -> Measured:
 
 
 def _measure(setup: Setup, seed: int) -> pd.DataFrame:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from collapse.masks import sums
+    from collapse.models import build
+    from collapse.problem import Problem, choose_device
+    from collapse.scores import ScoreInputs, score
+
     shape = setup.input_shape or (3, 224, 224)
     model = build(setup.model, input_shape=shape, classes=setup.classes or 1000, init=setup.init,
                   seed=seed)  # fmt: skip

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
 from analysis.questions.outcomes import TABLE
 from analysis.resumable import Trained, runner
-from collapse.options import Control, Training
-from collapse.pruning.controls import CONTROLS
+from collapse.options import CONTROLS, Control, Training
 
 
 @dataclass(frozen=True)

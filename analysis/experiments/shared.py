@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from analysis.resumable import Measured, Trained
 from collapse import masks as masking
-from collapse import tables
+from collapse import runs, tables
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Setup
-from collapse.problem import Problem, prepare
-from collapse.runs import Experiment, Run
-from collapse.scores import SCORES, about, load_pruner
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.problem import Problem
+    from collapse.runs import Experiment, Run
 
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
@@ -52,6 +53,8 @@ class Scored:
 @lru_cache(maxsize=1)
 def network(setup: Setup, seed: int, labelled: bool) -> Problem:
     """A network with its scoring batches, kept for the next point."""
+    from collapse.problem import prepare
+
     return prepare(setup, seed, labelled=labelled)
 
 
@@ -61,6 +64,8 @@ def needs_labels(pruners: Sequence[str]) -> bool:
     Raises:
         RequestError: none given, or an unknown one.
     """
+    from collapse.scores import SCORES, about, load_pruner
+
     if not pruners:
         raise RequestError(f"--pruners: expected at least one of {', '.join(SCORES)}, got none")
     for pruner in pruners:
@@ -84,7 +89,7 @@ def measured(
         row: columns that are known before it is measured.
         key: what the rows depend on beyond what scores and masks do.
     """
-    experiment = Experiment(setup, pruning)
+    experiment = runs.Experiment(setup, pruning)
     known = {**experiment.row(), **row}
 
     def rows() -> pd.DataFrame:

@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from analysis.experiments.shared import PRUNERS, given, measured, needs_labels, trained
 from analysis.questions.outcomes import TABLE
 from analysis.resumable import After, Measured, Point, Trained
-from collapse import connectivity, tables
+from collapse import critical, pruning, runs, tables
 from collapse import masks as masking
-from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.options import Mode, Pruning, Rewinding, Setup, Training
-from collapse.problem import prepare
-from collapse.pruning import iterations_of, prune
-from collapse.runs import Experiment, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.runs import Experiment, Run
 
 # Real images and a network deep and uneven enough to collapse, in ten seconds a run on one core.
 # Kaiming as in the paper: torchvision's own VGG has a head of tiny weights, which magnitude prunes
@@ -74,7 +73,7 @@ class Study:
     def experiment(self, seed: int, compression: float, pruner: str, **more: Any) -> Experiment:
         """Prune at initialisation and train; what ``more`` says is different."""
         options = Pruning(pruner=pruner, mode=self.mode, seed=seed)
-        base = Experiment(self.setup, options, self.training, Rewinding(levels=0), compression)
+        base = runs.Experiment(self.setup, options, self.training, Rewinding(levels=0), compression)
         return replace(base, **more)
 
     def dense(self) -> list[Trained]:
@@ -92,7 +91,7 @@ def _rows(experiment: Experiment, run: Run) -> pd.DataFrame:
     ticket, layers = run.table("levels").iloc[-1], run.table("layers")
     last = layers[layers["level"] == layers["level"].max()]
     # The last of several rankings is not what the pruner's critical compression is.
-    rankings = iterations_of(experiment.pruning) * max(1, experiment.rewinding.levels)
+    rankings = pruning.iterations_of(experiment.pruning) * max(1, experiment.rewinding.levels)
     once = rankings == 1 and experiment.control is None
     columns = ["layer", "layer_index", "parameters", "kept", "density", "effective_kept"]
     found: pd.DataFrame = last[columns].assign(
@@ -135,14 +134,19 @@ def untrained(
 
 
 def _untrained(setup: Setup, options: Pruning, compression: float) -> pd.DataFrame:
+    import pandas as pd
+
+    from collapse import connectivity
+    from collapse.problem import prepare
+
     prepared = prepare(setup, options.seed, labelled=needs_labels([options.pruner]))
     model, output = prepared.model, setup.output
-    result = prune(prepared, options=options, compression=compression)
-    if iterations_of(options) == 1:  # known from this one ranking
+    result = pruning.prune(prepared, options=options, compression=compression)
+    if pruning.iterations_of(options) == 1:  # known from this one ranking
         rank = masking.first_to_collapse(result.scores, result.ranked)[1]
-        critical = masking.total(result.masks) / rank
+        compressed = masking.total(result.masks) / rank
     else:
-        critical = critical_compression(
+        compressed = critical.critical_compression(
             prepared, options=options, scan=0, effective=False
         ).critical_compression
     alive = connectivity.living(model, result.masks, prepared.example, output=output)
@@ -153,4 +157,4 @@ def _untrained(setup: Setup, options: Pruning, compression: float) -> pd.DataFra
         masking.sums(result.scores),
     )
     found: pd.DataFrame = pd.DataFrame(rows).drop(columns="compression")
-    return found.assign(critical_compression=critical)
+    return found.assign(critical_compression=compressed)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from analysis.experiments.shared import given
 from analysis.experiments.study import HASTY, PAPER, TINY, Study, outcome
@@ -16,8 +14,12 @@ from analysis.resumable import Resources, Trained, complete
 from collapse import masks as masking
 from collapse import tables
 from collapse.errors import RequestError
-from collapse.models import Masks, build
 from collapse.options import Rewinding, Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapse.models import Masks
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def run(config: Config, resources: Resources | None = None) -> pd.DataFrame:
     Raises:
         RequestError: a mask file that is missing, of another network or of another density.
     """
+    import pandas as pd
+
     resources = resources or Resources()
     every = points(config)
     own = _own(config, every[0])
@@ -110,6 +114,8 @@ def _own(config: Config, point: Trained) -> dict[float, list[tuple[str, Masks]]]
     Raises:
         RequestError: see ``run``.
     """
+    from collapse.models import build
+
     setup, train = config.setup, point.experiment.datasets()[0]
     classes = setup.classes or train.classes
     model = build(setup.model, input_shape=train.input_shape, classes=classes)

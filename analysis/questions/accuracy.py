@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import numpy as np
-import pandas as pd
+from math import nan
+from typing import TYPE_CHECKING
 
 from analysis.questions import answers, finished
 from analysis.questions.statistics import Estimate
 from collapse import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "accuracy",
@@ -27,9 +29,11 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _range(values: Iterable[float]) -> Estimate:
+    import numpy as np
+
     runs = np.asarray(list(values), float)
     low, high = float(runs.min()), float(runs.max())
-    return Estimate(float(runs.mean()), low, high, np.nan, len(runs))
+    return Estimate(float(runs.mean()), low, high, nan, len(runs))
 
 
 def critical(table: pd.DataFrame) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from analysis.questions import finished
 from analysis.questions.statistics import Estimate, mean, together
 from collapse import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "answers",
@@ -50,6 +50,8 @@ def row(
         by: what it is of, beside the pruner.
         group: columns in which the rows are alike.
     """
+    import pandas as pd
+
     shared = {column: rows[column].iloc[0] for column in group if column in rows}
     of = str(shared.get("pruner", ""))
     if by != "pruner":
@@ -73,6 +75,8 @@ def row(
 
 def collect(*parts: Rows) -> pd.DataFrame:
     """Answers together, without the question's name."""
+    import pandas as pd
+
     columns = [column for column in tables.COLUMNS[TABLE] if column != "question"]
     found = pd.DataFrame([one for part in parts for one in part])
     return found.reindex(columns=[*columns, *found.columns.difference(columns, sort=False)])
@@ -197,5 +201,7 @@ def layer_distance(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
 
 def log10(values: pd.Series[float]) -> pd.Series[float]:
     """Logarithms, missing where there is none."""
+    import numpy as np
+
     numbers = values.astype(float)
     return numbers.where(numbers > 0).map(np.log10)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from analysis.questions import answers, finished
 from collapse import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "costs",

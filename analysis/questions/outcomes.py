@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-import pandas as pd
+from math import inf
+from typing import TYPE_CHECKING
 
 from analysis.questions import answers, finished
 from collapse import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE = tables.declare(
     "outcomes",
@@ -39,7 +41,7 @@ def runs(table: pd.DataFrame) -> pd.DataFrame:
         best_top1=("best_top1", "first"),
     ).reset_index()  # fmt: skip
     total, alive = found["parameters"].astype(float), found["alive"].astype(float)
-    found["effective_compression"] = np.where(alive > 0, total / alive.where(alive > 0), np.inf)
+    found["effective_compression"] = (total / alive.where(alive > 0)).where(alive > 0, inf)
     share = found["kept_total"].astype(float) / alive.where(alive > 0)
     return found.assign(effective_share=share)
 

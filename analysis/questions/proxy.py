@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
+from math import nan
+from typing import TYPE_CHECKING
 
 from analysis.questions import answers, finished
 from analysis.questions.statistics import LEVEL, Estimate
 from collapse import tables
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
 TABLE = tables.declare(
     "proxy",
     *tables.SETTINGS,
-    *(
-        "parameters",
-        "layers",
-        "layer_norms",
-        "log10_R",
-        "log10_score_sum",
-        "published_top1",
-        "finished",
-    ),
+    *("parameters", "layers", "layer_norms", "log10_R", "log10_score_sum"),
+    *("published_top1", "finished"),
 )
 # What is ranked by, and what to call it.
 MEASURES = {
@@ -35,6 +31,8 @@ ALL, CHAINS = "all", "without LayerNorm"
 
 def networks(table: pd.DataFrame) -> pd.DataFrame:
     """One row a network: means over seeds."""
+    import numpy as np
+
     done = table[finished(table)].copy()
     numbers = ["parameters", "layer_norms", "log10_R", "log10_score_sum", "published_top1"]
     done[numbers] = done[numbers].astype(float)
@@ -49,6 +47,8 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
     says nothing of what lies before it. The interval is a bootstrap over networks (BCa, 9,999
     draws), not over seeds.
     """
+    import numpy as np
+
     every = networks(table)
     groups = {ALL: every, CHAINS: every[every["layer_norms"] == 0]}
     rows = []
@@ -69,10 +69,12 @@ def answer(table: pd.DataFrame) -> pd.DataFrame:
 
 def rank_correlation(x: pd.Series, y: pd.Series) -> Estimate:
     """Spearman's, with its bootstrap interval; ``seeds`` counts the pairs."""
+    from scipy import stats
+
     pairs = (x.to_numpy(float), y.to_numpy(float))
     if len(x) < 4:  # too few to draw from
-        middle = float(_spearman(*pairs)) if len(x) > 1 else np.nan
-        return Estimate(middle, np.nan, np.nan, LEVEL, len(x))
+        middle = float(_spearman(*pairs)) if len(x) > 1 else nan
+        return Estimate(middle, nan, nan, LEVEL, len(x))
     drawn = stats.bootstrap(pairs, _spearman, paired=True, confidence_level=LEVEL, rng=0)
     interval = drawn.confidence_interval
     return Estimate(
@@ -84,6 +86,9 @@ def _spearman(
     x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
     """Of many samples at once, which scipy's own is not made for."""
+    import numpy as np
+    from scipy import stats
+
     a, b = (stats.rankdata(each, axis=axis) for each in (x, y))
     a, b = (each - each.mean(axis, keepdims=True) for each in (a, b))
     size = np.sqrt((a * a).sum(axis) * (b * b).sum(axis))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import nan
 from typing import NamedTuple
-
-import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -34,11 +32,14 @@ class Estimate(NamedTuple):
 
 def mean(values: Iterable[float], level: float = LEVEL) -> Estimate:
     """The mean of independent values with Student's interval (scipy's ``ttest_1samp``)."""
+    import numpy as np
+    from scipy import stats
+
     found = np.asarray(list(values), float)
     found = found[np.isfinite(found)]
-    middle = float(found.mean()) if len(found) else np.nan
+    middle = float(found.mean()) if len(found) else nan
     if len(found) < FEWEST:
-        return Estimate(middle, np.nan, np.nan, level, len(found))
+        return Estimate(middle, nan, nan, level, len(found))
     if np.ptp(found) == 0:  # scipy warns that the variance is none
         return Estimate(found[0], found[0], found[0], level, len(found))
     interval = stats.ttest_1samp(found, 0.0).confidence_interval(level)
@@ -61,6 +62,8 @@ def chance_overlap(
         kept, other: weights kept by either mask, layer by layer.
         sizes: parameters, layer by layer.
     """
+    from scipy import stats
+
     layers = [stats.hypergeom(n, a, b) for a, b, n in zip(kept, other, sizes, strict=True)]
     return (
         float(sum(layer.mean() for layer in layers)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from math import nan
+from typing import TYPE_CHECKING
 
 from analysis.questions import answers, finished
 from analysis.questions.statistics import Estimate
 from collapse import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # One ticket beside another: the same seed's of another pruner, or another seed's.
 TABLE = tables.declare(
@@ -34,6 +37,8 @@ def across_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 def answer(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each ticket against IMP's, overlap and layer distance with it, stability."""
+    import pandas as pd
+
     done, across = labelled(table), across_seeds(table)
     # Every ticket stands in the table on one side or the other.
     other = done.assign(
@@ -60,6 +65,6 @@ def _pairs(across: pd.DataFrame, column: str, quantity: str) -> answers.Rows:
         values = rows[column].astype(float).dropna()
         if len(values):
             seeds = len({*rows["seed"], *rows["other_seed"]})
-            estimate = Estimate(float(values.mean()), np.nan, np.nan, np.nan, seeds)
+            estimate = Estimate(float(values.mean()), nan, nan, nan, seeds)
             found.append(answers.row(rows, quantity, estimate))
     return found

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from collapse import tables
+from collapse import runs, tables
 from collapse.errors import RequestError, first_line
-from collapse.imp import State
 from collapse.options import Execution
-from collapse.runs import Experiment, RunBusyError, perform
+
+if TYPE_CHECKING:
+    from collapse.imp import State
+    from collapse.runs import Experiment
 
 tables.declare(
     "status",
@@ -82,11 +84,11 @@ def work(
 
     while True:
         try:
-            perform(
+            runs.perform(
                 experiment, execution, on_boundary=on_boundary, wait=wait, time_limit=time_limit
             )
             return outcome("done")
-        except RunBusyError as error:
+        except runs.RunBusyError as error:
             return outcome("busy", str(error))
         except RequestError as error:
             run = experiment.run(execution.runs)

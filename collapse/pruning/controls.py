@@ -16,13 +16,11 @@ from torch import nn
 
 from collapse.errors import RequestError, unknown
 from collapse.models import Masks, Selector, build
-from collapse.options import Control, Pruning, Setup
+from collapse.options import CONTROLS, Control, Pruning, Setup
 from collapse.problem import Problem
 from collapse.pruning.loop import prune
 from collapse.scores import SCORES, Batch, ScoreInputs, Scores, about, load_pruner, registered
 from collapse.seeding import derive, generator
-
-CONTROLS: tuple[Control, ...] = ("shuffled", "reinitialised", "inverted")
 
 
 def check(control: Control, setup: Setup, levels: int) -> None:

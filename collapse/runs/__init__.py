@@ -1,7 +1,5 @@
 """Runs: what one is called, performing it, and its folder."""
 
-from collapse.runs.execution import TimeLimitError, perform
-from collapse.runs.experiment import Experiment
-from collapse.runs.folder import Run, RunBusyError
+import lazy_loader
 
-__all__ = ["Experiment", "Run", "RunBusyError", "TimeLimitError", "perform"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -350,12 +350,12 @@ def test_reproduce_goes_on_where_the_budget_stopped_it(
             return cls.now
 
     monkeypatch.setattr(reproduce, "time", Clock)
-    reproduce.main(_config(tmp_path, budget="7s"))
+    reproduce.main(_config(tmp_path, budget="7s", epochs=1))
     printed = capsys.readouterr().out
     done = int(printed.split()[0])
     assert 0 < done < 5
     assert f"{done} points done now, {done} of 5 in all" in printed
-    reproduce.main(_config(tmp_path, budget="10m"))
+    reproduce.main(_config(tmp_path, budget="10m", epochs=1))
     printed = capsys.readouterr().out
     assert f"{5 - done} points done now, 5 of 5 in all" in printed
     assert "runs of 1 epochs on 400 images of digits" in printed

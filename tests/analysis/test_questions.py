@@ -36,6 +36,7 @@ from collapse.scores import ScoreInputs, score
 from tests.drawn_tables import TABLES, outcomes_table, tickets_table, trained_table
 
 HASTY = replace(study.HASTY, epochs=1)
+NARROW = replace(study.TINY, model="tests.zoo:narrow")
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +150,14 @@ def test_outcomes_are_what_the_run_did(resources: Resources) -> None:
 
 
 def test_trained_weights_are_those_of_the_dense_run(resources: Resources) -> None:
-    config = trained.Config(study.TINY, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0,))
+    config = trained.Config(NARROW, HASTY, ("magnitude", "synflow"), (10.0,), seeds=(0,))
     table = trained.run(config, resources)
     alone = table[(table["epochs"] == 0) & (table["pruner"] == "magnitude")]
     (dense,) = config.dense()
     weights = dense.experiment.run(resources.execution.runs).folder / "weights.safetensors"
     batches = [(torch.zeros(1, 3, 32, 32), torch.zeros(1).long())]
     for kind, path in (("random", None), ("trained", str(weights))):
-        model = build("fc", init="xavier", seed=0, weights=path)
+        model = build(NARROW.model, init="xavier", seed=0, weights=path)
         masks = prune(model, options=Pruning("magnitude"), compression=10.0).masks
         rows = alone[alone["weights"] == kind]
         assert rows["kept"].tolist() == list(masking.kept_by_layer(masks).values())
@@ -259,7 +260,8 @@ def test_a_missing_ticket_is_a_row_that_is_not_finished(tmp_path: Path) -> None:
 
 
 def test_kept_on_dead_inputs(resources: Resources) -> None:
-    config = replace(dead_inputs.PRESETS["smoke"], seeds=(0,))
+    smoke = dead_inputs.PRESETS["smoke"]
+    config = replace(smoke, setup=replace(smoke.setup, model=NARROW.model), seeds=(0,))
     table = dead_inputs.run(config, resources).set_index("pruner")
     frame = torch.ones(32, 32, dtype=torch.bool)
     frame[8:24, 8:24] = False
@@ -267,10 +269,10 @@ def test_kept_on_dead_inputs(resources: Resources) -> None:
     train = load("framed-digits")
     never = ~train.inputs().ne(0).any(0).flatten()
     assert never[dead].all()
-    model = build("fc", init="kaiming", seed=0)
+    model = build(NARROW.model, init="kaiming", seed=0)
     mask = prune(model, load("framed-digits").score_batches(1), compression=10.0).masks["1.weight"]
     assert table.loc["synflow", "dead_kept"] == int(mask[:, never].sum()) > 0
-    assert set(table["dead_parameters"]) == {100 * int(never.sum())}
+    assert set(table["dead_parameters"]) == {4 * int(never.sum())}
     assert table.loc["snip", "dead_kept"] == 0
     assert table.loc[dead_inputs.INFORMED, "dead_kept"] == 0
 

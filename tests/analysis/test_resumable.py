@@ -13,7 +13,7 @@ from analysis import experiments
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
 from analysis.resumable import Measured, Resources, complete
-from collapse import tables
+from collapse import pruning, tables
 from collapse.critical.table import measure
 from collapse.errors import RequestError
 from collapse.options import Execution, Setup
@@ -31,7 +31,7 @@ def test_a_point_is_never_measured_twice(
 ) -> None:
     config = cuts.Config(FC, compressions=(10.0,), iterations=(1,), schedules=("linear",))
     first = cuts.run(config, resources)
-    monkeypatch.setattr(cuts, "prune", _forbidden)
+    monkeypatch.setattr(pruning, "prune", _forbidden)
     pd.testing.assert_frame_equal(cuts.run(config, resources), first)
     with pytest.raises(AssertionError, match="again"):
         cuts.run(replace(config, seed=1), resources)
@@ -45,7 +45,7 @@ def test_what_was_done_before_an_interruption_is_kept(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = cuts.Config(FC, compressions=(10.0, 20.0), iterations=(1,), schedules=("linear",))
-    real = cuts.prune
+    real = pruning.prune
     calls: list[float] = []
 
     def interrupted(*args: object, compression: float, **kwargs: object) -> object:
@@ -54,7 +54,7 @@ def test_what_was_done_before_an_interruption_is_kept(
             raise KeyboardInterrupt
         return real(*args, compression=compression, **kwargs)  # type: ignore[arg-type]  # as it came
 
-    monkeypatch.setattr(cuts, "prune", interrupted)
+    monkeypatch.setattr(pruning, "prune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cuts.run(config, resources)
     so_far = cuts.run(config, replace(resources, so_far=True))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -28,13 +30,16 @@ SMALL = "--model fc --dataset gaussian --input-shape 3 8 8 --classes 4 --quiet"
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """`python -m collapse.critical` as a user types it, on a small network, with all its files."""
     folder = tmp_path_factory.mktemp("critical")
-    arguments = f"{SMALL} --seeds 0 1 --scan 2 --out o.parquet --layers l.csv --plot p.png".split()
-    done = subprocess.run(
-        [sys.executable, "-m", "collapse.critical", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout, folder
+    files = {"--out": "o.parquet", "--layers": "l.csv", "--plot": "p.png"}
+    words = f"{SMALL} --seeds 0 1 --scan 0".split()
+    words += [word for option, name in files.items() for word in (option, str(folder / name))]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["", *words])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("collapse.critical", run_name="__main__", alter_sys=True)
+    assert (stop.value.code, err.getvalue()) == (0, "")
+    return out.getvalue(), folder
 
 
 def test_critical_prints_a_row_a_pruner_and_seed(whole_run: tuple[str, Path]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis.__main__ import NAMES
 from collapse import __main__ as console
 from collapse.commands import CHECKOUT
 from collapse.errors import RequestError
+from figures.commands import FIGURES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "torch", "torchvision")
@@ -40,10 +42,20 @@ AT_ONCE: list[tuple[str, list[str], int, str]] = [
     ("collapse", ["crtical"], 2, "unknown command 'crtical'; nearest: critical"),
     ("collapse", ["prune", "--help"], 0, "usage: collapse prune"),
     *(("collapse", [name, "--help"], 0, f"usage: collapse {name}") for name in CHECKOUT),
-    *(("analysis", [name, "--version"], 0, "layer-collapse 0.1.0") for name in CHECKOUT),
+    *(("analysis", [name, "--help"], 0, f"usage: python -m analysis {name}") for name in NAMES),
+    *(("analysis", [name, "--version"], 0, "layer-collapse 0.1.0") for name in NAMES),
+    *(("analysis", [name, "--prest", "paper"], 2, "unknown option '--prest'") for name in NAMES),
     ("analysis", ["accuracy", "--preset", "nope"], 2, "unknown preset 'nope'"),
+    ("analysis", ["accuracy", "--out", "a.xls"], 2, "expected a suffix of"),
+    ("analysis", ["accuracy", "--model", "resnet2O"], 2, "unknown model 'resnet2O'; nearest: res"),
+    ("analysis", ["grid", "--models", "fc", "vgg61"], 2, "unknown model 'vgg61'; nearest: vgg"),
+    ("analysis", ["dead-inputs", "--datasets", "framed-cifr10"], 2, "nearest: cifar10"),
+    ("analysis", ["levels", "--pruner", "synflo"], 2, "unknown pruner 'synflo'; nearest: synflow"),
+    ("analysis", ["sanity", "--pruners", "snp"], 2, "unknown pruner 'snp'; nearest: snip"),
     ("analysis", ["nope"], 2, "unknown experiment 'nope'; one of: accuracy"),
     ("figures", ["all", "--help"], 0, "--suffix"),
+    *(("figures", [name, "--help"], 0, "--published") for name in FIGURES),
+    *(("figures", [name, "--ot", "a.pdf"], 2, "unknown option '--ot'") for name in FIGURES),
     ("figures", ["nope"], 2, "unknown figure 'nope'; one of: accuracy"),
     ("figures", ["--version"], 0, "layer-collapse 0.1.0"),
 ]

@@ -17,6 +17,8 @@ from collapse.testing import assert_conserved
 from tests.conservation.traces import traced
 from tests.zoo import _randomise
 
+NARROW = "analysis.leaderboard.networks"
+
 
 def _planted(pruner: str, fault: Callable[[str, Tensor], Tensor]) -> Callable[..., object]:
     right = SCORES[pruner]
@@ -52,7 +54,7 @@ def test_a_users_pruner_scaled_in_one_layer_is_named(
     layer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pruner that we know nothing of: its own sums must agree from cut to cut."""
-    model = build("vgg11")
+    model = build("minivgg")
     monkeypatch.setitem(SCORES, "mine", SCORES["synflow"])
     assert_conserved(model, torch.zeros(1, 3, 32, 32), pruner="mine")
     name = list(masking.dense(model))[layer]
@@ -64,9 +66,10 @@ def test_a_users_pruner_scaled_in_one_layer_is_named(
 
 
 def test_an_absolute_value_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("minivgg")
     monkeypatch.setitem(SCORES, "mine", SCORES["snip"])
     with pytest.raises(AssertionError, match="score neurons at"):
-        assert_conserved(build("vgg11"), torch.randn(4, 3, 32, 32), torch.arange(4), pruner="mine")
+        assert_conserved(model, torch.randn(4, 3, 32, 32), torch.arange(4), pruner="mine")
 
 
 def _worst_place(trace: Trace, identity: str) -> str:
@@ -78,7 +81,7 @@ def _worst_place(trace: Trace, identity: str) -> str:
 @pytest.mark.parametrize("index", [0, 4, 7])
 def test_a_dropped_bias_is_named(index: int) -> None:
     torch.manual_seed(0)
-    model = _randomise(build("vgg11"))
+    model = _randomise(build("minivgg"))
     trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
     operation = [op for op in trace.operations if op.function == "conv2d"][index]
     bias = operation.use(2, "bias")
@@ -90,7 +93,7 @@ def test_a_dropped_bias_is_named(index: int) -> None:
 
 def test_a_changed_weight_and_a_changed_activation_are_named() -> None:
     torch.manual_seed(0)
-    model = _randomise(build("vgg11"))
+    model = _randomise(build("minivgg"))
     for what in ("by_output", "by_input"):
         trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "eval", torch.float64)
         weight = [op for op in trace.operations if op.function == "conv2d"][3].use(1, "weight")
@@ -105,7 +108,7 @@ def test_a_changed_weight_and_a_changed_activation_are_named() -> None:
 
 def test_a_wrong_law_for_batchnorm_fails() -> None:
     torch.manual_seed(0)
-    model = _randomise(build("vgg11_bn"))
+    model = _randomise(build(f"{NARROW}:vgg16_bn"))
     trace = traced(model, torch.randn(4, 3, 32, 32), torch.arange(4), "train", torch.float64)
     operation = [op for op in trace.operations if op.function == "batch_norm"][2]
     operation.norm["variance"] = operation.norm["variance"] * 0.01

@@ -38,7 +38,7 @@ def test_the_papers_pruners_pass_everywhere(pruner: str, mode: str, case: Case) 
 
 @pytest.mark.parametrize("pruner", ["random", "magnitude"])
 def test_scores_without_a_law_fail(pruner: str) -> None:
-    model, batch = build("vgg11"), (torch.randn(2, 3, 32, 32), torch.arange(2))
+    model, batch = build("minivgg"), (torch.randn(2, 3, 32, 32), torch.arange(2))
     found = audit(model, batch, pruner=pruner)
     failing = worst(found.ledger)
     failing = set(failing[failing["residual"] > 1e-5]["identity"])
@@ -47,11 +47,11 @@ def test_scores_without_a_law_fail(pruner: str) -> None:
 
 def test_grasp_defect_is_not_zero_but_exactly_the_squares() -> None:
     torch.manual_seed(0)
-    model = _randomise(build("vgg11")).double()
+    model = _randomise(build("minivgg")).double()
     batch = (torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.arange(2))
     rows = audit(model, batch, pruner="grasp").ledger
     rows = rows[rows["identity"] == "grasp defect"]
-    assert len(rows) == 64 + 128 + 2 * 256 + 4 * 512
+    assert len(rows) == 16 + 32 + 2 * 64 + 4 * 128
     assert float(rows["lhs"].abs().max()) > 1e-3
     assert float(rows["residual"].max()) < 1e-12
 
@@ -67,7 +67,7 @@ def test_weight_by_weight_holds_in_float32(pruner: str) -> None:
 
 
 def test_absolute_snip_is_not_conserved() -> None:
-    model, batch = build("vgg11"), (torch.randn(4, 3, 32, 32), torch.arange(4))
+    model, batch = build("minivgg"), (torch.randn(4, 3, 32, 32), torch.arange(4))
     found = audit(model, batch, pruner="snip", mode="eval")
     assert float(found.ledger["residual"].max()) <= 1e-5
     assert float(found.absolute["residual"].max()) > 0.01

@@ -72,6 +72,7 @@ def test_a_vgg_of_the_papers_is_certified() -> None:
     assert found.evidence == "certified schedule"
 
 
+@pytest.mark.slow
 def test_a_resnet_of_the_papers_is_one_run() -> None:
     small = [(torch.zeros(1, 3, 8, 8), None)]
     resnet = build("resnet20", input_shape=(3, 8, 8))

@@ -124,7 +124,7 @@ OPTIONS = [
             options,
             seed,
             id=f"{options}-{seed}",
-            marks=[pytest.mark.slow] if seed > 0 and options.iterations != 1 else [],
+            marks=[pytest.mark.slow] if seed > 0 else [],
         )
         for options in OPTIONS
         for seed in (0, 1, 2)
@@ -137,15 +137,18 @@ def test_equals_the_enumeration_of_paths(
     torch.manual_seed(seed)
     model = kind()
     result = critical_compression(model, BATCHES, options, scan=3)
-    keeps = range(result.layers, result.parameters + 1)
+    iterative = options.iterations not in (None, 1)
+    keeps: Iterable[int] = range(result.layers, result.parameters + 1)
+    if iterative:  # a search: what was tested, down to a boundary
+        boundary = {result.connected_kept, result.connected_kept - 1}
+        keeps = sorted({*boundary, *(point.total for point in result.points)} & {*keeps})
     left = {
         keep: _arrives(model, masks)
         for keep, masks in zip(keeps, _masks(model, options, keeps), strict=True)
         if masking.kept(masks) == keep
     }
-    iterative = options.iterations not in (None, 1)
     assert left[result.connected_kept]
-    if iterative:  # a search: what was tested, down to a boundary
+    if iterative:
         assert result.connected_kept == result.layers or not left[result.connected_kept - 1]
     else:
         assert result.connected_kept == min(keep for keep, arrives in left.items() if arrives)

@@ -17,4 +17,4 @@ def test_critical_results_equal_brute_force(seed: int) -> None:
 
 def test_a_label_without_its_conditions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "theorem_3_holds", lambda *_: True)
-    assert any("label" in line for seed in range(4) for line in complaints(seed)[0])
+    assert any("label" in line for line in complaints(3)[0])  # a network with a shortcut

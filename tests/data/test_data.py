@@ -315,7 +315,7 @@ def test_damaged_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "split", "count", "classes"),
     [
-        ("cifar10", "test", 10_000, 10),
+        pytest.param("cifar10", "test", 10_000, 10, marks=pytest.mark.slow),
         ("cifar100", "test", 10_000, 100),
         ("tinyimagenet", "train", 2_000, 200),
         ("tinyimagenet", "test", 1_000, 200),

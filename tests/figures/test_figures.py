@@ -231,21 +231,15 @@ def test_every_experiment_has_a_figure_and_every_figure_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_settings_of_the_user_are_left_alone(name: str) -> None:
-    before = dict(matplotlib.rcParams)
-    panels(find(name), TABLES[name], size="slide")
-    assert dict(matplotlib.rcParams) == before
-    assert pyplot.get_fignums() == []
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_unfinished_tables_are_drawn_and_say_so(name: str) -> None:
-    table = TABLES[name]
+def test_unfinished_tables_are_drawn_and_say_so_and_settings_are_left_alone(name: str) -> None:
+    before, table = dict(matplotlib.rcParams), TABLES[name]
     more = table.iloc[[0]].assign(finished=False, iterations=77)
     ax = panels(find(name), pd.concat([table, more], ignore_index=True)).axes[0]
     assert "points" in ax.get_title(loc="right")
-    complete = panels(find(name), table).axes[0]
+    complete = panels(find(name), table, size="slide").axes[0]
     assert complete.get_title(loc="right") == ""
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
 
 
 def test_a_panel_with_nothing_finished_is_left_empty_and_says_so() -> None:

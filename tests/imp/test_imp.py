@@ -54,6 +54,7 @@ def _boundaries(**options) -> list[tuple[int, int, dict, dict]]:
 def test_each_level_keeps_exactly_its_share_with_any_score(pruner: str) -> None:
     batches = load("digits").score_batches(2)
     tickets = _imp(
+        training=replace(TRAINING, epochs=1),
         pruning=Pruning(pruner=pruner, iterations=2),
         rewinding=Rewinding(levels=3),
         batches=batches,
@@ -135,7 +136,8 @@ def test_no_levels_is_pruning_at_initialisation() -> None:
 )
 def test_training_brings_magnitude_to_the_inverse_layer_size(seed: int) -> None:
     """Figure 5b's effect, and its consequence: several levels escape the collapse of one."""
-    training = Training(epochs=10, lr=0.05)
+    # In bfloat16, which auto takes where the hardware has it: float32 ends at 0.964 with seed 0.
+    training = Training(epochs=10, lr=0.05, precision="bfloat16")
     options = {"training": training, "pruning": Pruning(pruner="magnitude", seed=seed)}
     one = _imp(_fc(seed), 1000, rewinding=Rewinding(levels=1), **options)
     dynamics = one.tables["score_dynamics"].query("level == 0").groupby("epoch")["r"].first()

@@ -48,8 +48,8 @@ def test_sizes(name: str, height: int, classes: int) -> None:
 @pytest.mark.parametrize("height", [32, 64])
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "1202" not in n and "152" not in n])
 def test_every_network_runs(name: str, height: int) -> None:
-    model = build(name, input_shape=(3, height, height), classes=7).eval()
-    with torch.no_grad():
+    with torch.device("meta"):  # shapes alone are computed
+        model = ARCHITECTURES[name](name, (3, height, height), 7).eval()
         assert model(torch.zeros(2, 3, height, height)).shape == (2, 7)
 
 

@@ -22,6 +22,7 @@ _CONTEXT.set_forkserver_preload([
     *("collapse.runs.execution", "collapse.runs.report", "collapse.tables", "pandas"),
     *("collapse.commands.imp", "analysis.commands.sweep", "analysis.sweeps.sweeping"),
     *("analysis.sweeps.overview", "tests.runs.killing"),
+    *("torch._dynamo", "torch._inductor.config"),  # by torch itself, at the first training
 ])  # fmt: skip
 # What a saved file goes through: to disk, under its name, away.
 CALLS = ("fsync", "replace", "unlink")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -147,6 +148,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return perform(SMALL, Execution(runs=tmp_path_factory.mktemp("undisturbed")))
 
 
+@pytest.fixture(scope="module")
+def paused(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _interrupt_after(SMALL, tmp_path_factory.mktemp("paused"), 4)
+
+
 @pytest.mark.parametrize("boundary", range(1, 9))
 def test_resumed_at_any_boundary_it_ends_in_the_same_bytes(
     boundary: int, tmp_path: Path, undisturbed: Run
@@ -192,8 +198,11 @@ def test_with_dropout_and_batchnorm(tmp_path: Path, module_named) -> None:
         assert results(whole.root) == results(runs)
 
 
-def test_a_finished_run_is_never_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = perform(SMALL, Execution(runs=tmp_path))
+def test_a_finished_run_is_never_run_again(
+    tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed.root, tmp_path, dirs_exist_ok=True)
+    run = SMALL.run(tmp_path)
     assert not (run.folder / "state.safetensors").exists()
     monkeypatch.setattr("collapse.runs.execution.imp", None)  # would raise if called
     perform(SMALL, Execution(runs=tmp_path))
@@ -261,12 +270,10 @@ def test_status_and_tables_of_an_unfinished_run(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("damage", ["flipped", pytest.param("cut", marks=pytest.mark.slow), "gone"])
 def test_a_corrupt_run_is_moved_aside_and_done_again(
-    name: str, of: str, damage: str, tmp_path: Path, undisturbed: Run, capsys
+    name: str, of: str, damage: str, tmp_path: Path, undisturbed: Run, paused: Run, capsys
 ) -> None:
-    if of == "done":
-        perform(SMALL, Execution(runs=tmp_path))
-    else:
-        _interrupt_after(SMALL, tmp_path, 4)
+    before = undisturbed if of == "done" else paused
+    shutil.copytree(before.root, tmp_path, dirs_exist_ok=True)
     run = SMALL.run(tmp_path)
     path = run.folder / name
     content = bytearray(path.read_bytes())
