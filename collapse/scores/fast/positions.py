@@ -37,9 +37,8 @@ from collapse.scores.fast.matmul import pair_of
 
 # Past this share of a map's positions the classes are dropped: gathering them would cost more.
 BELOW = 0.5
-# Inputs of fewer positions are left as they are: at 32×32 what is saved in the first iterations
-# goes into the calls of the last ones.
-LEAST = 64 * 64
+# Inputs of fewer positions are left as they are: nearly all of their rows and columns differ.
+LEAST = 32 * 32
 
 
 @dataclass
