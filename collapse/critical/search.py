@@ -241,9 +241,14 @@ def _search(family: Family, scan: int, tolerance: float) -> Critical:
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
-    for keep in [*below, *above]:
-        if least < keep < total:
-            survives(keep)
+    # The lowest compression first: where the maximum is reached with every weight alive, nothing
+    # better can be found, and the first collapse that is seen is the lowest one of them.
+    best = tested.get(least)
+    reached = best is not None and best.collapsed is None
+    perfect = reached and (not family.effective or best.effective_total == len(start))
+    for keep in [*sorted(below, reverse=True), *above]:
+        if least < keep < total and not survives(keep) and perfect:
+            break
 
     connected_kept = family.fewest_connected(arrives, total, tolerance, least)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)

@@ -68,13 +68,23 @@ class Tape(TorchFunctionMode):
         self._result = -1
 
     def __enter__(self) -> Self:
-        self._streams = _streams()
+        self._before = self._state()
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.sound &= _streams() == self._streams
+        self.sound &= self._state() == self._before
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a forward must leave as it is: the streams of random numbers, the given tensors."""
+        numpy_state: Any = np.random.get_state()  # noqa: NPY002
+        return (
+            torch.default_generator.get_state().numpy().tobytes(),
+            random.getstate(),
+            (numpy_state[1].tobytes(), *numpy_state[2:]),
+            [x._version for x in self._given],
+        )
 
     def __torch_function__(
         self,
@@ -91,7 +101,7 @@ class Tape(TorchFunctionMode):
         if (name == "__get__" or name in _FORMS) and not any(True for _ in tensors_in(result)):
             return result
         changed = [x for x, version in zip(given, versions, strict=True) if x._version != version]
-        self.sound &= all(self._slots.get(id(x), -1) >= len(self._given) for x in changed)
+        self.sound &= all(id(x) in self._slots for x in changed)
         self.sound &= not any(x.requires_grad and id(x) not in self._slots for x in given)
         if self.sound and any(id(x) in self._slots for x in given):
             self._write(func, args, kwargs, result, bool(changed), name)
@@ -171,13 +181,3 @@ def _filled(x: Any, values: Sequence[Any]) -> Any:
     if type(x) is dict:
         return {key: _filled(value, values) for key, value in x.items()} if x else x
     return x
-
-
-def _streams() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return (
-        torch.default_generator.get_state().numpy().tobytes(),
-        random.getstate(),
-        numpy_state[1].tobytes(),
-        numpy_state[2:],
-    )
