@@ -95,12 +95,13 @@ def test_a_tape_that_is_not_what_the_forward_does_is_left() -> None:
         seen.append(engines[0]._follows)
 
     seen: list[bool | None] = []
-    model = _Counting()
-    prune(model, [(torch.zeros(1, 6), None)], Pruning(iterations=5), keep=9,
-          engine=watched, on_step=follows)  # fmt: skip
+    model, twin = _Counting(), _Counting()
+    batches, options = [(torch.zeros(1, 6), None)], Pruning(iterations=5)
+    prune(model, batches, options, keep=9, engine=watched, on_step=follows)
+    prune(twin, batches, options, keep=9, engine="plain")
     assert seen[-1] is False
     assert True not in seen
-    assert model.calls == 5
+    assert model.calls == twin.calls
 
 
 def test_a_nearly_empty_network_runs_no_modules() -> None:
