@@ -55,9 +55,10 @@ SMALL = 1 << 20
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9
 # Up to so many stored weights a forward is computed from a tape of its operations.
-TAPED = 1 << 19
-# Weights are cut down, which takes a new tape, once so much is kept of what was before.
-CUT_TAPED_BELOW = 0.25
+TAPED = 1 << 21
+# Weights are cut down, which takes a new tape, once so much is kept of what was before: calls are
+# what a network of few weights takes the time for, numbers one of many.
+CUT_TAPED_BELOW = {1 << 17: 0.25, TAPED: 0.7}
 # No classes of positions.
 _whole_maps = partial(PositionClasses, 0.0)
 
@@ -154,9 +155,11 @@ class LiveBlocks(Plain):
 
     def _tapes(self, dtype: torch.dtype) -> bool:
         """Whether a forward is worth to be written down: calls are what it takes the time for."""
-        stored = sum(mask.numel() for mask in self.masks.values())
         new = self._taped is None or self._taped[2] != dtype
-        return new and self._follows is not False and stored <= TAPED
+        return new and self._follows is not False and self._stored() <= TAPED
+
+    def _stored(self) -> int:
+        return sum(mask.numel() for mask in self.masks.values())
 
     def ranking(self) -> tuple[Scores, Masks]:
         return self._whole(), self._before()
@@ -280,7 +283,9 @@ class LiveBlocks(Plain):
     def _shrink(self) -> None:
         """Cut down the weights whose survivors have become few enough channels."""
         kept = sum(self._kept.values())
-        below = self._shrink_below if self._taped is None else CUT_TAPED_BELOW
+        below = self._shrink_below
+        if self._taped is not None:
+            below = next(share for most, share in CUT_TAPED_BELOW.items() if self._stored() <= most)
         if not self._cuttable or kept > below * (self._kept_when_cut or float("inf")):
             return  # no block falls much before the number of survivors does
         self._kept_when_cut = kept
