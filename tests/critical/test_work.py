@@ -34,7 +34,7 @@ def test_a_search_tells_a_share_that_grows_to_the_whole() -> None:
         model, batches, Pruning(iterations=20), scan=2, watch=lambda *word: told.append(word)
     )
     shares = [share for _, share in told]
-    assert len(told) == 20 * found.evaluations
+    assert 40 < len(told) <= 20 * found.evaluations  # some iterations remove nothing
     assert all(one <= next_ for one, next_ in itertools.pairwise(shares))
     assert 0 < shares[0] < 0.1
     assert shares[-1] == pytest.approx(1)

@@ -117,8 +117,8 @@ def test_a_nearly_empty_network_runs_no_modules() -> None:
 
     prune(model, BATCH, Pruning(iterations=30), keep=40, on_step=note)
     ran = [after > before for before, after in itertools.pairwise(counts)]
-    assert all(ran[:9])  # a million weights are stored
-    assert sum(ran[-15:]) <= 6  # a tape, and a new one whenever a quarter is left
+    assert all(ran[:5])  # millions of weights are stored
+    assert sum(ran[-10:]) <= 4  # a tape, and a new one whenever a quarter is left
 
 
 def test_factors_are_the_scores_that_they_stand_for() -> None:
