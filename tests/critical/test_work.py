@@ -34,10 +34,10 @@ def test_a_search_tells_a_share_that_grows_to_the_whole() -> None:
         model, batches, Pruning(iterations=20), scan=2, watch=lambda *word: told.append(word)
     )
     shares = [share for _, share in told]
-    assert 40 < len(told) <= 20 * found.evaluations  # some iterations remove nothing
+    assert 40 < len(told) <= 20 * found.evaluations  # a pruning may end sooner
     assert all(one <= next_ for one, next_ in itertools.pairwise(shares))
     assert 0 < shares[0] < 0.1
-    assert shares[-1] == pytest.approx(1)
+    assert 0.9 < shares[-1] <= 1  # a pruning ends where the network is cut
     assert told[0][0] == f"keeping {found.layers}, iteration 1"
 
 
