@@ -55,10 +55,9 @@ SMALL = 1 << 20
 # A weight is cut down once its block is below this share of what is kept of it.
 SHRINK_BELOW = 0.9
 # Up to so many stored weights a forward is computed from a tape of its operations.
-TAPED = 1 << 21
-# Weights are cut down, which takes a new tape, once so much is kept of what was before: calls are
-# what a network of few weights takes the time for, numbers one of many.
-CUT_TAPED_BELOW = {1 << 17: 0.25, TAPED: 0.7}
+TAPED = 1 << 19
+# Weights are cut down, which takes a new tape, once so much is kept of what was before.
+CUT_TAPED_BELOW = 0.25
 # No classes of positions.
 _whole_maps = partial(PositionClasses, 0.0)
 
@@ -283,9 +282,7 @@ class LiveBlocks(Plain):
     def _shrink(self) -> None:
         """Cut down the weights whose survivors have become few enough channels."""
         kept = sum(self._kept.values())
-        below = self._shrink_below
-        if self._taped is not None:
-            below = next(share for most, share in CUT_TAPED_BELOW.items() if self._stored() <= most)
+        below = self._shrink_below if self._taped is None else CUT_TAPED_BELOW
         if not self._cuttable or kept > below * (self._kept_when_cut or float("inf")):
             return  # no block falls much before the number of survivors does
         self._kept_when_cut = kept
