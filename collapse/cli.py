@@ -11,6 +11,7 @@ import io
 import os
 import re
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,6 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 PIPED = 100  # columns of a table that goes to a file or a pipe
+A_LINE_EVERY = 60.0  # seconds, of progress in a log
 GAP = 2  # blanks between columns, and before the first
 
 
@@ -283,25 +284,44 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, typing.Any]]:
 
 
 @contextlib.contextmanager
-def progress(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar on stderr.
+def progress(total: float, quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr; off a terminal a line a minute, with the time that is left.
 
     Yields:
-        ``update(text, done)``: what is going on, and how many of ``total`` parts are done.
+        ``update(text, done)``: what is going on, and how much of ``total`` is done.
     """
+    said = time.monotonic()
+    first: tuple[float, float] | None = None  # a run that goes on has done a part before
     bar = Progress(
-        *(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-        ),
-        *(TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()),
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        *(TimeElapsedColumn(), TextColumn("left: {task.fields[left]}")),
         console=Console(stderr=True),
-        # A log is no place for a bar: errors there are one line.
         disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )
+
+    def update(text: str, done: float) -> None:
+        nonlocal first, said
+        now, share = time.monotonic(), done / total if total else 1.0
+        first = first or (now, share)
+        left = _time_left(now - first[0], share - first[1], 1 - share)
+        bar.update(task, description=text, completed=done, left=left)
+        # A log is no place for a bar.
+        if bar.disable and not quiet and now - said >= A_LINE_EVERY:
+            said = now
+            print(f"{text}: {share:.0%} done, left: {left}", file=sys.stderr, flush=True)
+
     with bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda text, done: bar.update(task, description=text, completed=done)
+        task = bar.add_task("starting", total=total, left="unknown")
+        yield update
+
+
+def _time_left(spent: float, share: float, left: float) -> str:
+    """What is left if it goes on as it went."""
+    if share <= 0.005:
+        return "unknown"
+    seconds = max(0.0, spent * left / share)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

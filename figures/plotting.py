@@ -146,7 +146,7 @@ def settings_of(table: pd.DataFrame) -> str:
         'fc on digits, 2 seeds'
     """
     done = table[finished(table)]
-    names = [_few(done[column].unique(), f"{column}s") for column in ("model", "dataset")]
+    names = [_few(list(done[column].unique()), f"{column}s") for column in ("model", "dataset")]
     seeds = done.groupby(["model", "dataset"])["seed"].nunique()
     few, most = int(seeds.min()), int(seeds.max())
     count = f"{few}" if few == most else f"{few} to {most}"

@@ -126,12 +126,12 @@ def _problem(setup: Setup, width: int, seed: int) -> Problem:
     """Kept for the next pruner."""
     import torch
 
-    from collapse.data import for_scoring
+    from collapse.data import load
     from collapse.models import import_user, initialise, moved
     from collapse.problem import Problem, choose_device
     from collapse.seeding import derive
 
-    images = for_scoring(
+    images = load(
         setup.dataset,
         root=setup.data_root,
         input_shape=setup.input_shape,

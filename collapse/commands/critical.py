@@ -84,7 +84,7 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    from collapse.critical import frame_of, measure
+    from collapse.critical import expected, frame_of, measure
     from collapse.problem import check_loss, check_mode, prepare
     from collapse.scores import load_pruner, needs_labels
 
@@ -97,16 +97,20 @@ def main(config: Config) -> None:
     layer_rows: list[dict[str, Any]] = []
     notes: list[str] = []
     device = ""
+    costs: list[float] = []
 
-    def watch(pruner: str, text: str) -> None:
-        update(f"{pruner}: {text}", len(rows))
+    def watch(pruner: str, place: tuple[int, int], text: str, share: float) -> None:
+        done = sum(costs[: place[1]]) + share * costs[place[1]]
+        update(f"{pruner}: {text}", (place[0] + done / sum(costs)) / len(config.seeds))
 
-    with cli.progress(len(plans) * len(config.seeds), config.quiet) as update:
-        for seed in config.seeds:
+    with cli.progress(1, config.quiet) as update:
+        for round_, seed in enumerate(config.seeds):
             labelled = any(needs_labels(pruner) for plan in plans for pruner in plan.pruners)
             prepared = prepare(config.setup, seed, labelled=labelled, loss=config.loss)
             device = str(prepared.device)
-            for plan in plans:
+            costs = [expected(prepared, plan, config.scan) for plan in plans]
+            for place, plan in enumerate(plans):
+                watch(plan.pruner, (round_, place), "scoring", 0.0)
                 try:
                     row, more = measure(
                         config.setup,
@@ -115,7 +119,7 @@ def main(config: Config) -> None:
                         scan=config.scan,
                         tolerance=config.tolerance,
                         effective=config.effective,
-                        watch=partial(watch, plan.pruner),
+                        watch=partial(watch, plan.pruner, (round_, place)),
                     )
                 except RequestError as error:
                     if plan is not _EXTRA or not rows:

@@ -10,6 +10,7 @@ from typing import Any
 from collapse import masks as masking
 from collapse.connectivity import is_cut_layer, paths
 from collapse.critical.result import Point
+from collapse.critical.work import towards
 from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import Pruning
@@ -17,7 +18,8 @@ from collapse.problem import Problem
 from collapse.pruning import Engine, Plain, Pruned, Start, Step, begin, counts, fastest, prune
 from collapse.scores import Scores
 
-Watch = Callable[[str], None]
+# Told what is being tested, and which share of the search is done, about.
+Watch = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,25 @@ class Family:
     watch: Watch
     first: dict[Any, Scores] = field(default_factory=dict)
     cuts: dict[str, bool] = field(default_factory=dict)
+    prunings: list[int] = field(default_factory=lambda: [0, 1])  # done, and expected in all
 
     def engine(self, start: Start) -> Plain:
         """The fastest, with first scores that all prunings of the family share."""
         return fastest(replace(start, first=self.first))
 
     def prune(self, keep: int, on_step: Callable[[Step], bool], engine: Engine) -> Pruned:
-        self.watch(f"keeping {keep:,}")
-        return prune(self.problem, options=self.options, keep=keep, on_step=on_step, engine=engine)
+        end, total = towards(keep / masking.total(self.start)), masking.total(self.start)
+
+        def watched(step: Step) -> bool:
+            done, expected = self.prunings
+            share = min(1.0, towards(step.kept / total) / end) if end else 1.0
+            text = f"keeping {keep:,}, iteration {step.iteration}"
+            self.watch(text, (done + share) / max(expected, done + 1))
+            return on_step(step)
+
+        found = prune(self.problem, options=self.options, keep=keep, on_step=watched, engine=engine)
+        self.prunings[0] += 1
+        return found
 
     @functools.cached_property
     def start(self) -> Masks:

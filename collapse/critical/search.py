@@ -60,7 +60,8 @@ def critical_compression(
             this share of the compression (0.01: one per cent); 0 finds the exact number.
         effective: also find the effective critical compression, and how far the network stays
             connected.
-        watch: called with a word on what is being tested, for progress displays.
+        watch: called with a word on what is being tested and the share of the search that is done,
+            about, for progress displays.
 
     Raises:
         RequestError: anything that scoring and pruning raise.
@@ -81,7 +82,7 @@ def critical_compression(
         raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
     problem, options = Problem.of(model, batches), Problem.options(options)
     _ = problem.example  # there is one
-    family = Family(problem, options, effective, watch or (lambda _: None))
+    family = Family(problem, options, effective, watch or (lambda *_: None))
     if options.schedule == "certified":
         found = _certified(family)
     elif iterations_of(options) == 1 and options.allocation is None:
@@ -112,7 +113,7 @@ def _one_shot(family: Family) -> Critical:
 
     @functools.lru_cache(maxsize=1)  # both searches begin at the same number
     def living(keep: int) -> tuple[Masks, bool]:
-        family.watch(f"living weights among {keep:,}")
+        family.watch(f"living weights among {keep:,}", 0.5)
         return family.living(at(keep))
 
     def least(enough: Callable[[Masks, bool], bool], low: int, high: int) -> int:
@@ -179,7 +180,6 @@ def _certified(family: Family) -> Critical:
     proved = theorem_3_holds(family.problem, first, family.is_cut)
 
     def on_step(step: Step) -> bool:
-        family.watch(f"step {step.iteration}, {step.kept:,} kept")
         return min(step.kept_by_layer.values()) == 0
 
     try:
@@ -237,13 +237,21 @@ def _search(family: Family, scan: int, tolerance: float) -> Critical:
         survives(keep)
         return keep >= total or tested[keep].connected is True
 
+    family.prunings[1] = 1 + scan
+    if not survives(least):
+        family.prunings[1] += 2 * total.bit_length()  # bisection, for collapse and for a path
     bisected(survives, least, total, tolerance)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
     below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
     above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
-    for keep in [*below, *above]:
-        if least < keep < total:
-            survives(keep)
+    # The lowest compression first: where the maximum is reached with every weight alive, nothing
+    # better can be found, and the first collapse that is seen is the lowest one of them.
+    best = tested.get(least)
+    reached = best is not None and best.collapsed is None
+    perfect = reached and (not family.effective or best.effective_total == len(start))
+    for keep in [*sorted(below, reverse=True), *above]:
+        if least < keep < total and not survives(keep) and perfect:
+            break
 
     connected_kept = family.fewest_connected(arrives, total, tolerance, least)
     critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import critical_compression
+from collapse.critical import critical_compression, search
 from collapse.critical.family import Family, bisected
 from collapse.critical.result import Point
 from collapse.errors import RequestError
@@ -161,6 +161,25 @@ def test_search_tests_the_maximum_first_and_reports_what_it_saw() -> None:
         masks = prune(model, batches, options, keep=point.total).masks
         assert (point.collapsed is not None) == bool(masking.collapsed(masks))
         assert masking.kept(masks) == point.total
+
+
+def test_the_scan_ends_where_nothing_can_change_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maximum is reached: of the collapses below it only the lowest compression counts."""
+    model = build("fc", input_shape=(3, 8, 8))
+    batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
+    least = len(masking.dense(model))
+    until_cut, tested = search._until_cut, []
+
+    def falling(family: object, keep: int) -> object:
+        result, layer = until_cut(family, keep)
+        tested.append(keep)
+        return result, next(iter(result.masks)) if least < keep <= 2 * least else layer
+
+    monkeypatch.setattr(search, "_until_cut", falling)
+    found = critical_compression(model, batches, Pruning(iterations=20), scan=4)
+    assert (found.critical_kept, found.collapse_kept) == (least, 2 * least)
+    assert found.effective_kept == found.connected_kept == least
+    assert tested == [least, 4 * least, round(least * 2**1.5), 2 * least]  # not the next one
 
 
 def test_search_brackets_what_it_cannot_prove() -> None:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from collapse.models import tensors_in, with_contiguous_gradient
 from collapse.scores.fast import matmul
 from collapse.scores.fast.blocks import Block
+from collapse.scores.fast.factors import Factors
 
 # Entries of a score that are written and multiplied at a time, so that they stay in the cache.
 _CHUNK = 1 << 19
@@ -40,8 +41,9 @@ class Leaf:
         stand_in: what the model sees in its place: a tensor of its shape, without memory of its
             own, and NaN wherever a call that we did not catch would read it.
         products: ``θ ⊙ ∂R/∂θ`` of the matrix products so far, None before the first.
+        factors: of the scores of the only product.
         collecting: the forward is over, so that what is differentiated is ``R``.
-        caught: a linear map of ours has used it.
+        uses: how many linear maps of ours were by it.
         other: something else has.
     """
 
@@ -53,8 +55,9 @@ class Leaf:
             self.stand_in = values.new_full((), float("nan")).expand(block.shape)
         self.products: Tensor | None = None
         self._buffer = buffer
+        self.factors: Factors | None = None
         self.collecting = False
-        self.caught = False
+        self.uses = 0
         self.other = False
 
     @property
@@ -70,6 +73,9 @@ class Leaf:
         """Add the scores of a product ``x θᵀ``, from the gradient of its result."""
         if not self.collecting:  # a forward that differentiates something itself
             return
+        if self.uses == 1 and not self.other:
+            self.factors = Factors(self.weight.detach(), gradient, x.detach())
+            return
         theta = self.weight.detach().flatten(1)
         first = self.products is None
         if self.products is None:
@@ -83,11 +89,17 @@ class Leaf:
             else:
                 into[rows].addcmul_(gradient[:, rows].t() @ x, theta[rows])
 
-    def scores(self, gradient: Tensor | None) -> Tensor:
+    def again(self) -> None:
+        """Forget what was collected, to be used once more."""
+        self.products = self.factors = None
+
+    def scores(self, gradient: Tensor | None) -> Tensor | Factors:
         """``θ ⊙ ∂R/∂θ`` from the gradient that reached the weight itself and all products.
 
         In the layout of the weight: places that selection counts are places there.
         """
+        if self.factors is not None:
+            return self.factors
         theta = self.weight.detach()
         if gradient is not None and theta.is_contiguous():
             gradient = gradient.contiguous()  # a channels_last input makes it channels_last
@@ -118,7 +130,7 @@ class LinearMaps(TorchFunctionMode):
             others = tensors_in([given.get("input"), given.get("bias")])
             alone = not any(id(x) in self._by_id for x in others)
             if leaf is not None and alone and _is_plain(leaf.weight, given):
-                leaf.caught = True
+                leaf.uses += 1
                 return self._map(func, leaf, given)
         elif getattr(func, "__name__", "") == "__get__":
             attribute = func(*args, **kwargs)

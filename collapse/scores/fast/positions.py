@@ -37,9 +37,9 @@ from collapse.scores.fast.matmul import pair_of
 
 # Past this share of a map's positions the classes are dropped: gathering them would cost more.
 BELOW = 0.5
-# Inputs of fewer positions are left as they are: at 32×32 what is saved in the first iterations
-# goes into the calls of the last ones.
-LEAST = 64 * 64
+# Inputs of fewer positions are left as they are: what is saved there goes into calls. In float64,
+# where a convolution of a whole map is slow, they pay on smaller ones; float32 keeps its rounding.
+LEAST, LEAST_IN_FLOAT64 = 64 * 64, 32 * 32
 
 
 @dataclass
@@ -92,10 +92,10 @@ class PositionClasses(TorchFunctionMode):
 
     Args:
         below: the share of positions up to which classes are kept; 0 for none.
-        least: positions of an input that is worth it.
+        least: positions of an input that is worth it; None for what pays in its precision.
     """
 
-    def __init__(self, below: float = BELOW, least: int = LEAST) -> None:
+    def __init__(self, below: float = BELOW, least: int | None = None) -> None:
         super().__init__()
         self._below, self._least = below, least
         self._kept: Any = WeakIdKeyDictionary()  # by stand-in
@@ -104,7 +104,8 @@ class PositionClasses(TorchFunctionMode):
         """A stand-in for a map that is the same at every position; any other tensor as it is."""
         if not self._below or x.ndim != 4 or not x.is_floating_point() or not x.numel():
             return x
-        if x.shape[2] * x.shape[3] < self._least:
+        pays = LEAST_IN_FLOAT64 if x.dtype == torch.float64 else LEAST
+        if x.shape[2] * x.shape[3] < (pays if self._least is None else self._least):
             return x
         corner = x[..., :1, :1]
         if not torch.equal(x, corner.expand_as(x)):
