@@ -60,7 +60,7 @@ def accuracies(rows: pd.DataFrame, ax: Axes) -> None:
     beside(pruned_to(found), ax, x="at", by="mode", looks=in_turn(MODES))
     zero_line(ax)
     title(found, ax, "accuracy")
-    ax.set_ylabel("top-1 − that in eval mode (points)")
+    ax.set_ylabel("top-1 − eval mode (points)")
 
 
 @view
