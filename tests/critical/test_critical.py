@@ -152,7 +152,7 @@ def test_certified_schedule_on_residual_branches_equals_trial() -> None:
 def test_search_tests_the_maximum_first_and_reports_what_it_saw() -> None:
     model = build("fc", input_shape=(3, 8, 8))
     batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
-    options = Pruning(iterations=30)
+    options = Pruning(iterations=100)
     result = critical_compression(model, batches, options, scan=4)
     assert result.critical_compression == result.maximal_compression
     assert result.evidence == "maximum reached"

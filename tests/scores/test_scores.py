@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -258,37 +257,6 @@ def test_non_finite_scores_name_the_layer(mlp: nn.Module) -> None:
     words = r"snip score of layer '0\.weight' is not finite: the loss is nan; .* from linear in '0'"
     with pytest.raises(RequestError, match=words):
         score(mlp, "snip", masking.dense(mlp), inputs)
-
-
-def test_scores_that_are_not_finite_have_the_true_cause(mlp: nn.Module) -> None:
-    class Logs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.sharp = mlp, nn.Softmax(1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            masked = self.body(x).masked_fill(torch.eye(2, 3, dtype=torch.bool), -torch.inf)
-            return (self.sharp(masked) - 2).log()  # the mask before it is as it should be
-
-    class Root(Logs):
-        def forward(self, x: Tensor) -> Tensor:
-            return (self.body(x) * 0).sqrt()
-
-    x, y = torch.ones(2, 6), torch.tensor([0, 1])
-
-    def said(model: nn.Module, **options: Any) -> str:
-        with pytest.raises(RequestError) as error:
-            score(model, "snip", masking.dense(model), ScoreInputs([(x, y)], **options))
-        return str(error.value).split("is not finite: ")[1]
-
-    first = "the first values that are not finite come from"
-    assert said(Logs()) == f"the loss is nan; {first} log in the forward"
-    assert (
-        said(mlp, loss=lambda y, _: y.sum() / 0) == f"the loss is inf; {first} div in the forward"
-    )
-    assert said(Root()).startswith("the loss is finite and its gradient is not")
-    x[0, 0] = float("nan")
-    assert said(mlp) == "the data hold NaN or infinite values"
 
 
 def test_untraceable_model_out_of_range_says_what_was_missing() -> None:
