@@ -161,11 +161,14 @@ def _of_three_seeds(ours: pd.DataFrame, theirs: pd.DataFrame) -> Comparison:
     inside = points["ours"].between(points["low"] / wider, points["high"] * wider)
     both = (points["ours"] == 0) & (points["low"] == 0)
     points = points.assign(within=inside, deviation=points["deviation"].mask(both, 0.0))
+    sizes = theirs.drop_duplicates("layer_index").set_index("layer_index")["parameters"]
+    kept = points["published"] * points["layer_index"].map(sizes)
     return Comparison(
         points,
         f"density within the 3 published seeds' range, ±{LOG10_DENSITY} in log10",
         "log10 density",
-        points["pruner"].isin(["random", "synflow"]),
+        # As in figure 2: fewer weights than that are a matter of chance.
+        points["pruner"].isin(["random", "erk", "synflow"]) & (kept >= FEWEST_KEPT),
     )
 
 
