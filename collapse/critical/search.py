@@ -247,8 +247,11 @@ def _search(family: Family, scan: int, tolerance: float) -> Critical:
     # The lowest compression first: where the maximum is reached with every weight alive, nothing
     # better can be found, and the first collapse that is seen is the lowest one of them.
     best = tested.get(least)
-    reached = best is not None and best.collapsed is None
-    perfect = reached and (not family.effective or best.effective_total == len(start))
+    perfect = (
+        best is not None
+        and best.collapsed is None
+        and (not family.effective or best.effective_total == len(start))
+    )
     for keep in [*sorted(below, reverse=True), *above]:
         if least < keep < total and not survives(keep) and perfect:
             break

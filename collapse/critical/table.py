@@ -25,7 +25,7 @@ def measure(
     scan: int = 8,
     tolerance: float = 0.0,
     effective: bool = True,
-    watch: Callable[[str], None] | None = None,
+    watch: Callable[[str, float], None] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One row of the critical table, and its rows of the layers table."""
     start = time.perf_counter()

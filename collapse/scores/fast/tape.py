@@ -69,11 +69,11 @@ class Tape(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         self._before = self._state()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch's own
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch's own
         self.sound &= self._state() == self._before
 
     def _state(self) -> tuple[Any, ...]:
