@@ -6,12 +6,12 @@ import importlib
 import sys
 
 from analysis.commands import experiment
-from analysis.experiments import EXPERIMENTS, FURTHER, QUESTIONS
+from analysis.experiments import ALL
 from collapse import cli
 from collapse.commands import CHECKOUT
 from collapse.errors import unknown
 
-NAMES = {**EXPERIMENTS, **QUESTIONS, **FURTHER, **CHECKOUT}
+NAMES = {**ALL, **CHECKOUT}
 
 
 def main(arguments: list[str]) -> None:

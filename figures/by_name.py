@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from analysis.experiments import EXPERIMENTS, FURTHER, QUESTIONS
+from analysis.experiments import ALL
 from collapse.errors import unknown
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Each figure draws the table of the experiment of its name.
-FIGURES = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
+FIGURES = ALL
 
 
 def find(name: str) -> ModuleType:

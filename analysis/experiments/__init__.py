@@ -37,6 +37,7 @@ def _of(kind: str) -> dict[str, str]:
 EXPERIMENTS = _of("figure")
 QUESTIONS = _of("question")
 FURTHER = _of("experiment")
+ALL = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
 
 
 def find(name: str) -> ModuleType:
@@ -45,9 +46,8 @@ def find(name: str) -> ModuleType:
     Raises:
         RequestError: there is none of this name.
     """
-    names = {**EXPERIMENTS, **QUESTIONS, **FURTHER}
-    if name not in names:
-        raise unknown("experiment", name, names)
+    if name not in ALL:
+        raise unknown("experiment", name, ALL)
     return importlib.import_module(f"analysis.experiments.{name.replace('-', '_')}")
 
 

@@ -58,9 +58,8 @@ def zero_words(names: Sequence[str]) -> str:
     """What explains a verdict that such a layer decides; empty if there is none."""
     if not names:
         return ""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return (
-        f"{', '.join(repr(n) for n in names[:3])}{more} {'is' if len(names) == 1 else 'are'} all "
+        f"{_few([repr(name) for name in names])} {'is' if len(names) == 1 else 'are'} all "
         "zero in the given weights: to look at the architecture, draw them anew with --init "
         "kaiming (in Python models.initialise)"
     )
@@ -116,10 +115,9 @@ def unreached_words(sizes: Mapping[str, int]) -> str:
     if not sizes:
         return ""
     largest = sorted(sizes.items(), key=lambda item: -item[1])
-    more = f" and {len(sizes) - 3:,} more" if len(sizes) > 3 else ""
     return (
         f"never reached: the output does not depend on "
-        f"{', '.join(f'{name} {size:,}' for name, size in largest[:3])}{more}, so "
+        f"{_few([f'{name} {size:,}' for name, size in largest])}, so "
         f"{'it is' if len(sizes) == 1 else 'they are'} left out (another output: --output NAME)"
     )
 
@@ -128,12 +126,17 @@ def without_gradient_words(names: Sequence[str]) -> str:
     """What such layers are, and what follows for them; empty if there is none."""
     if not names:
         return ""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return (
-        f"no gradient: the forward takes what {', '.join(names[:3])}{more} "
+        f"no gradient: the forward takes what {_few(names)} "
         f"{'computes' if len(names) == 1 else 'compute'} without its gradient (.detach() or "
         "no_grad), so every score by gradient is zero there and no path counts as leading on"
     )
+
+
+def _few(words: Sequence[str]) -> str:
+    """The first three, and how many more."""
+    more = f" and {len(words) - 3:,} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
 
 
 def _behind(x: Tensor) -> list[Tensor]:
