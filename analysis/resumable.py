@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from collapse.runs import Experiment, Run
 
 
+# Told what is going on, and how much of it is done, from 0 to 1 for one point.
+Update = Callable[[str, float], None]
+
+
 @dataclass(frozen=True)
 class Resources:
     """What an experiment's points are done with.
@@ -69,7 +73,7 @@ class Point(Protocol):
     def check(self) -> None:
         """Raise RequestError where it cannot be done whatever happens."""
 
-    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Do it, keep it, return its rows; None if it failed (which was said)."""
 
 
@@ -110,9 +114,9 @@ class Measured:
     def check(self) -> None:
         """Measuring raises by itself."""
 
-    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame:
+    def compute(self, resources: Resources, update: Update) -> pd.DataFrame:
         """Measure and keep."""
-        update(self.about)
+        update(self.about, 0.0)
         frame = self.measure().assign(finished=True)
         tables.write(frame, self._path(resources), self.table, resources.device)
         return frame
@@ -148,14 +152,17 @@ class Trained:
         """A request that is wrong is no run that failed."""
         self.experiment.check()
 
-    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Do the run, from its last epoch if it was begun."""
 
+        epochs = self.experiment.epochs()
+
         def boundary(state: State) -> None:
-            update(f"{self.about}, level {state.level}, epoch {state.epoch}")
+            text = f"{self.about}, level {state.level}, epoch {state.epoch}"
+            update(text, state.trained / epochs)
 
         limit = None if resources.time_limit is None else resources.time_limit()
-        update(self.about)
+        update(self.about, 0.0)
         outcome = sweeping.work(
             self.experiment, resources.execution, wait=True, time_limit=limit, on_boundary=boundary
         )
@@ -180,7 +187,7 @@ class UnlessCut(Trained):
         known = self.cut.stored(resources)
         return known if known is not None and len(known) else super().stored(resources)
 
-    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Look whether it is cut, before it is trained."""
         known = self.cut.stored(resources)
         if known is None:
@@ -215,7 +222,7 @@ class After:
         """As its training."""
         self.training.check()
 
-    def compute(self, resources: Resources, update: Callable[[str], None]) -> pd.DataFrame | None:
+    def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Train first, if that is not done."""
         if (
             self.training.stored(resources) is None
@@ -237,9 +244,9 @@ def runner(points: Callable[[Any], Sequence[Point]], table: str) -> Callable[...
     return run
 
 
-def at(update: Callable[[str, int], None], number: int, text: str) -> None:
-    """A word on point ``number``, for progress."""
-    update(text, number)
+def at(update: Update, number: int, text: str, share: float) -> None:
+    """A word on point ``number``, of which a share is done, for progress."""
+    update(text, number + share)
 
 
 def complete(

@@ -132,6 +132,9 @@ def test_command_lines_run(document: str, command: str, users_folder: Path) -> N
 
     A command that draws or reads what another one makes comes after it in its block.
     """
+    if "HOST:" in command:
+        pytest.skip("HOST stands for the reader's cluster")
+    (users_folder / "data").symlink_to(DATA)  # where --data-root points if it is not given
     words = shlex.split(re.sub(r"\bDIR\b", str(DATA), command))
     for table in re.findall(r"[\w-]+\.parquet", command):
         if words[:3] == ["python", "-m", "figures"] and table in words:
@@ -140,8 +143,6 @@ def test_command_lines_run(document: str, command: str, users_folder: Path) -> N
         state = collapse.build("resnet18").state_dict()
         state["layer4.1.conv2.weight"][1:] = 0
         torch.save(state, users_folder / "pruned.pt")
-    if "--data-root" not in words and any(word.startswith("cifar") for word in words):
-        words += ["--data-root", str(DATA)]
     program = [sys.executable, "-m", "collapse"] if words[0] == "collapse" else [sys.executable]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{users_folder}"}
     with subprocess.Popen(

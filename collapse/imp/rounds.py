@@ -60,6 +60,11 @@ class State:
     units: list[tuple[str, int]] = field(default_factory=list)
     weight_decay: float = 0.0
 
+    @property
+    def trained(self) -> int:
+        """How many epochs are done, of all levels."""
+        return sum(row["split"] == "train" for row in self.rows["training"])
+
 
 @dataclass(frozen=True)
 class Tickets:

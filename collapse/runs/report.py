@@ -21,7 +21,7 @@ def run_and_report(experiment: Experiment, execution: Execution, outputs: cli.Ou
         def report(state: State) -> None:
             last = state.rows["training"][-1]
             text = f"level {state.level}, epoch {state.epoch}: top-1 {last['top1']:.1f} %"
-            update(text, sum(row["split"] == "train" for row in state.rows["training"]))
+            update(text, state.trained)
 
         run = perform(experiment, execution, on_boundary=report)
     files = dict(outputs.asked)

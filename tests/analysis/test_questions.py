@@ -170,7 +170,8 @@ def test_trained_weights_are_those_of_the_dense_run(resources: Resources) -> Non
 
 
 def test_points_that_follow_a_training_wait_for_it(resources: Resources, tmp_path: Path) -> None:
-    config = trained.Config(study.TINY, HASTY, ("magnitude",), (10.0,), seeds=(0,))
+    hasty = replace(HASTY, epochs=2)
+    config = trained.Config(study.TINY, hasty, ("magnitude",), (10.0,), seeds=(0,))
     fresh = Resources(Execution(tmp_path, quiet=True), so_far=True)
     assert not trained.run(config, fresh)["finished"].any()
     assert not list(tmp_path.iterdir())
@@ -178,7 +179,10 @@ def test_points_that_follow_a_training_wait_for_it(resources: Resources, tmp_pat
     point.check()
     again = replace(fresh, so_far=False)
     assert not point.busy(again)
-    frame = point.compute(again, lambda text: None)  # trains first
+    heard: list[tuple[str, float]] = []
+    frame = point.compute(again, lambda text, share: heard.append((text, share)))  # trains first
+    shares = [share for text, share in heard if "epoch" in text]
+    assert shares == [0.5, 1.0]  # so that the time left is known
     assert frame is not None
     assert set(frame["weights"]) == {"trained"}
     stored = point.stored(again)
@@ -253,7 +257,7 @@ def test_a_missing_ticket_is_a_row_that_is_not_finished(tmp_path: Path) -> None:
     fresh = Resources(Execution(tmp_path, quiet=True))
     pruned = replace(config, pruners=("magnitude",), seeds=(0,))
     first, *_ = tickets.points(pruned)
-    first.compute(fresh, lambda text: None)
+    first.compute(fresh, lambda text, share: None)
     table = tickets.run(pruned, replace(fresh, so_far=True))
     assert table["finished"].tolist() == [False]
     assert table["other"].tolist() == ["imp"]
