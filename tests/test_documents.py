@@ -11,13 +11,16 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import collapse
 from collapse import cli
+from collapse import masks as masking
 from collapse.options import Pruning
 from collapse.scores import SCORES
 
@@ -29,12 +32,45 @@ SECONDS = 90  # longer work is interrupted
 USERS = {
     "mypackage/__init__.py": "",
     "mypackage/models.py": """
+        import torch
         from torch import nn
 
         class MyNet(nn.Sequential):
             def __init__(self, classes):
                 super().__init__(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Flatten(),
                                  nn.Linear(8 * 16 * 16, classes))
+
+        class Regressor(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Flatten(), nn.Linear(3 * 9 * 9, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        class Detector(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Conv2d(3, 8, 3)
+                self.classes, self.boxes = nn.Linear(8, 5), nn.Linear(8, 4)
+
+            def forward(self, x):
+                h = self.body(x).relu().mean((2, 3))
+                return {"classes": self.classes(h), "boxes": self.boxes(h)}
+        """,
+    "mypackage/data.py": """
+        import torch
+        import torch.nn.functional as F
+
+        def batches():
+            targets = {"classes": torch.arange(10) % 5, "boxes": torch.rand(10, 4)}
+            return [(torch.randn(10, 3, 9, 9), targets)]
+
+        def numbers():
+            return [(torch.randn(10, 3, 9, 9), torch.rand(10, 1))]
+
+        def loss(output, targets):
+            classes = F.cross_entropy(output["classes"], targets["classes"])
+            return classes + F.l1_loss(output["boxes"], targets["boxes"])
+        """,
+    "mymodule.py": """
+        from mypackage.prune import score as my_pruner
         """,
     "mypackage/prune.py": """
         import torch
@@ -130,21 +166,17 @@ def test_there_are_command_lines_to_understand() -> None:
 def test_command_lines_run(document: str, command: str, users_folder: Path) -> None:
     """To the end, or for 90 seconds: long work that is interrupted has said nothing wrong.
 
-    A command that draws or reads what another one makes comes after it in its block.
+    What another command makes is made beforehand, small (``_make_inputs``).
     """
     if "HOST:" in command:
         pytest.skip("HOST stands for the reader's cluster")
     (users_folder / "data").symlink_to(DATA)  # where --data-root points if it is not given
     words = shlex.split(re.sub(r"\bDIR\b", str(DATA), command))
-    for table in re.findall(r"[\w-]+\.parquet", command):
-        if words[:3] == ["python", "-m", "figures"] and table in words:
-            _table_of(table, users_folder)
-    if "pruned.pt" in words:  # somebody's checkpoint, with most of a layer at zero
-        state = collapse.build("resnet18").state_dict()
-        state["layer4.1.conv2.weight"][1:] = 0
-        torch.save(state, users_folder / "pruned.pt")
+    _make_inputs(words, users_folder)
     program = [sys.executable, "-m", "collapse"] if words[0] == "collapse" else [sys.executable]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{users_folder}"}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*program, *words[1:]], cwd=users_folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -154,8 +186,35 @@ def test_command_lines_run(document: str, command: str, users_folder: Path) -> N
         except subprocess.TimeoutExpired:
             os.killpg(work.pid, signal.SIGINT)
             said, _ = work.communicate(timeout=60)
+        finally:  # whatever happens, nothing goes on
+            with suppress(ProcessLookupError):
+                os.killpg(work.pid, signal.SIGKILL)
     assert work.returncode in (0, 1, 130, -signal.SIGINT), said[-2000:]
     assert "Traceback" not in said
+
+
+def _make_inputs(words: list[str], folder: Path) -> None:
+    """The files that a command line reads: what another one makes, small, or somebody's own."""
+    made = {words[i + 1] for i, word in enumerate(words[:-1]) if word in _WRITES}
+    reads = [word for word in words if word not in made]
+    torch.manual_seed(0)
+    network = "mynet:TwoBranches" if "mynet:TwoBranches" in words else "fc"
+    for file in reads:
+        if file.endswith(".parquet") and words[:3] == ["python", "-m", "figures"]:
+            _table_of(file, folder)
+        elif file.endswith(".pt"):  # most of a layer is zero
+            state = collapse.build("resnet18").state_dict()
+            state["layer4.1.conv2.weight"][1:] = 0
+            torch.save(state, folder / file)
+        elif file == "w.safetensors":
+            save_file(collapse.build("fc").state_dict(), folder / file)
+        elif file.endswith(".safetensors"):
+            dense = masking.dense(collapse.build(network))
+            masks = {name: torch.rand(mask.shape) < 0.1 for name, mask in dense.items()}
+            masking.save_masks(masks, folder / file)
+
+
+_WRITES = ("--out", "--table", "--plot", "--zeros", "--torch-prune")
 
 
 def _table_of(table: str, folder: Path) -> None:
