@@ -7,43 +7,18 @@ on. A sample tells roughly where the threshold lies; only what is below that is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _SAMPLE = 1 << 16  # places that are looked at to guess the threshold
-_PART = 1 << 17  # scores that are looked at together, so that they stay in the cache
-
-
-class InParts(Protocol):
-    """Scores of a layer that are nowhere as a whole, in index order."""
-
-    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Flat pieces, and where each begins; one is gone when the next one comes."""
-
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Some of them, but for rounding."""
-
-
-class _Whole:
-    """A tensor's, in the order of memory."""
-
-    def __init__(self, score: Tensor) -> None:
-        self.flat = in_memory_order(score).numpy()
-
-    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        for start in range(0, len(self.flat), _PART):
-            yield start, self.flat[start : start + _PART]
-
-    def at(self, places: np.ndarray) -> np.ndarray:
-        return self.flat.take(places)
 
 
 def drop_lowest(
-    scores: Mapping[str, Tensor | InParts], masks: Mapping[str, Tensor], alive: int, drop: int
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], alive: int, drop: int
 ) -> tuple[dict[str, Tensor], float] | None:
     """Remove the ``drop`` lowest survivors; of equal scores the last ones in index order go.
 
@@ -60,15 +35,14 @@ def drop_lowest(
         counted in the order of memory (``in_memory_order``). None where the sample guessed the
         threshold too low.
     """
-    layers: dict[str, InParts] = {
-        name: _Whole(score) if isinstance(score, Tensor) else score
-        for name, score in scores.items()
+    flat = {name: in_memory_order(score).numpy() for name, score in scores.items()}
+    flags = {
+        name: in_memory_order(like(masks[name], score)).numpy() for name, score in scores.items()
     }
-    flags = {name: _in_order_of(scores[name], mask).numpy() for name, mask in masks.items()}
-    guess = _guess(layers, flags, drop / alive)
+    guess = _guess(flat, flags, drop / alive)
     if guess is None:
         return None
-    found = {name: _at_most(layers[name], flags[name], guess) for name in layers}
+    found = {name: _at_most(flat[name], flags[name], guess) for name in flat}
     places = {name: where for name, (where, _) in found.items()}
     low = {name: values for name, (_, values) in found.items()}
     candidates = np.concatenate(list(low.values()))
@@ -81,8 +55,8 @@ def drop_lowest(
     gone = {}
     for name in reversed(low):
         going = low[name] < threshold
-        ties = np.flatnonzero(low[name] == threshold) if ties_to_go else ()
-        if len(ties):
+        ties = np.flatnonzero(low[name] == threshold)
+        if ties_to_go and len(ties):
             by_index = ties[_index_order(places[name][ties], scores[name])]
             chosen = by_index[max(0, len(by_index) - ties_to_go) :]
             going[chosen] = True
@@ -91,36 +65,27 @@ def drop_lowest(
     return {name: gone[name] for name in scores}, mass
 
 
-def _at_most(scores: InParts, flags: np.ndarray, guess: Any) -> tuple[np.ndarray, np.ndarray]:
+def _at_most(values: np.ndarray, flags: np.ndarray, guess: Any) -> tuple[np.ndarray, np.ndarray]:
     """Places and values of the survivors up to a guess.
 
     NumPy takes half of torch's time; two threads of it are slower in all but the largest layers.
     """
-    places, values = [], []
-    for start, part in scores.parts():
-        found = np.flatnonzero((part <= guess) & flags[start : start + len(part)])
-        values.append(part.take(found))
-        places.append(found + start if start else found)
-    if len(places) == 1:
-        return places[0], values[0]
-    return np.concatenate(places), np.concatenate(values)
+    places = np.flatnonzero(np.logical_and(values <= guess, flags))
+    return places, values.take(places)
 
 
-def _guess(layers: Mapping[str, InParts], flags: Mapping[str, np.ndarray], share: float) -> Any:
+def _guess(flat: Mapping[str, np.ndarray], flags: Mapping[str, np.ndarray], share: float) -> Any:
     """A score that very likely has this share of the survivors at or below it, and few more."""
-    total = sum(map(len, flags.values()))
+    total = sum(len(values) for values in flat.values())
     stride = max(1, total // _SAMPLE)
-    if stride == 1:
-        return np.inf
     # Coprime to usual sizes, or every place would be the same corner of a kernel.
     while math.gcd(stride, 2 * 3 * 5 * 7 * 11) > 1:
         stride += 1
-    places = {name: np.flatnonzero(flag[::stride]) * stride for name, flag in flags.items()}
-    sample = np.concatenate([layers[name].at(where) for name, where in places.items()])
+    sample = np.concatenate([v[::stride][flags[name][::stride]] for name, v in flat.items()])
     expected = len(sample) * share
     place = int(expected + 4 * expected**0.5) + 2
     if place >= len(sample):
-        return None
+        return None if stride > 1 or not len(sample) else sample.max()
     sample.partition(place - 1)
     return sample[place - 1]
 
@@ -142,14 +107,9 @@ def like(mask: Tensor, score: Tensor) -> Tensor:
     return mask.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _in_order_of(score: Tensor | InParts, mask: Tensor) -> Tensor:
-    """A mask in the order in which its scores are told."""
-    return in_memory_order(like(mask, score)) if isinstance(score, Tensor) else mask.view(-1)
-
-
-def _index_order(places: np.ndarray, score: Tensor | InParts) -> np.ndarray:
+def _index_order(places: np.ndarray, score: Tensor) -> np.ndarray:
     """Sorts places in memory by their index in the tensor."""
-    if not isinstance(score, Tensor) or not _is_channels_last(score):
+    if not _is_channels_last(score):
         return np.arange(len(places))  # they are found in this order
     out, channels, height, width = score.shape
     n, h, w, c = np.unravel_index(places, (out, height, width, channels))

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from collapse.models import tensors_in, with_contiguous_gradient
 from collapse.scores.fast import matmul
 from collapse.scores.fast.blocks import Block
-from collapse.scores.fast.factors import Factors
 
 # Entries of a score that are written and multiplied at a time, so that they stay in the cache.
 _CHUNK = 1 << 19
@@ -41,9 +40,8 @@ class Leaf:
         stand_in: what the model sees in its place: a tensor of its shape, without memory of its
             own, and NaN wherever a call that we did not catch would read it.
         products: ``θ ⊙ ∂R/∂θ`` of the matrix products so far, None before the first.
-        factors: of the scores of the only product.
         collecting: the forward is over, so that what is differentiated is ``R``.
-        uses: how many linear maps of ours were by it.
+        caught: a linear map of ours has used it.
         other: something else has.
     """
 
@@ -55,9 +53,8 @@ class Leaf:
             self.stand_in = values.new_full((), float("nan")).expand(block.shape)
         self.products: Tensor | None = None
         self._buffer = buffer
-        self.factors: Factors | None = None
         self.collecting = False
-        self.uses = 0
+        self.caught = False
         self.other = False
 
     @property
@@ -73,9 +70,6 @@ class Leaf:
         """Add the scores of a product ``x θᵀ``, from the gradient of its result."""
         if not self.collecting:  # a forward that differentiates something itself
             return
-        if self.uses == 1 and not self.other:
-            self.factors = Factors(self.weight.detach(), gradient, x.detach())
-            return
         theta = self.weight.detach().flatten(1)
         first = self.products is None
         if self.products is None:
@@ -89,17 +83,11 @@ class Leaf:
             else:
                 into[rows].addcmul_(gradient[:, rows].t() @ x, theta[rows])
 
-    def again(self) -> None:
-        """Forget what was collected, to be used once more."""
-        self.products = self.factors = None
-
-    def scores(self, gradient: Tensor | None) -> Tensor | Factors:
+    def scores(self, gradient: Tensor | None) -> Tensor:
         """``θ ⊙ ∂R/∂θ`` from the gradient that reached the weight itself and all products.
 
         In the layout of the weight: places that selection counts are places there.
         """
-        if self.factors is not None:
-            return self.factors
         theta = self.weight.detach()
         if gradient is not None and theta.is_contiguous():
             gradient = gradient.contiguous()  # a channels_last input makes it channels_last
@@ -130,7 +118,7 @@ class LinearMaps(TorchFunctionMode):
             others = tensors_in([given.get("input"), given.get("bias")])
             alone = not any(id(x) in self._by_id for x in others)
             if leaf is not None and alone and _is_plain(leaf.weight, given):
-                leaf.uses += 1
+                leaf.caught = True
                 return self._map(func, leaf, given)
         elif getattr(func, "__name__", "") == "__get__":
             attribute = func(*args, **kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from torch.overrides import TorchFunctionMode
 
 # Takes ``∂R/∂y`` of shape ``[positions, out]`` and the inputs ``[positions, in]`` of a product.
 Sink = Callable[[Tensor, Tensor], None]
@@ -38,18 +38,10 @@ class _Product(torch.autograd.Function):
         return gradient @ weight if ctx.needs_input_grad[0] else None, None, None
 
 
-def product(x: Tensor, weight: Tensor, sink: Sink) -> Tensor:
-    """``x Wᵀ`` of two matrices: a call that modes see, as they do not see a function of ours."""
-    if has_torch_function((x, weight)):
-        found: Tensor = handle_torch_function(product, (x, weight), x, weight, sink)
-    else:
-        found = _Product.apply(x, weight, sink)
-    return found
-
-
 def linear(x: Tensor, weight: Tensor, sink: Sink) -> Tensor:
     """``x Wᵀ`` for ``x`` of shape ``[…, in]``."""
-    return product(x.reshape(-1, x.shape[-1]), weight, sink).view(*x.shape[:-1], -1)
+    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, sink)
+    return product.view(*x.shape[:-1], -1)
 
 
 def convolution(x: Tensor, weight: Tensor, options: Mapping[str, Any], sink: Sink) -> Tensor | None:
