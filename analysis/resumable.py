@@ -64,6 +64,10 @@ class Point(Protocol):
     def about(self) -> str:
         """A word for the progress bar."""
 
+    @property
+    def work(self) -> int:
+        """How much it is beside other points: epochs of training, or 1."""
+
     def stored(self, resources: Resources) -> pd.DataFrame | None:
         """Its rows, if it is done."""
 
@@ -93,6 +97,7 @@ class Measured:
     row: dict[str, Any]
     about: str
     measure: Callable[[], pd.DataFrame]
+    work: int = 1
 
     def _path(self, resources: Resources) -> Path:
         what = {"schema_version": SCHEMA_VERSION, "table": self.table, **self.key}
@@ -119,6 +124,7 @@ class Measured:
         update(self.about, 0.0)
         frame = self.measure().assign(finished=True)
         tables.write(frame, self._path(resources), self.table, resources.device)
+        update(self.about, 1.0)
         return frame
 
 
@@ -134,6 +140,11 @@ class Trained:
     row: dict[str, Any]
     about: str
     rows: Callable[[Any], pd.DataFrame]
+
+    @property
+    def work(self) -> int:
+        """Its epochs, over all levels."""
+        return max(1, self.experiment.epochs())
 
     def stored(self, resources: Resources) -> pd.DataFrame | None:
         """The rows of its run, if that has finished."""
@@ -155,11 +166,9 @@ class Trained:
     def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Do the run, from its last epoch if it was begun."""
 
-        epochs = self.experiment.epochs()
-
         def boundary(state: State) -> None:
             text = f"{self.about}, level {state.level}, epoch {state.epoch}"
-            update(text, state.trained / epochs)
+            update(text, state.trained / self.work)
 
         limit = None if resources.time_limit is None else resources.time_limit()
         update(self.about, 0.0)
@@ -208,6 +217,11 @@ class After:
     about: str
     point: Callable[[Run], Measured]
 
+    @property
+    def work(self) -> int:
+        """As its training."""
+        return self.training.work
+
     def stored(self, resources: Resources) -> pd.DataFrame | None:
         """Its rows, if the training and it are done."""
         if self.training.stored(resources) is None:
@@ -244,9 +258,34 @@ def runner(points: Callable[[Any], Sequence[Point]], table: str) -> Callable[...
     return run
 
 
-def at(update: Update, number: int, text: str, share: float) -> None:
-    """A word on point ``number``, of which a share is done, for progress."""
-    update(text, number + share)
+class Progress:
+    """How much of the points' work is done; what turns out to be no work is left out.
+
+    A point that is there already, or a network that is cut and so need not be trained, says nothing
+    about how long the others take.
+
+    Args:
+        update: of ``cli.progress``, with a total of 1.
+    """
+
+    def __init__(self, points: Sequence[Point], update: Update) -> None:
+        self._update, self._left = update, {n: point.work for n, point in enumerate(points)}
+        self._done, self._share = 0.0, 0.0
+
+    def of(self, number: int) -> Update:
+        """For a point: told what goes on, and the share of the point that is done."""
+        self._share = 0.0
+        return partial(self._at, number)
+
+    def over(self, number: int) -> None:
+        """A point is done, or was."""
+        self._done += self._left.pop(number) * self._share
+        self._share = 0.0
+
+    def _at(self, number: int, text: str, share: float) -> None:
+        self._share = share
+        done = self._done + share * self._left[number]
+        self._update(text, done / (self._done + sum(self._left.values())))
 
 
 def complete(
@@ -271,7 +310,8 @@ def complete(
         for point in points:
             point.check()
     frames: dict[int, pd.DataFrame] = {}
-    with cli.progress(len(points), resources.execution.quiet) as update:
+    with cli.progress(1.0, resources.execution.quiet) as update:
+        progress = Progress(points, update)
         for wait in (False, True):  # what another process is at comes last
             for number, point in enumerate(points):
                 if number in frames:
@@ -280,7 +320,8 @@ def complete(
                 if frame is None and not resources.so_far:
                     if point.busy(resources) and not wait:
                         continue
-                    frame = point.compute(resources, partial(at, update, number))
+                    frame = point.compute(resources, progress.of(number))
+                progress.over(number)
                 if frame is None:
                     frame = pd.DataFrame([{**point.row, "finished": False}])
                 frames[number] = frame

@@ -57,7 +57,7 @@ def main(config: Config) -> None:
 
     from analysis import experiments, published, results
     from analysis.agreement import compare
-    from analysis.resumable import Resources, at, complete
+    from analysis.resumable import Progress, Resources, complete
     from analysis.shown import show
     from collapse.problem import choose_device
 
@@ -72,13 +72,15 @@ def main(config: Config) -> None:
     )
     queue = list(_in_turn(points))
     done = 0
-    with cli.progress(len(queue), config.execution.quiet) as update:
+    with cli.progress(1.0, config.execution.quiet) as update:
+        progress = Progress(queue, update)
         for number, point in enumerate(queue):
             if point.stored(resources) is None:
                 # A second is not enough to begin anything.
                 if end - time.monotonic() < 1:
                     break
-                done += point.compute(resources, partial(at, update, number)) is not None
+                done += point.compute(resources, progress.of(number)) is not None
+            progress.over(number)
     tables = {}
     for name, part in points.items():
         so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
