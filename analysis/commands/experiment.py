@@ -55,7 +55,7 @@ def _main(name: str, arguments: list[str]) -> int:
     request = cli.parse(command, arguments, f"python -m analysis {name}", default)
     out = request.output.out
     outputs = cli.Outputs(**{module.TABLE: out})
-    _check_names(request.experiment)
+    check_names(request.experiment)
 
     from analysis.resumable import Resources
     from collapse.problem import choose_device
@@ -73,7 +73,7 @@ def _main(name: str, arguments: list[str]) -> int:
     return 1 if missing and not request.output.so_far else 0
 
 
-def _check_names(config: Any) -> None:
+def check_names(config: Any) -> None:
     """Whether networks, data and pruners can be meant, before torch is imported to look at them.
 
     Raises:

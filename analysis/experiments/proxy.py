@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _RECIPE = "IMAGENET1K_V1"  # the one that nearly all of them have, so that recipes differ least
 _METRICS = "ImageNet-1K"
-_SETUP = Setup("torchvision", dataset="gaussian", classes=1000)
+# Several networks take the place of one.
+_SETUP = Setup("", dataset="gaussian", classes=1000)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Config:
     """R and the sum of SynFlow's scores of torchvision's classifiers, beside published accuracies.
 
     Attributes:
-        models: of torchvision; all that have weights of the first recipe without it.
+        models: torchvision:NAME; all that have weights of the first recipe without it.
         largest: leave out networks with more parameters than so many millions.
         seeds: of the initialisation.
     """
@@ -42,7 +43,13 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(models=("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5")),
+    "smoke": Config(
+        models=(
+            "torchvision:squeezenet1_1",
+            "torchvision:shufflenet_v2_x0_5",
+            "torchvision:mnasnet0_5",
+        )
+    ),
     "laptop": Config(),
     "paper": Config(largest=math.inf, seeds=(0, 1, 2)),
 }
@@ -54,8 +61,9 @@ def points(config: Config) -> list[Measured]:
     Raises:
         RequestError: a model that torchvision publishes no accuracy of, or no seed.
     """
-    if config.setup.model != _SETUP.model:
-        raise RequestError(f"--model {config.setup.model}: expected --models, of torchvision")
+    if config.setup.model:
+        model = config.setup.model
+        raise RequestError(f"--model {model}: expected --models torchvision:NAME")
     if not config.seeds:
         raise RequestError("--seeds: expected at least one, got none")
     known = _published()
@@ -82,7 +90,7 @@ def _published() -> dict[str, Any]:
     for name in models.list_models(module=models):
         for weights in models.get_model_weights(name):
             if weights.name == _RECIPE and _METRICS in weights.meta.get("_metrics", {}):
-                found[name] = weights
+                found[f"torchvision:{name}"] = weights
     return found
 
 
@@ -90,7 +98,7 @@ def _point(config: Config, name: str, weights: Any, seed: int) -> Measured:
     from collapse.problem import settings_row
 
     size = weights.transforms().crop_size[0]
-    setup = replace(config.setup, model=f"torchvision:{name}", input_shape=(3, size, size))
+    setup = replace(config.setup, model=name, input_shape=(3, size, size))
     options = Pruning(pruner="synflow", iterations=1, seed=seed)
     accuracy = weights.meta["_metrics"][_METRICS]["acc@1"]
     shape = (3, size, size)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from analysis import experiments
+from analysis.commands.experiment import check_names
 from analysis.experiments import accuracy, cuts, densities, dynamics, grid, layer_scores, levels
 from analysis.experiments import neurons as neuron_sums
 from analysis.resumable import Resources
@@ -71,6 +72,8 @@ def test_presets_and_schema(name: str) -> None:
     assert all(isinstance(preset, module.Config) for preset in module.PRESETS.values())
     assert module.TABLE in tables.COLUMNS
     assert module.Config.__doc__
+    for preset in module.PRESETS.values():  # as the command looks at it, before any work
+        check_names(preset)
 
 
 def test_densities_are_those_of_the_largest_weights(resources: Resources) -> None:

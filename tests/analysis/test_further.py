@@ -67,9 +67,9 @@ def test_wrong_requests_of_features(change: dict[str, object], words: str) -> No
 
 
 def test_R_is_the_sum_of_the_outputs_at_ones(resources: Resources) -> None:
-    name = "squeezenet1_1"
+    name = "torchvision:squeezenet1_1"
     row = proxy.run(proxy.Config(models=(name,)), resources).iloc[0]
-    model = build(f"torchvision:{name}", input_shape=(3, 224, 224), classes=1000, seed=0).eval()
+    model = build(name, input_shape=(3, 224, 224), classes=1000, seed=0).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             parameter.abs_()
@@ -91,8 +91,14 @@ def test_a_number_beyond_floats_has_a_logarithm() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"models": ("resnet51",)}, "unknown torchvision classifier .*'resnet51'; nearest: resnet"),
-        ({"models": ("vit_h_14",)}, "unknown torchvision classifier"),  # of another recipe alone
+        (
+            {"models": ("torchvision:resnet51",)},
+            "unknown torchvision classifier .*'torchvision:resnet51'; nearest: torchvision:resnet",
+        ),
+        (
+            {"models": ("torchvision:vit_h_14",)},
+            "unknown torchvision classifier",
+        ),  # of another recipe alone
         ({"seeds": ()}, "--seeds: expected at least one"),
         ({"setup": replace(proxy._SETUP, model="fc")}, "--model fc: expected --models"),
     ],
