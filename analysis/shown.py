@@ -44,6 +44,7 @@ def show(
         [
             *(line for name, each in found.items() for line in _lines(name, each, ours.get(name))),
             *second_seed(ours.get("densities"), ours.get("densities-second-seed")),
+            *authors_code(ours.get("densities"), ours.get("densities-authors-code")),
             *log_softmax(ours.get("resnet34")),
             "bounded: where neither chance nor data plays a part, so that a point outside is exit "
             "code 1",
@@ -120,6 +121,25 @@ def second_seed(ours: pd.DataFrame | None, other: pd.DataFrame | None) -> list[s
         "densities: noise floor: our second seed lies within the same bound of our first for (most "
         f"apart, log10): {'; '.join(lines)}"
     ]
+
+
+def authors_code(ours: pd.DataFrame | None, theirs: pd.DataFrame | None) -> list[str]:
+    """What is left of a deviation once the authors' code has the same weights and images."""
+    if ours is None or theirs is None:
+        return []
+    keys = ["pruner", "compression", "layer_index"]
+    pairs = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
+    apart = (pairs["kept"] - pairs["kept_theirs"]).abs().astype(int)
+    lines = []
+    for pruner, rows in pairs.groupby("pruner", sort=False):
+        far = apart[rows.index]
+        only = int(((rows["kept"] == 0) != (rows["kept_theirs"] == 0)).sum())
+        lines.append(
+            f"{pruner} keeps as many weights in {int((far == 0).sum())} of {len(far)} layers and "
+            f"compressions, at most {far.max():,d} more or fewer in the others, {only} are empty "
+            "on one side only"
+        )
+    return [f"densities: the authors' code with our weights and images: {'; '.join(lines)}"]
 
 
 def log_softmax(ours: pd.DataFrame | None) -> list[str]:

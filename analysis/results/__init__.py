@@ -12,7 +12,7 @@ from collapse import tables
 
 FOLDER = Path(__file__).parent
 # Results of `analysis densities` that are no figure of their own.
-LAYERS = dict.fromkeys(("resnet34", "densities-second-seed"), "layers")
+LAYERS = dict.fromkeys(("resnet34", "densities-second-seed", "densities-authors-code"), "layers")
 
 
 def load(name: str, folder: Path = FOLDER) -> pd.DataFrame | None:
