@@ -198,10 +198,15 @@ class UnlessCut(Trained):
 
     def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
         """Look whether it is cut, before it is trained."""
+        known = self.if_cut(resources, update)
+        return super().compute(resources, update) if known is None else known
+
+    def if_cut(self, resources: Resources, update: Update) -> pd.DataFrame | None:
+        """Its row if its masks cut the network, which is found out if it is not known."""
         known = self.cut.stored(resources)
         if known is None:
             known = self.cut.compute(resources, update)
-        return known if len(known) else super().compute(resources, update)
+        return known if len(known) else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from collapse.files import check_writable
 from collapse.options import Count, Execution, Machine, shown
 
 if TYPE_CHECKING:
-    from analysis.resumable import Trained
+    from analysis.resumable import Progress, Resources, Trained
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")
@@ -35,6 +35,9 @@ class Config(Machine):
         figures: which: accuracy (1), levels (5a), dynamics (5b), grid (6).
         epochs: a shorter schedule than the paper's; learning-rate drops keep their places in it.
         preset: paper, or laptop or smoke to try it.
+        only_cut: train nothing, only find the networks that pruning has cut: their accuracy is the
+            share of the commonest class (seconds a point, a CPU will do).
+        pruners: only these; all without it.
         results: the folder that the tables are added to.
     """
 
@@ -43,6 +46,8 @@ class Config(Machine):
     figures: tuple[str, ...] = FIGURES
     epochs: Count = None
     preset: Literal["paper", "laptop", "smoke"] = "paper"
+    only_cut: bool = False
+    pruners: tuple[str, ...] = ()
     results: Annotated[Path | None, shown("DIR", "analysis/results")] = None
 
 
@@ -71,16 +76,12 @@ def main(config: Config) -> None:
         config.execution, device=device, time_limit=lambda: end - time.monotonic()
     )
     queue = list(_in_turn(points))
-    done = 0
     with cli.progress(1.0, config.execution.quiet) as update:
         progress = Progress(queue, update)
-        for number, point in enumerate(queue):
-            if point.stored(resources) is None:
-                # A second is not enough to begin anything.
-                if end - time.monotonic() < 1:
-                    break
-                done += point.compute(resources, progress.of(number)) is not None
-            progress.over(number)
+        if config.only_cut:
+            done = _look_for_cuts(queue, resources, progress)
+        else:
+            done = _train(queue, resources, progress)
     tables = {}
     for name, part in points.items():
         so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
@@ -90,6 +91,46 @@ def main(config: Config) -> None:
     there = sum(point.stored(resources) is not None for point in queue)
     print(f"{done} points done now, {there} of {len(queue)} in all: {folder}")
     show({n: compare(n, t) for n, t in tables.items() if n in published.NETWORKS}, tables)
+
+
+def _train(queue: Sequence[Trained], resources: Resources, progress: Progress) -> int:
+    """Do points in this order while there is time; returns how many."""
+    done = 0
+    for number, point in enumerate(queue):
+        if point.stored(resources) is None:
+            if _is_late(resources):
+                break
+            done += point.compute(resources, progress.of(number)) is not None
+        progress.over(number)
+    return done
+
+
+def _look_for_cuts(queue: Sequence[Trained], resources: Resources, progress: Progress) -> int:
+    """Find the networks that are cut, while there is time; returns how many.
+
+    Of each network, pruner and seed from the highest compression down to one that is not cut.
+    """
+    from analysis.resumable import UnlessCut
+
+    done, whole = 0, set()
+    downwards = sorted(enumerate(queue), key=lambda one: -one[1].experiment.compression)
+    for number, point in downwards:
+        of = (point.experiment.setup, point.experiment.pruning)
+        if isinstance(point, UnlessCut) and of not in whole:
+            if _is_late(resources):
+                break
+            new = point.cut.stored(resources) is None
+            if point.if_cut(resources, progress.of(number)) is None:
+                whole.add(of)
+            elif new:
+                done += 1
+        progress.over(number)
+    return done
+
+
+def _is_late(resources: Resources) -> bool:
+    """A second is not enough to begin anything."""
+    return resources.time_limit is not None and resources.time_limit() < 1
 
 
 def ordered(name: str, config: Config) -> list[Trained]:
@@ -107,6 +148,8 @@ def ordered(name: str, config: Config) -> list[Trained]:
     if config.epochs is not None:
         # Without drops of its own: the recipe's come after the same share of the epochs.
         changed["training"] = replace(preset.training, epochs=config.epochs)
+    if config.pruners and hasattr(preset, "pruners"):
+        changed["pruners"] = config.pruners
     points: list[Trained] = module.points(replace(preset, **changed))
     compressions = sorted({point.experiment.compression for point in points})
     rank = {compressions[place]: turn for turn, place in enumerate(bisecting(len(compressions)))}
