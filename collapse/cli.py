@@ -68,6 +68,7 @@ def run(
 def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
     """Call ``main`` and exit with what it returns, or with one line and a code where it raises."""
     keep_freed_memory()
+    share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no × shows a ?
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -103,6 +104,16 @@ def keep_freed_memory() -> None:
         for variable, (option, value) in _ALLOCATOR.items():
             if variable not in os.environ:
                 mallopt(option, value)
+
+
+def share_cores() -> None:
+    """Have OpenMP's threads sleep while they wait for each other, as torch is not yet imported.
+
+    By default they spin. Where another process has one of the cores, each of a search's many small
+    operations then waits until that core is free: four times as long (docs/performance.md).
+    ``OMP_WAIT_POLICY`` in the environment has the last word.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _fail(message: str) -> typing.NoReturn:

@@ -18,9 +18,9 @@ from collapse.scores import about
 # layers are far from empty, and float32 takes half the time.
 FLOAT64_ABOVE = 1000
 # Floating-point operations that a pruning by data may take in float64. That is 2 to 5 times as slow
-# on a CPU, some seconds here; in float32 the order of a sum, which hangs on the number of threads
-# and the processor, decides which of two near scores is the higher one.
-AFFORDABLE = 2.5e11
+# on a CPU, half a minute of one core here; in float32 the order of a sum, which hangs on the number
+# of threads and the processor, decides which of two near scores is the higher one.
+AFFORDABLE = 8e11
 
 
 def precision(
