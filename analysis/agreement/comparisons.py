@@ -91,12 +91,15 @@ def compare(name: str, ours: pd.DataFrame) -> Comparison:
 
 
 def _one_schedule(ours: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the longest schedule on the most images: others are other experiments."""
+    """Of each dataset the rows of the longest schedule on the most images.
+
+    Others are other experiments; datasets differ in both.
+    """
     if ours.empty:
         return ours
     for column in ("train_images", "epochs"):
         if column in ours:
-            ours = ours[ours[column] == ours[column].max()]
+            ours = ours[ours[column] == ours.groupby("dataset")[column].transform("max")]
     if "run" in ours and "epoch" in ours:
         last = ours.groupby("run")["epoch"].transform("max")
         ours = ours[last == last.max()]

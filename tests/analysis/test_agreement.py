@@ -304,6 +304,11 @@ def test_only_the_longest_schedule_is_compared() -> None:
     short = ours.assign(epochs=1, best_top1=1.0)
     found = compare("accuracy", pd.concat([short, ours, short]))
     assert found.points["within"].all()
+    # Datasets have schedules and sizes of their own.
+    several = _ours("grid").assign(finished=True)
+    several["epochs"] = several["dataset"].map({"tinyimagenet": 100}).fillna(160)
+    several["train_images"] = several["dataset"].map({"cifar10": 25_000}).fillna(50_000)
+    assert compare("grid", several).missing.empty
     epochs = _ours("dynamics").assign(run="long")
     cut = epochs[epochs["epoch"] < 20].assign(run="short", score_mean=1.0)
     assert compare("dynamics", pd.concat([cut, epochs])).points["within"].all()
