@@ -205,7 +205,7 @@ class UnlessCut(Trained):
         """Its row if its masks cut the network, which is found out if it is not known."""
         known = self.cut.stored(resources)
         if known is None:
-            known = self.cut.compute(resources, update)
+            known = self.cut.compute(resources, _words_alone(update, 0.0))
         return known if len(known) else None
 
 
@@ -261,6 +261,11 @@ def runner(points: Callable[[Any], Sequence[Point]], table: str) -> Callable[...
         return complete(points(config), table, resources)
 
     return run
+
+
+def _words_alone(update: Update, share: float) -> Update:
+    """For a look that is no part of the point's work: its share stays as it is."""
+    return lambda text, _: update(text, share)
 
 
 class Progress:

@@ -107,7 +107,7 @@ def keep_freed_memory() -> None:
 
 
 def share_cores() -> None:
-    """Have OpenMP's threads sleep while they wait for each other, as torch is not yet imported.
+    """Have OpenMP's threads sleep while they wait for each other; read when torch is imported.
 
     By default they spin. Where another process has one of the cores, each of a search's many small
     operations then waits until that core is free: four times as long (docs/performance.md).

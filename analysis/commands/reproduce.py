@@ -17,7 +17,7 @@ from collapse.files import check_writable
 from collapse.options import Count, Execution, Machine, shown
 
 if TYPE_CHECKING:
-    from analysis.resumable import Progress, Resources, Trained
+    from analysis.resumable import Progress, Resources, Trained, Update
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")
@@ -37,7 +37,7 @@ class Config(Machine):
         preset: paper, or laptop or smoke to try it.
         only_cut: train nothing, only find the networks that pruning has cut: their accuracy is the
             share of the commonest class (seconds a point, a CPU will do).
-        pruners: only these; all without it.
+        pruners: only these, in figures that have several; all without it.
         results: the folder that the tables are added to.
     """
 
@@ -77,11 +77,10 @@ def main(config: Config) -> None:
     )
     queue = list(_in_turn(points))
     with cli.progress(1.0, config.execution.quiet) as update:
-        progress = Progress(queue, update)
         if config.only_cut:
-            done = _look_for_cuts(queue, resources, progress)
+            done = _look_for_cuts(queue, resources, update)
         else:
-            done = _train(queue, resources, progress)
+            done = _train(queue, resources, Progress(queue, update))
     tables = {}
     for name, part in points.items():
         so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
@@ -105,7 +104,7 @@ def _train(queue: Sequence[Trained], resources: Resources, progress: Progress) -
     return done
 
 
-def _look_for_cuts(queue: Sequence[Trained], resources: Resources, progress: Progress) -> int:
+def _look_for_cuts(queue: Sequence[Trained], resources: Resources, update: Update) -> int:
     """Find the networks that are cut, while there is time; returns how many.
 
     Of each network, pruner and seed from the highest compression down to one that is not cut.
@@ -113,18 +112,18 @@ def _look_for_cuts(queue: Sequence[Trained], resources: Resources, progress: Pro
     from analysis.resumable import UnlessCut
 
     done, whole = 0, set()
-    downwards = sorted(enumerate(queue), key=lambda one: -one[1].experiment.compression)
-    for number, point in downwards:
+    downwards = sorted(queue, key=lambda point: -point.experiment.compression)
+    for number, point in enumerate(downwards):
+        update(point.about, number / len(queue))
         of = (point.experiment.setup, point.experiment.pruning)
         if isinstance(point, UnlessCut) and of not in whole:
             if _is_late(resources):
                 break
             new = point.cut.stored(resources) is None
-            if point.if_cut(resources, progress.of(number)) is None:
+            if point.if_cut(resources, lambda text, share: None) is None:
                 whole.add(of)
             elif new:
                 done += 1
-        progress.over(number)
     return done
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from analysis import experiments, results
 from analysis.commands import reproduce
-from analysis.resumable import UnlessCut
+from analysis.resumable import Resources, UnlessCut, Update
 from collapse import tables
 from collapse.data import load
 from collapse.errors import RequestError
@@ -139,10 +139,12 @@ def test_only_cut_networks(
     looked: list[tuple[str, int, float]] = []
     if_cut = UnlessCut.if_cut
 
-    def noted(point: UnlessCut, *rest: object) -> pd.DataFrame | None:
+    told: list[float] = []
+
+    def noted(point: UnlessCut, resources: Resources, update: Update) -> pd.DataFrame | None:
         options = point.experiment.pruning
         looked.append((options.pruner, options.seed, point.experiment.compression))
-        return if_cut(point, *rest)  # type: ignore[arg-type]
+        return if_cut(point, resources, lambda text, share: told.append(share))
 
     monkeypatch.setattr(UnlessCut, "if_cut", noted)
     reproduce.main(config)
@@ -160,6 +162,7 @@ def test_only_cut_networks(
         assert found[:-1] == pytest.approx(cut)
         assert found == sorted(found, reverse=True)
     assert len(table) > 3
+    assert set(told) == {0.0}  # to look is no training
     looked.clear()
     reproduce.main(config)
     assert "0 points done now" in capsys.readouterr().out
