@@ -77,6 +77,9 @@ CASES = {
     "synflow-vgg19-224": Case(
         "synflow", "vgg19", "imagenet_vgg", 1, iterations=10, compression=100**0.1, height=224
     ),
+    "synflow-resnet50-224": Case(
+        "synflow", "torchvision:resnet50", "imagenet_resnet", 1, iterations=100, height=224
+    ),
     "snip-vgg16_bn": Case("snip", "vgg16_bn", "lottery_vgg", 1000),
     "grasp-vgg16_bn": Case("grasp", "vgg16_bn", "lottery_vgg", 1000),
 }
@@ -138,7 +141,8 @@ def theirs(case: Case, checkout: Path) -> Side:
     data = batches(case)
 
     def prepare() -> nn.Module:
-        model: nn.Module = getattr(models, case.model)(case.shape, case.classes)
+        factory = getattr(models, case.model.removeprefix("torchvision:"))
+        model: nn.Module = factory(case.shape, case.classes)
         return model
 
     def work(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from collapse.options import Pruning
 from collapse.problem import Problem
 from collapse.pruning import precision as rules
 from collapse.pruning import prune
+from collapse.pruning.loop import begin
+from collapse.pruning.steps import Plain
 
 
 def _problem(samples_per_class: int = 1) -> Problem:
@@ -25,6 +28,17 @@ def _problem(samples_per_class: int = 1) -> Problem:
 
 def _dtype(problem: Problem, options: Pruning, keep: int | None = None) -> torch.dtype | None:
     return rules.precision(problem, options, 100_000, keep)
+
+
+def test_first_scores_are_shared_within_a_precision_only() -> None:
+    problem = Problem(build("fc"), load("digits").score_batches(1))
+    begun = begin(problem, Pruning("synflow"), problem.start())
+    for dtype in (torch.float32, torch.float64):
+        inputs = replace(begun.inputs, dtype=dtype)
+        engine = Plain(replace(begun, inputs=inputs))  # shares ``first``
+        next(iter(engine.steps([(0, 1000)])))
+        assert {score.dtype for score in engine.scores.values()} == {dtype}
+    assert len(begun.first) == 2
 
 
 def test_scores_of_data_are_in_float64_where_it_can_be_afforded(monkeypatch) -> None:
