@@ -225,13 +225,28 @@ def test_bfloat16_is_for_float32_networks(dtype: torch.dtype) -> None:
     assert all(b.dtype == dtype for b in model.buffers() if b.is_floating_point())
 
 
-def test_compiled_training_agrees_with_plain() -> None:
-    dataset = _drawn()
+@pytest.mark.parametrize(
+    "backend",
+    # What is compiled is the same graph; the compiler itself takes half a minute.
+    ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],
+)
+def test_compiled_training_agrees_with_plain(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, compile_ = _drawn(), torch.compile
+    modes: list[str] = []
+
+    def compile_by(network: nn.Module, mode: str) -> object:
+        modes.append(mode)
+        return compile_(network, backend=backend, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", compile_by)
     plain, compiled = _convolutions(), _convolutions()
     plain[3].p = compiled[3].p = 0.0  # the compiler draws dropout from another stream
     rows, _ = Trainer(plain, dataset, dataset, SETTINGS).epoch(0, 0)
     again, _ = Trainer(compiled, dataset, dataset, SETTINGS, compiled=True).epoch(0, 0)
     assert again[1]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-4)
+    assert modes == ["default"]  # of the compiled one alone
 
 
 # --- Recipes ----------------------------------------------------------------------------------
