@@ -1,6 +1,6 @@
 """The hot paths beside the naive way and beside the machine's limit, as ratios within one run.
 
-    uv run python benchmarks/hotpaths.py [--only selection scoring]
+    uv run python benchmarks/hotpaths.py [--only selection scoring checks]
 
 *Selection* of exactly k of N random scores beside ``torch.kthvalue``, ``torch.topk``,
 ``torch.sort`` and ``numpy.partition``, which give the threshold only: half of the scores removed,
@@ -9,6 +9,8 @@ on a copy of the network, and beside the least time that its operations (forward
 convolutions and matrix products, two a multiply-add) and bytes (each weight read twice, each score
 written and read once) would take at the speed that this machine reaches on large matrix products
 or convolutions, whichever is the faster, and arrays. Results are compared before they are timed.
+*Checks* beside what they check: the conservation ledger beside one plain pass, the weights that are
+alive and the search for the compression at which the network is cut beside one scoring.
 """
 
 from __future__ import annotations
@@ -30,10 +32,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse import masks as masking
-from collapse.models import build
+from collapse.connectivity import living
+from collapse.conservation import ledger
+from collapse.critical import critical_compression
+from collapse.flow import record
+from collapse.models import build, stand_ins
+from collapse.options import Pruning
 from collapse.scores import ScoreInputs, score
 
-Part = Literal["selection", "scoring"]
+Part = Literal["selection", "scoring", "checks"]
 SIZES = (15_000_000, 140_000_000)
 LAYER = 512 * 512 * 9  # the largest layer of most networks
 
@@ -47,7 +54,7 @@ class Config:
         repeats: of each, in turn; medians count.
     """
 
-    only: tuple[Part, ...] = ("selection", "scoring")
+    only: tuple[Part, ...] = ("selection", "scoring", "checks")
     repeats: int = 5
 
 
@@ -193,12 +200,55 @@ def scoring(repeats: int) -> None:
         )
 
 
+def checks(repeats: int) -> None:
+    """The ledger beside one plain pass; living weights and their search beside one scoring."""
+    print(f"\n{'checks':48s}{'ours':>9s}{'beside':>9s}{'ratio':>7s}")
+
+    def line(label: str, ours: float, beside: float) -> None:
+        print(f"{label:48s}{ours:8.3f}s{beside:8.3f}s{ours / beside:7.2f}", flush=True)
+
+    torch.manual_seed(0)
+    model = build("vgg19", input_shape=(3, 224, 224), classes=1000, init="kaiming").eval()
+    x, y = torch.randn(4, 3, 224, 224), torch.arange(4)
+
+    def one_pass() -> None:
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+
+    def checked() -> None:
+        trace = record(model, stand_ins(model), x, lambda out: F.cross_entropy(out, y))
+        assert len(ledger(trace))
+
+    spent = medians({"ours": checked, "plain": one_pass}, repeats)
+    line("ledger, one pass; vgg19, 4 × 224²", spent["ours"], spent["plain"])
+
+    model = build("vgg16_bn", classes=100, init="kaiming").eval()
+    batches = [(torch.randn(100, 3, 32, 32), torch.arange(100))]
+    draw = torch.Generator().manual_seed(0)
+    dense = masking.dense(model)
+    masks = {name: torch.rand(mask.shape, generator=draw) < 0.01 for name, mask in dense.items()}
+    for pruner in ("synflow", "snip"):
+        works: dict[str, Callable[[], Any]] = {
+            "scoring": partial(score, model, pruner, dense, ScoreInputs(batches, mode="eval")),
+            "living": partial(living, model, masks, batches[0][0][:1]),
+        }
+        for name, effective in (("search", True), ("without", False)):
+            options = Pruning(pruner, iterations=1)
+            works[name] = partial(
+                critical_compression, model, batches, options, effective=effective
+            )
+        spent = medians(works, repeats)
+        beside = f"one {pruner} scoring; vgg16_bn, 32²"
+        line(f"living, {beside}", spent["living"], spent["scoring"])
+        line(f"connected until, {beside}", spent["search"] - spent["without"], spent["scoring"])
+
+
 def main(config: Config) -> None:
     """Print the tables."""
     versions = f"torch {torch.__version__}, NumPy {np.__version__}, Python"
     print(f"{versions} {platform.python_version()}, {torch.get_num_threads()} threads")
     for part in config.only:
-        {"selection": selection, "scoring": scoring}[part](config.repeats)
+        {"selection": selection, "scoring": scoring, "checks": checks}[part](config.repeats)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collapse.flow.operations import Flow, Use
 
 Note = Callable[[Tensor, Tensor], None]
 
+_BLOCK = 2**18  # entries of a weight that are summed together
+
 
 class Tap(torch.autograd.Function):
     """The identity, which calls ``note(x, gradient)`` in the backward pass."""
@@ -96,16 +98,33 @@ def _note_parameter(
         use.along = float((to_float64(gradient) * direction).sum())
     if x.ndim < 2:
         use.gradient = to_float64(gradient.detach()).reshape(-1).cpu()
-    saliency = x * gradient
     if whole:
-        use.saliency = saliency.detach()
-    if saliency.ndim < 2:
-        units = to_float64(saliency).reshape(-1).cpu()
+        use.saliency = (x * gradient).detach()
+    if x.ndim < 2:
+        units = to_float64(x * gradient).reshape(-1).cpu()
         use.by_output = use.by_input = Flow(units, units.abs())
         return
-    rows, columns = unit_sums(saliency, **layout)
-    scale = to_float64(saliency.abs().sum()).reshape(1).cpu()
-    use.by_output, use.by_input = Flow(rows.cpu(), scale), Flow(columns.cpu(), scale)
+    by_output, by_input, scale = _saliency_sums(x, gradient, **layout)
+    scale = scale.reshape(1).cpu()
+    use.by_output, use.by_input = Flow(by_output.cpu(), scale), Flow(by_input.cpu(), scale)
+
+
+def _saliency_sums(
+    x: Tensor, gradient: Tensor, groups: int = 1, transposed: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``unit_sums`` of ``x ⊙ gradient``, and the sum of its absolute values.
+
+    In blocks that stay in the cache: a large layer's product takes as long to store as to compute.
+    """
+    step = max(1, _BLOCK * len(x) // max(1, x.numel())) if groups == 1 else max(1, len(x))
+    parts = []
+    for weights, gradients in zip(x.split(step), gradient.split(step), strict=True):
+        saliency = weights * gradients
+        parts.append((*unit_sums(saliency, groups), to_float64(saliency.abs().sum())))
+    rows, columns, scales = zip(*parts, strict=True)
+    sums = torch.cat(rows), torch.stack(columns).sum(0)
+    by_output, by_input = sums[::-1] if transposed else sums
+    return by_output, by_input, torch.stack(scales).sum()
 
 
 def unit_sums(values: Tensor, groups: int = 1, transposed: bool = False) -> tuple[Tensor, Tensor]:
