@@ -62,6 +62,7 @@ def test_trace_has_a_row_an_iteration_and_layer(mlp: nn.Module) -> None:
     result = prune(mlp, batches, Pruning(iterations=5), compression=8)
     trace = result.trace()
     assert len(trace) == 5 * 3
+    assert trace["layer_index"].tolist() == [1, 2, 3] * 5
     assert trace.groupby("iteration")["kept"].sum().tolist() == [s.kept for s in result.steps]
     ratio = trace["pruned_mass"] / trace["cut"]
     assert trace["prune_to_cut_ratio"].tolist() == pytest.approx(ratio.tolist())
