@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 
 from analysis.questions.features import TABLE, answer
 from collapse.plots import style
-from figures.intervals import INTERVALS, chosen, curves, title, zero_line
+from figures.intervals import INTERVALS, chosen, curves, zero_line
 from figures.plotting import plots
 
 PANELS = ("layer_index", "side")
-_UNITS = {"in": "over its inputs", "out": "over its outputs"}
+_UNITS = {"in": "inputs", "out": "outputs"}
 
 
 def message(table: pd.DataFrame) -> str:
@@ -34,7 +34,7 @@ def message(table: pd.DataFrame) -> str:
     one=("dataset", "layer_index", "side"),
     numbers=("seed", "compression", "width"),
     points=("width", "layer_index", "side"),
-    shown=f"{INTERVALS}; 0: each weight kept by the same chance",
+    shown=f"{INTERVALS}; unevenness over units, 0 if each weight is kept by the same chance",
 )
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Squared coefficient of variation of the weights that units keep, less that of chance.
@@ -45,6 +45,6 @@ def plot(rows: pd.DataFrame, ax: Axes) -> None:
     curves(found, ax, x="width")
     zero_line(ax)
     ax.set_xscale("log")
-    ax.set(xlabel="width", ylabel="unevenness beyond chance")
+    ax.set(xlabel="width", ylabel="unevenness")
     layer, side = rows["layer_index"].iloc[0], rows["side"].iloc[0]
-    title(found, ax, f"layer {layer}, {_UNITS.get(side, side)}")
+    ax.set_title(f"layer {layer}, {_UNITS.get(side, side)}")  # seeds are below

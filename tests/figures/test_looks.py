@@ -21,6 +21,7 @@ from tests.drawn_tables import (
     TABLES,
     accuracy_table,
     cuts_table,
+    features_table,
     layers_table,
 )
 
@@ -53,6 +54,12 @@ def _texts(figure: Figure) -> list[tuple[str, Bbox]]:
 @pytest.mark.parametrize("name", ["densities", "layer-scores", "iterations", "sanity", "cuts"])
 def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> None:
     _check_texts(panels(find(name), TABLES[name], size=size), size)
+
+
+@pytest.mark.parametrize("size", style.SIZES)
+def test_texts_of_four_panels_fit(size: style.Size) -> None:
+    table = features_table((1, 2), ("in", "out"))
+    _check_texts(panels(find("features"), table, size=size), size)
 
 
 def _check_texts(figure: Figure, size: style.Size) -> None:

@@ -230,9 +230,7 @@ def test_bfloat16_is_for_float32_networks(dtype: torch.dtype) -> None:
     # What is compiled is the same graph; the compiler itself takes half a minute.
     ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],
 )
-def test_compiled_training_agrees_with_plain(
-    backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_training_agrees_with_plain(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, compile_ = _drawn(), torch.compile
     modes: list[str] = []
 
