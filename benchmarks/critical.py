@@ -1,8 +1,9 @@
 """Time of each part of a critical-compression search, and of one iteration as networks grow.
 
-    uv run python benchmarks/critical.py [--device cuda]
+    uv run python benchmarks/critical.py [--device cuda] [--only commands search growth]
 
-Prints the seconds of each row of ``python -m collapse.critical --model vgg16``, and of one of the
+Prints the seconds of whole commands, start-up included; of each row of ``python -m
+collapse.critical --model vgg16``; and of one of the
 first iterations of a pruning to compression 100, on the way of which 4.5 % go: for VGG-16-BN of
 growing width, where a parameter is always as much work, and for networks of the paper.
 """
@@ -10,10 +11,14 @@ growing width, where a parameter is always as much work, and for networks of the
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -24,10 +29,16 @@ from collapse import masks as masking
 from collapse.critical import critical_compression
 from collapse.data import load
 from collapse.models import build
-from collapse.options import Pruning
+from collapse.options import PAPER_PRUNERS, Pruning
 from collapse.pruning import prune
-from collapse.scores import SCORES
 
+Part = Literal["commands", "search", "growth"]
+# What people type; of ResNet-50 what needs no data.
+COMMANDS = (
+    "--model vgg16",
+    "--model torchvision:resnet50 --dataset gaussian --input-shape 3 224 224 --classes 1000 "
+    "--pruners random magnitude synflow",
+)
 # Widths of 1 to 150 million parameters.
 WIDTHS = (0.26, 0.5, 1.0, 1.75, 3.2)
 # Iterations whose cost is taken together, beyond one that prepares.
@@ -39,10 +50,12 @@ class Config:
     """Time a search and its iterations.
 
     Attributes:
-        repeats: of each iteration's time; the median counts.
+        only: some of the parts.
+        repeats: of each command's and iteration's time; the median counts.
         device: where to run.
     """
 
+    only: tuple[Part, ...] = ("commands", "search", "growth")
     repeats: int = 3
     device: str = "cpu"
 
@@ -56,6 +69,30 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def commands(config: Config) -> None:
+    """Whole processes."""
+    print(f"\npython -m collapse.critical … --quiet (medians of {config.repeats})")
+    for options in COMMANDS:
+        words = [*options.split(), "--device", config.device, "--quiet"]
+
+        def once(words: list[str] = words) -> tuple[float, float]:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall = seconds(
+                lambda: subprocess.run(
+                    [sys.executable, "-m", "collapse.critical", *words],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            return wall, used
+
+        walls, used = zip(*(once() for _ in range(config.repeats)), strict=True)
+        wall, processor = statistics.median(walls), statistics.median(used)
+        print(f"  {options}\n  {wall:24.1f} s, {processor:.1f} of processor time", flush=True)
+
+
 def search(device: str) -> None:
     """The rows of the command."""
     print("\npython -m collapse.critical --model vgg16, part by part")
@@ -64,7 +101,7 @@ def search(device: str) -> None:
     model = build("vgg16").to(device)
     batches = [(x.to(device), y.to(device)) for x, y in dataset.score_batches()]
     print(f"  {'model and data':24s}{time.perf_counter() - start:8.2f} s")
-    plans = [*(Pruning(pruner=name) for name in SCORES), Pruning(schedule="certified")]
+    plans = [*(Pruning(pruner=name) for name in PAPER_PRUNERS), Pruning(schedule="certified")]
     for plan in plans:
         spent = seconds(lambda plan=plan: critical_compression(model, batches, plan))
         label = plan.pruner + (" certified" if plan.schedule == "certified" else "")
@@ -122,8 +159,12 @@ def main(config: Config) -> None:
         f"torch {torch.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} threads, {platform.machine()}"
     )
-    search(config.device)
-    growth(config)
+    if "commands" in config.only:
+        commands(config)
+    if "search" in config.only:
+        search(config.device)
+    if "growth" in config.only:
+        growth(config)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ class LiveBlocks(Plain):
 
     def score(self, iteration: int) -> Scores:
         scores = super().score(iteration)
-        if self.masks is self.start.masks:  # these may be looked up again: write no more into them
-            self._products.clear()
+        if self.masks is self.start.masks and self.start.first is not None:
+            self._products.clear()  # these may be looked up again: write no more into them
         return scores
 
     def compute(self, inputs: ScoreInputs) -> Scores:

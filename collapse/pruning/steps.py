@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -27,7 +27,8 @@ class Start:
         masks: the survivors.
         inputs: of the scores, but for the iteration.
         first: the scores of the first iteration, which do not depend on how many are to be kept:
-            looked up here, or added. Share it among prunings that differ in that number only.
+            looked up here, or added. Share it among prunings that differ in that number only;
+            without it no scores outlive their iteration.
         shares: how many of each layer for a number to keep in all, where an allocation says so.
     """
 
@@ -35,7 +36,7 @@ class Start:
     options: Pruning
     masks: Masks
     inputs: ScoreInputs
-    first: dict[tuple[int, torch.dtype | None], Scores] = field(default_factory=dict)
+    first: dict[tuple[int, torch.dtype | None], Scores] | None = None
     shares: Callable[[int], Mapping[str, int]] | None = None
 
     def scope(self, keep: int) -> Scope | Mapping[str, int]:
@@ -67,6 +68,8 @@ class Plain:
         inputs = replace(self.start.inputs, iteration=iteration)
         if self.masks is not self.start.masks:
             return self.compute(inputs)
+        if self.start.first is None:
+            return _some(self.compute(inputs), self.start)
         known, key = self.start.first, (iteration, inputs.dtype)
         if key not in known:
             known[key] = _some(self.compute(inputs), self.start)
