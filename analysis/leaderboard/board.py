@@ -82,7 +82,7 @@ PRESETS = {
             "MobileNetV2/4": _narrow("mobilenetv2"),
             "ViT-4": _narrow("vit"),
         },
-        Setup("conv", init="xavier"),
+        Setup("conv", init="xavier", samples_per_class=2),
         accuracy.QUICK,
         tolerance=0.2,
         most=10,
