@@ -51,7 +51,7 @@ class Board:
         compressions: at which accuracy is measured.
         seeds: of accuracy; all else is of the first.
         tolerance: of the critical compression of iterative pruners.
-        most: iterations that a pruner takes at most in these searches.
+        most: iterations that a pruner takes at most, in these searches and before training.
     """
 
     networks: dict[str, Setup]
@@ -189,7 +189,7 @@ def _small(config: Board) -> str:
 
 
 def _experiment(config: Board, pruner: str, compression: float, seed: int) -> Experiment:
-    options, once = Pruning(pruner, seed=seed), Rewinding(levels=0)
+    options, once = _options(config, pruner, seed), Rewinding(levels=0)
     return Experiment(config.trained, options, config.training, once, compression)
 
 

@@ -46,8 +46,10 @@ def shares(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(len(networks)), networks, rotation=20, ha="right")
     ax.set_yticks(range(len(pruners)), [style.name(pruner) for pruner in pruners])
     ax.grid(visible=False)
-    best = np.nanargmax(grid[:, ~np.isnan(grid).all(axis=0)], axis=0)
-    wins = [f"{style.name(pruners[row])} {(best == row).sum()}" for row in dict.fromkeys(best)]
+    among = grid[:, ~np.isnan(grid).all(axis=0)]
+    furthest = (among >= np.nanmax(among, axis=0) - 1e-9).sum(axis=1)  # with those that tie
+    pairs = zip(pruners, furthest, strict=True)
+    wins = [f"{style.name(pruner)} {count}" for pruner, count in pairs if count]
     ax.set_title(
         f"Goes furthest on so many of {len(networks)} networks: {', '.join(wins)}\n"
         "Critical compression; yellow: the maximum, one parameter a layer"

@@ -116,6 +116,15 @@ def test_the_figure_says_who_failed(table: pd.DataFrame) -> None:
         shares(table[table["problem"].notna()])
 
 
+def test_the_figure_counts_those_that_tie() -> None:
+    critical = {"lamp": 100.0, "phew": 100.0, "snip": 10.0}
+    numbers = {"network": "net", "weights": "random", "maximal_compression": 100.0}
+    rows = [{"pruner": p, "critical_compression": c, **numbers} for p, c in critical.items()]
+    assert shares(pd.DataFrame(rows)).get_title(loc="left").splitlines()[0] == (
+        "Goes furthest on so many of 1 networks: LAMP 1, PHEW 1"
+    )
+
+
 def test_every_registered_pruner_is_on_the_board() -> None:
     assert set(SCORES) == set(registered())
     with pytest.raises(RequestError, match="--add: expected pruners that are not on the board"):
