@@ -231,6 +231,7 @@ def test_bfloat16_is_for_float32_networks(dtype: torch.dtype) -> None:
     ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],
 )
 def test_compiled_training_agrees_with_plain(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()  # after many networks of this process it compiles no more
     dataset, compile_ = _drawn(), torch.compile
     modes: list[str] = []
 
