@@ -118,7 +118,8 @@ def _saliency_sums(
     """
     step = max(1, _BLOCK * len(x) // max(1, x.numel())) if groups == 1 else max(1, len(x))
     parts = []
-    for weights, gradients in zip(x.split(step), gradient.split(step), strict=True):
+    pairs = zip(torch.split(x, step), torch.split(gradient, step), strict=True)
+    for weights, gradients in pairs:
         saliency = weights * gradients
         parts.append((*unit_sums(saliency, groups), to_float64(saliency.abs().sum())))
     rows, columns, scales = zip(*parts, strict=True)
