@@ -98,10 +98,12 @@ def _note_parameter(
         use.along = float((to_float64(gradient) * direction).sum())
     if x.ndim < 2:
         use.gradient = to_float64(gradient.detach()).reshape(-1).cpu()
+    if whole or x.ndim < 2:  # else it is made block by block
+        saliency = x * gradient
     if whole:
-        use.saliency = (x * gradient).detach()
+        use.saliency = saliency.detach()
     if x.ndim < 2:
-        units = to_float64(x * gradient).reshape(-1).cpu()
+        units = to_float64(saliency).reshape(-1).cpu()
         use.by_output = use.by_input = Flow(units, units.abs())
         return
     by_output, by_input, scale = _saliency_sums(x, gradient, **layout)

@@ -68,9 +68,8 @@ class Plain:
         inputs = replace(self.start.inputs, iteration=iteration)
         if self.masks is not self.start.masks:
             return self.compute(inputs)
-        if self.start.first is None:
-            return _some(self.compute(inputs), self.start)
-        known, key = self.start.first, (iteration, inputs.dtype)
+        first = self.start.first
+        known, key = {} if first is None else first, (iteration, inputs.dtype)
         if key not in known:
             known[key] = _some(self.compute(inputs), self.start)
         return known[key]
