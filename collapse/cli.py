@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a check failed, 2 the request was wrong, 130 interrupted.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import io
 import os
@@ -34,6 +33,7 @@ from rich.table import Table
 import collapse
 from collapse.errors import RequestError, first_line, unknown
 from collapse.files import PLOT_SUFFIXES, TABLE_SUFFIXES, check_distinct, check_writable
+from collapse.processes import keep_freed_memory, share_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +42,6 @@ Config = TypeVar("Config")
 PIPED = 100  # columns of a table that goes to a file or a pipe
 A_LINE_EVERY = 60.0  # seconds, of progress in a log
 GAP = 2  # blanks between columns, and before the first
-# Of glibc's malloc.h: mallopt's number of each option, and the value that it gets here.
-_ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never give back the end of the heap
-    "MALLOC_MMAP_THRESHOLD_": (-3, 2**25),  # only blocks above 32 MiB do not come from there
-}
 
 
 def run(
@@ -89,31 +84,6 @@ def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for the next tensor, for the rest of this process.
-
-    By default glibc returns a large block to the system as soon as it is freed, and the system
-    clears every page of the next one: a tenth to a fifth of the time of training or pruning on a
-    CPU (docs/performance.md). Does nothing with another C library, or where the environment says
-    what malloc should do.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for variable, (option, value) in _ALLOCATOR.items():
-            if variable not in os.environ:
-                mallopt(option, value)
-
-
-def share_cores() -> None:
-    """Have OpenMP's threads sleep while they wait for each other; read when torch is imported.
-
-    By default they spin. Where another process has one of the cores, each of a search's many small
-    operations then waits until that core is free: four times as long (docs/performance.md).
-    ``OMP_WAIT_POLICY`` in the environment has the last word.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _fail(message: str) -> typing.NoReturn:

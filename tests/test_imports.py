@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # An import points to the left. A room is a file or a folder of its package.
 ORDER = {
-    "collapse": "errors seeding devices options files schedules tables cli plots | models data | "
-    "masks scores connectivity flow | problem pruning conservation train | "
+    "collapse": "errors seeding devices options files processes schedules tables cli plots | "
+    "models data | masks scores connectivity flow | problem pruning conservation train | "
     "critical imp testing doctor | runs | commands",
     "analysis": "questions published agreement shown | sweeps resumable processes | experiments | "
     "results report leaderboard | commands",

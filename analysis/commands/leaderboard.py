@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ class Config(Runs, Quiet):
         preset: laptop (networks an eighth as wide, minutes on two cores), full (whole ones on
             CIFAR-10, hours), or smoke (seconds, to try it).
         data_root: where the data lies, for full.
+        jobs: processes that cells and trainings are shared out to.
         out: the page (.html).
         table: write the table (.parquet, .csv, .json).
         plot: draw critical compressions as shares of the maximum (.pdf, .svg, .png).
@@ -35,6 +37,7 @@ class Config(Runs, Quiet):
     add: Annotated[tuple[str, ...], shown("MODULE:FUNCTION ...", "none")] = ()
     preset: Literal["laptop", "full", "smoke"] = "laptop"
     data_root: DataRoot = None
+    jobs: Annotated[int | None, shown("N", "2, or 1 on a GPU")] = None
     out: Annotated[Path, shown("FILE")] = Path("leaderboard.html")
     table: File = None
     plot: File = None
@@ -52,6 +55,8 @@ def main(config: Config) -> int:
     from analysis.leaderboard import PRESETS, TABLE, board, page, registered
     from analysis.resumable import Resources
     from collapse import tables
+    from collapse.problem import choose_device
+    from collapse.processes import jobs_of
 
     preset = PRESETS[config.preset]
     preset = replace(
@@ -62,7 +67,9 @@ def main(config: Config) -> int:
     pruners = (*(config.pruners or registered()), *config.add)
     if len(set(pruners)) < len(pruners):
         raise RequestError("--add: expected pruners that are not on the board already")
-    frame = board(preset, pruners, Resources(Execution(config.runs, quiet=config.quiet)))
+    seconds = 0 if config.preset == "smoke" else math.inf
+    jobs = jobs_of(config.jobs, choose_device("auto"), seconds)
+    frame = board(preset, pruners, Resources(Execution(config.runs, quiet=config.quiet)), jobs)
     outputs.write(TABLE, frame)
     with atomic(config.out) as temporary:
         temporary.write_text(page(frame, tables.provenance(TABLE, "cpu")), encoding="utf-8")

@@ -15,7 +15,7 @@ from analysis.experiments.cost import peak
 from analysis.experiments.shared import measured, needs_labels, network
 from analysis.experiments.study import outcome
 from analysis.questions import statistics
-from analysis.resumable import After, Measured, Point, Resources, complete
+from analysis.resumable import After, Measured, Point, Resources, Update, complete
 from collapse import cli, critical, tables
 from collapse import masks as masking
 from collapse.conservation import audit
@@ -23,6 +23,7 @@ from collapse.errors import RequestError, first_line
 from collapse.models import taken
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.problem import Problem
+from collapse.processes import shared_out
 from collapse.pruning import Step, iterations_of, prune
 from collapse.runs import Experiment, Run
 from collapse.scores import SCORES
@@ -119,9 +120,15 @@ def registered() -> tuple[str, ...]:
 
 
 def board(
-    config: Board, pruners: Sequence[str], resources: Resources | None = None
+    config: Board, pruners: Sequence[str], resources: Resources | None = None, jobs: int = 1
 ) -> pd.DataFrame:
     """The ``leaderboard`` table; what is done is not done again.
+
+    Args:
+        config: what is compared.
+        pruners: registered names, or ``package.module:function``.
+        resources: folder of runs and progress.
+        jobs: processes that cells and trainings are shared out to.
 
     Beside the declared columns stand ``top1_X``, ``top1_X_low`` and ``top1_X_high`` for each
     compression ``X``, in the rows of the small network before training.
@@ -134,11 +141,10 @@ def board(
     names = list(dict.fromkeys(pruners))
     cells, runs = _cells(config, names), _runs(config, names)
     quiet = replace(resources, execution=replace(resources.execution, quiet=True))
-    rows: list[pd.DataFrame] = []
-    with cli.progress(len(cells) + len(runs), resources.execution.quiet) as update:
-        for number, (point, _) in enumerate([*((cell, {}) for cell in cells), *runs]):
-            update(point.about, number)
-            rows.append(_one(point, quiet))
+    numbers = range(len(cells) + len(runs))
+    with cli.progress(1, resources.execution.quiet) as update:
+        work = partial(_numbered, config, tuple(names), quiet)
+        rows = shared_out(work, numbers, [1.0] * len(numbers), jobs, update)
     collapse = [frame.astype(object) for frame in rows[: len(cells)]]
     table = pd.concat(collapse, ignore_index=True)
     # A run has a row for each of its layers; the accuracy is the same in all.
@@ -147,6 +153,17 @@ def board(
     columns = list(tables.COLUMNS[TABLE])
     more = [name for name in table.columns if name.startswith("top1_")]
     return table.reindex(columns=[*columns, *more]).infer_objects()
+
+
+def _numbered(
+    config: Board, pruners: tuple[str, ...], resources: Resources, number: int, watch: Update
+) -> pd.DataFrame:
+    """A cell or a training by its number: the points themselves cannot be pickled."""
+    point = [*_cells(config, pruners), *(run for run, _ in _runs(config, pruners))][number]
+    watch(point.about, 0.0)
+    frame = _one(point, resources)
+    watch(point.about, 1.0)
+    return frame
 
 
 def _cells(config: Board, pruners: Sequence[str]) -> list[Point]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,9 +28,12 @@ from collapse.options import (
     check_seed,
     shown,
 )
+from collapse.processes import jobs_of, shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from collapse.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Config(Scoring):
             share of the compression; 0 finds the exact number.
         seeds: of initialisation, samples and random scores; one set of rows each.
         effective: also find the effective critical compression (dead weights not counted).
+        jobs: processes that the rows are shared out to; each of them holds the network.
         out: write the table (.parquet, .csv, .json).
         layers: write the per-layer densities around the collapse (.parquet, .csv, .json).
         plot: draw compression bars with the maximum as a dashed line (.pdf, .svg, .png).
@@ -73,6 +78,7 @@ class Config(Scoring):
     tolerance: float = 0.0
     seeds: tuple[int, ...] = (0,)
     effective: bool = True
+    jobs: Annotated[int | None, shown("N", "2 where it pays, 1 on a GPU")] = None
     out: File = None
     layers: File = None
     plot: File = None
@@ -84,53 +90,25 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    from collapse.critical import expected, frame_of, measure
-    from collapse.problem import check_loss, check_mode, prepare
-    from collapse.scores import load_pruner, needs_labels
+    from collapse.critical import expected, frame_of, one_pass
+    from collapse.problem import check_loss, check_mode
+    from collapse.scores import load_pruner
 
-    pruners = tuple(dict.fromkeys(pruner for plan in plans for pruner in plan.pruners))
-    for pruner in pruners:
+    for pruner in config.pruners:
         load_pruner(pruner)
-    check_mode(config.mode, *pruners)
-    check_loss(config.loss, *pruners)
-    rows: list[dict[str, Any]] = []
-    layer_rows: list[dict[str, Any]] = []
-    notes: list[str] = []
-    device = ""
-    costs: list[float] = []
-
-    def watch(pruner: str, place: tuple[int, int], text: str, share: float) -> None:
-        done = sum(costs[: place[1]]) + share * costs[place[1]]
-        update(f"{pruner}: {text}", (place[0] + done / sum(costs)) / len(config.seeds))
-
+    check_mode(config.mode, *config.pruners)
+    check_loss(config.loss, *config.pruners)
+    _problem.cache_clear()
+    problem = _problem(config, config.seeds[0])
+    device = str(problem.device)
+    tasks = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
+    costs = [expected(problem, task, config.scan) for task in tasks]
+    jobs = jobs_of(config.jobs, device, sum(costs) * one_pass(problem))
     with cli.progress(1, config.quiet) as update:
-        for round_, seed in enumerate(config.seeds):
-            labelled = any(needs_labels(pruner) for plan in plans for pruner in plan.pruners)
-            prepared = prepare(config.setup, seed, labelled=labelled, loss=config.loss)
-            device = str(prepared.device)
-            costs = [expected(prepared, plan, config.scan) for plan in plans]
-            for place, plan in enumerate(plans):
-                watch(plan.pruner, (round_, place), "scoring", 0.0)
-                try:
-                    row, more = measure(
-                        config.setup,
-                        prepared,
-                        replace(plan, seed=seed),
-                        scan=config.scan,
-                        tolerance=config.tolerance,
-                        effective=config.effective,
-                        watch=partial(watch, plan.pruner, (round_, place)),
-                    )
-                except RequestError as error:
-                    if plan is not _EXTRA or not rows:
-                        raise
-                    notes.append(f"no row for the certified schedule: {error}")
-                    continue
-                rows.append(row)
-                layer_rows.extend(more)
-                zero = prepared.all_zero(*filter(None, [row["first_collapsed_layer"]]))
-                found = (zero, *prepared.notes)
-                notes += [note for note in found if note and note not in notes]
+        found = shared_out(partial(_measured, config), tasks, costs, jobs, update)
+    rows = [row for row, _, _ in found if row is not None]
+    layer_rows = [layer for _, layers, _ in found for layer in layers]
+    notes = list(dict.fromkeys(note for _, _, said in found for note in said))
 
     import pandas as pd
 
@@ -146,6 +124,42 @@ def main(config: Config) -> None:
 
 # The row that nobody asked for: if the network does not take it, the others still stand.
 _EXTRA = Pruning(pruner="synflow", schedule="certified")
+
+
+@functools.lru_cache(maxsize=3)  # a network each
+def _problem(config: Config, seed: int) -> Problem:
+    """The network of a seed and its batches, for all rows of it that this process does."""
+    from collapse.problem import prepare
+    from collapse.scores import needs_labels
+
+    labelled = any(needs_labels(pruner) for pruner in config.pruners)
+    return prepare(config.setup, seed, labelled=labelled, loss=config.loss)
+
+
+def _measured(
+    config: Config, plan: Pruning, watch: Callable[[str, float], None]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]], list[str]]:
+    """One row of the table, its rows of the layers' table, and what there is to say of it."""
+    from collapse.critical import measure
+
+    problem = _problem(config, plan.seed)
+    watch(f"{plan.pruner}: scoring", 0.0)
+    try:
+        row, layers = measure(
+            config.setup,
+            problem,
+            plan,
+            scan=config.scan,
+            tolerance=config.tolerance,
+            effective=config.effective,
+            watch=lambda text, share: watch(f"{plan.pruner}: {text}", share),
+        )
+    except RequestError as error:
+        if config.schedule is not None or plan.schedule != _EXTRA.schedule:
+            raise
+        return None, [], [f"no row for the certified schedule: {error}"]
+    zero = problem.all_zero(*filter(None, [row["first_collapsed_layer"]]))
+    return row, layers, [note for note in (zero, *problem.notes) if note]
 
 
 def _plans(config: Config) -> list[Pruning]:

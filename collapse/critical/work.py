@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
+from contextlib import suppress
 
-from collapse.models import samples
+import torch
+
+from collapse.errors import RequestError
+from collapse.models import call, samples, stand_ins, taken, untouched
 from collapse.options import Pruning
 from collapse.problem import Problem
 from collapse.pruning import iterations_of
@@ -42,3 +47,17 @@ def expected(problem: Problem, options: Pruning, scan: int) -> float:
     prunings = 1 if certified else 1 + scan
     in_each = _CERTIFIED_STEPS if certified else iterations / depth
     return prunings * 2 * scoring * in_each * towards(math.exp(-depth)) + _CONNECTIVITY
+
+
+def one_pass(problem: Problem) -> float:
+    """Seconds of one sample's forward pass: of the second one, which has nothing to set up."""
+    model, one = problem.model, taken(problem.example, slice(0, 1))
+    spent = 0.0
+    # A forward that fails is met again by scoring, which says so.
+    with untouched(model, "eval"), torch.no_grad(), suppress(RequestError):
+        tensors = stand_ins(model)
+        for _ in range(2):
+            start = time.perf_counter()
+            call(model, tensors, one, "all")
+            spent = time.perf_counter() - start
+    return spent

@@ -88,6 +88,15 @@ def test_what_is_done_is_not_done_again(
     assert cli.rows_of(resumed) == before
 
 
+def test_cells_are_the_same_from_several_processes(tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        own = Resources(Execution(runs=tmp_path / str(jobs), quiet=True))
+        found.append(board(PRESETS["smoke"], ("magnitude", "snip", "lamp"), own, jobs))
+    one, several = (frame.drop(columns=["seconds", "peak_bytes"]) for frame in found)
+    pd.testing.assert_frame_equal(one, several)
+
+
 def test_the_page_holds_every_row_and_loads_nothing(table: pd.DataFrame) -> None:
     named = table.assign(pruner=table["pruner"].replace("broken", "<script>"))
     text = page(named, tables.provenance(TABLE, "cpu"))

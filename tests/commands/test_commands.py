@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -48,6 +49,27 @@ def test_critical_prints_a_row_a_pruner_and_seed(whole_run: tuple[str, Path]) ->
     assert f"{192 * 100 + 4 * 100 * 100 + 400:,} parameters in 6 layers" in out
     for pruner, rows in {"random": 2, "magnitude": 2, "snip": 2, "grasp": 2, "synflow": 4}.items():
         assert sum(line.split()[:1] == [pruner] for line in out.splitlines()) == rows
+
+
+def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> None:
+    """Here and elsewhere: of the network of each seed, in the order that was asked for."""
+    found = []
+    for jobs in (1, 2):
+        out, layers = tmp_path / f"{jobs}.parquet", tmp_path / f"{jobs}-layers.parquet"
+        words = f"{SMALL} --pruners snip synflow random --seeds 0 1 --jobs {jobs} --quiet"
+        code, printed, err = run(critical, f"{words} --out {out} --layers {layers}")
+        assert (code, err) == (0, "")
+        rows = tables.read(out, "critical")[0].drop(columns="seconds")
+        found.append((printed, rows, tables.read(layers, "layers")[0]))
+    (one, rows, layers), (several, others, their_layers) = found
+    assert one == several
+    pd.testing.assert_frame_equal(rows, others)
+    pd.testing.assert_frame_equal(layers, their_layers)
+
+
+def test_no_processes(run: Run) -> None:
+    code, _, err = run(critical, f"{SMALL} --jobs 0")
+    assert (code, err) == (2, "error: --jobs: expected at least 1, got 0\n")
 
 
 def test_critical_table_has_the_contracts_columns_and_values(whole_run: tuple[str, Path]) -> None:

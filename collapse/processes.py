@@ -1,0 +1,249 @@
+"""Processes of a command: what each does for speed, and how several share independent tasks.
+
+A row of a table is many small operations, which two threads do hardly faster than one: two rows at
+once, with a thread each, take half of the time of one after the other (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from collapse.errors import RequestError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+# Told what is going on in a task, and which share of it is done.
+Watch = Callable[[str, float], None]
+
+# Processes without --jobs, because each of them holds the network.
+JOBS = 2
+# Seconds: about what a new process takes to import torch and to build a network.
+WORTH_A_PROCESS = 5.0
+LEAVING = 5.0  # seconds that another process has to end in
+# Of glibc's malloc.h: mallopt's number of each option, and the value that it gets here.
+_ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never give back the end of the heap
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2**25),  # only blocks above 32 MiB do not come from there
+}
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next tensor, for the rest of this process.
+
+    By default glibc returns a large block to the system as soon as it is freed, and the system
+    clears every page of the next one: a tenth to a fifth of the time of training or pruning on a
+    CPU (docs/performance.md). Does nothing with another C library, or where the environment says
+    what malloc should do.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for variable, (option, value) in _ALLOCATOR.items():
+            if variable not in os.environ:
+                mallopt(option, value)
+
+
+def share_cores() -> None:
+    """Have OpenMP's threads sleep while they wait for each other; read when torch is imported.
+
+    By default they spin. Where another process has one of the cores, each of a search's many small
+    operations then waits until that core is free: four times as long (docs/performance.md).
+    ``OMP_WAIT_POLICY`` in the environment has the last word.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def jobs_of(asked: int | None, device: object, seconds: float) -> int:
+    """How many processes to use for work of so many seconds, about.
+
+    Without a wish: as many as there are threads, ``JOBS`` at most; one on a GPU, which tasks would
+    only share, and where starting another takes as long as the work.
+
+    Raises:
+        RequestError: fewer than one is asked for.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise RequestError(f"--jobs: expected at least 1, got {asked}")
+        return asked
+    import torch
+
+    if str(device) != "cpu" or seconds < WORTH_A_PROCESS:
+        return 1
+    return min(JOBS, torch.get_num_threads())
+
+
+def shared_out(
+    work: Callable[[Task, Watch], Answer],
+    tasks: Sequence[Task],
+    costs: Sequence[float],
+    jobs: int,
+    update: Watch,
+) -> list[Answer]:
+    """Do every task in up to ``jobs`` processes, this one among them.
+
+    A task whose process is killed is done again in this one. The first error ends all work, and is
+    raised.
+
+    Args:
+        work: does a task. With several processes it, the tasks and the answers are pickled, and a
+            task must not depend on another.
+        tasks: begun in this order by one process, the most expensive first by several.
+        costs: of each task, about, in any unit: the bar is in proportion.
+        jobs: 1 or more. Each process computes with its part of the threads.
+        update: told what is going on, and which share of everything is done.
+
+    Returns:
+        The answers, in the order of the tasks.
+
+    Example:
+        >>> shared_out(lambda task, watch: task**2, [3, 4], [1, 1], 1, lambda text, share: None)
+        [9, 16]
+    """
+    shares = [0.0] * len(tasks)
+
+    def watch(number: int, text: str, share: float) -> None:
+        shares[number] = share
+        done = sum(cost * part for cost, part in zip(costs, shares, strict=True))
+        update(text, done / sum(costs))
+
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        return [work(task, partial(watch, number)) for number, task in enumerate(tasks)]
+    left = deque(sorted(range(len(tasks)), key=lambda number: -costs[number]))
+    answers: dict[int, Any] = {}
+
+    def begin() -> int | None:
+        with contextlib.suppress(IndexError):
+            return left.popleft()
+        return None
+
+    def finish(number: int, answer: object) -> None:
+        answers[number] = answer
+        if isinstance(answer, Exception):
+            left.clear()
+
+    def serve(line: Connection) -> None:
+        """Hand tasks to another process, for as long as there are any and it lives."""
+        while (number := begin()) is not None:
+            try:
+                line.send(tasks[number])
+                while len(message := line.recv()) > 1:
+                    watch(number, *message)
+                finish(number, *message)
+            except Exception as error:  # it was killed, or its answer cannot be pickled
+                left.appendleft(number)
+                print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
+                return
+        line.close()
+
+    def help_out(number: int | None) -> None:
+        while number is not None:
+            try:
+                finish(number, work(tasks[number], partial(watch, number)))
+            except Exception as error:
+                finish(number, error)
+            number = begin()
+
+    longest = begin()  # here: others have to start first
+    with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
+        serving = [threading.Thread(target=serve, args=(line,), daemon=True) for line in lines]
+        for thread in serving:
+            thread.start()
+        help_out(longest)
+        for thread in serving:
+            thread.join()
+    help_out(begin())  # what a killed process had begun
+    for answer in answers.values():
+        if isinstance(answer, Exception):
+            raise answer
+    return [answers[number] for number in range(len(tasks))]
+
+
+@contextlib.contextmanager
+def _threads(jobs: int) -> Iterator[int]:
+    """Compute with this process's part of the threads, and say how many these are."""
+    import torch
+
+    before = torch.get_num_threads()
+    threads = max(1, before // jobs)
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _others(
+    count: int, work: Callable[[Any, Watch], Any], threads: int
+) -> Iterator[list[Connection]]:
+    """Processes that work, and a line to each; they end with the block, however it ends."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")  # a fork has no threads, but their locks
+    lines, processes = [], []
+    try:
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(there, work, threads))
+            process.start()
+            there.close()  # so that its end is seen
+            lines.append(here)
+            processes.append(process)
+        yield lines
+        for process in processes:
+            process.join(LEAVING)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(LEAVING)
+            process.kill()
+
+
+def _work(line: Connection, work: Callable[[Any, Watch], Any], threads: int) -> None:
+    """Another process: do what comes over the line until that is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever shares out ends this process, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is open is closed
+
+    from multiprocessing import parent_process
+
+    threading.Thread(target=_leave_with, args=(parent_process(),), daemon=True).start()
+    keep_freed_memory()
+
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def watch(text: str, share: float) -> None:
+        line.send((text, share))
+
+    with contextlib.suppress(Exception):  # the line is closed, or an answer cannot be pickled
+        while True:
+            task = line.recv()
+            try:
+                answer = work(task, watch)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = error
+            line.send((answer,))
+
+
+def _leave_with(parent: BaseProcess) -> None:
+    """Whatever killed it: nobody waits for what this process is at."""
+    parent.join()
+    os._exit(1)
