@@ -199,8 +199,9 @@ def _others(
     try:
         for _ in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, work, threads))
-            process.start()
+            process = context.Process(target=_work, args=(there, work))
+            with _environment(OMP_NUM_THREADS=str(threads)):
+                process.start()
             there.close()  # so that its end is seen
             lines.append(here)
             processes.append(process)
@@ -215,7 +216,21 @@ def _others(
             process.kill()
 
 
-def _work(line: Connection, work: Callable[[Any, Watch], Any], threads: int) -> None:
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Of a process that is started in this block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _work(line: Connection, work: Callable[[Any, Watch], Any]) -> None:
     """Another process: do what comes over the line until that is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever shares out ends this process, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is open is closed
@@ -224,10 +239,6 @@ def _work(line: Connection, work: Callable[[Any, Watch], Any], threads: int) -> 
 
     threading.Thread(target=_leave_with, args=(parent_process(),), daemon=True).start()
     keep_freed_memory()
-
-    import torch
-
-    torch.set_num_threads(threads)
 
     def watch(text: str, share: float) -> None:
         line.send((text, share))

@@ -16,67 +16,40 @@ import torch
 
 from collapse.errors import RequestError
 from collapse.processes import jobs_of, shared_out
-
-Watch = Callable[[str, float], None]
-
-
-def _noted(folder: Path, task: float, watch: Watch) -> tuple[float, int]:
-    """Takes ``task`` seconds, and says who did it."""
-    watch(f"task {task}", 0.5)
-    (folder / f"{task}-{os.getpid()}").touch()
-    time.sleep(task)
-    watch(f"task {task}", 1.0)
-    return task, os.getpid()
-
-
-def _killed_elsewhere(mine: int, task: float, watch: Watch) -> float:
-    if os.getpid() != mine:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(task)
-    return task
-
-
-def _raising(mine: int, task: float, watch: Watch) -> float:
-    if os.getpid() != mine:
-        raise RequestError(f"task {task}: expected one that can be done")
-    time.sleep(0.1)
-    return task
-
-
-def _unpicklable(task: float, watch: Watch) -> Callable[[], float]:
-    time.sleep(0.3)
-    return lambda: task
-
-
-def _threads(_: int, watch: Watch) -> int:
-    time.sleep(1)
-    return torch.get_num_threads()
+from tests.shared_tasks import killed_elsewhere, noted, quiet, raising_elsewhere, unpicklable
 
 
 def test_answers_come_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
-    tasks = [0.5, 4.0, 1.0, 0.7]
-    found = shared_out(
-        partial(_noted, tmp_path), tasks, tasks, 2, lambda text, share: told.append((text, share))
-    )
+    tasks = [0.3, 1.5, 0.5, 0.4]
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        found = shared_out(partial(noted, tmp_path), tasks, tasks, 2, lambda *now: told.append(now))
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
     assert [task for task, _ in found] == tasks
     assert found[1][1] == os.getpid()  # the most expensive one is begun first, and here
     assert len({who for _, who in found}) == 2
-    assert len(list(tmp_path.iterdir())) == len(tasks)  # each was done once
+    done = [path.name.split("-") for path in tmp_path.iterdir()]
+    assert sorted(float(task) for task, _, _ in done) == sorted(tasks)  # each was done once
+    assert {threads for _, _, threads in done} == {"2"}  # two of five
     assert told[-1][1] == pytest.approx(1.0)
     assert max(share for _, share in told) <= 1.0 + 1e-9
     assert {text for text, _ in told} == {f"task {task}" for task in tasks}
+    assert os.environ.get("OMP_NUM_THREADS") != "2"
 
 
 def test_one_process_keeps_the_order(tmp_path: Path) -> None:
     begun: list[float] = []
-    found = shared_out(lambda t, watch: begun.append(t) or t, [1.0, 3.0, 2.0], [1, 3, 2], 1, _quiet)
+    found = shared_out(lambda t, watch: begun.append(t) or t, [1.0, 3.0, 2.0], [1, 3, 2], 1, quiet)
     assert found == begun == [1.0, 3.0, 2.0]
 
 
 def test_a_killed_process_loses_nothing() -> None:
-    tasks = [4.0, 0.2, 0.1]
-    found = shared_out(partial(_killed_elsewhere, os.getpid()), tasks, tasks, 2, _quiet)
+    tasks = [1.5, 0.2, 0.1]
+    found = shared_out(partial(killed_elsewhere, os.getpid()), tasks, tasks, 2, quiet)
     assert found == tasks
 
 
@@ -84,38 +57,28 @@ def test_the_first_error_ends_all_work_and_is_raised() -> None:
     tasks = [float(n) for n in range(100)]
     begun = time.monotonic()
     with pytest.raises(RequestError, match="expected one that can be done"):
-        shared_out(partial(_raising, os.getpid()), tasks, tasks, 2, _quiet)
+        shared_out(partial(raising_elsewhere, os.getpid()), tasks, tasks, 2, quiet)
     assert time.monotonic() - begun < 10.0  # all of them here
 
 
 def test_what_cannot_come_back_is_done_here() -> None:
-    found = shared_out(_unpicklable, [1.0, 2.0] * 6, [1] * 12, 2, _quiet)
-    assert [answer() for answer in found] == [1.0, 2.0] * 6
-
-
-def test_threads_are_shared_too() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(5)
-    try:
-        assert shared_out(_threads, [0] * 5, [1] * 5, 2, _quiet) == [2] * 5
-        assert torch.get_num_threads() == 5
-    finally:
-        torch.set_num_threads(before)
+    found = shared_out(unpicklable, [1.0, 2.0] * 3, [1] * 6, 2, quiet)
+    assert [answer() for answer in found] == [1.0, 2.0] * 3
 
 
 SHARED = """
 import sys
 from functools import partial
 from pathlib import Path
-from tests.test_processes import _noted, _quiet
+from tests.shared_tasks import noted, quiet
 from collapse.processes import shared_out
 
 if __name__ == "__main__":
-    shared_out(partial(_noted, Path(sys.argv[1])), [600.0, 600.1], [2, 1], 2, _quiet)
+    shared_out(partial(noted, Path(sys.argv[1])), [600.0, 600.1], [2, 1], 2, quiet)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_one_that_was_killed(tmp_path: Path, number: int) -> None:
     script, folder = tmp_path / "script.py", tmp_path / "begun"
     script.write_text(SHARED)
@@ -146,10 +109,6 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def _quiet(text: str, share: float) -> None:
-    pass
 
 
 def test_how_many_processes() -> None:

@@ -1,0 +1,48 @@
+"""Tasks for processes to share: without torch, so that a new process begins at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from collapse.errors import RequestError
+
+Watch = Callable[[str, float], None]
+
+
+def noted(folder: Path, task: float, watch: Watch) -> tuple[float, int]:
+    """Takes ``task`` seconds, and says who did it with how many threads."""
+    torch = sys.modules.get("torch")
+    threads = os.environ["OMP_NUM_THREADS"] if torch is None else torch.get_num_threads()
+    watch(f"task {task}", 0.5)
+    (folder / f"{task}-{os.getpid()}-{threads}").touch()
+    time.sleep(task)
+    watch(f"task {task}", 1.0)
+    return task, os.getpid()
+
+
+def killed_elsewhere(mine: int, task: float, watch: Watch) -> float:
+    if os.getpid() != mine:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(task)
+    return task
+
+
+def raising_elsewhere(mine: int, task: float, watch: Watch) -> float:
+    if os.getpid() != mine:
+        raise RequestError(f"task {task}: expected one that can be done")
+    time.sleep(0.1)
+    return task
+
+
+def unpicklable(task: float, watch: Watch) -> Callable[[], float]:
+    time.sleep(0.3)
+    return lambda: task
+
+
+def quiet(text: str, share: float) -> None:
+    pass
