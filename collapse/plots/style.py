@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from collapse.errors import RequestError, first_line, unknown
 from collapse.files import atomic
@@ -283,6 +283,9 @@ def readable_logarithms(ax: Axes) -> None:
             short = low > -4 and high < 5
             few = (1, 2, 3, 5) if short else (1, 3)
             axis.set_major_locator(LogLocator(subs=few if high - low > 0.3 else "all"))
+            if axis is ax.xaxis and not short and high - low > 0.3:  # two long labels fit a column
+                inside = [t for t in axis.get_majorticklocs() if low <= math.log10(t) <= high]
+                axis.set_major_locator(FixedLocator([inside[0], inside[-1]]))
             axis.set_major_formatter(FuncFormatter(_tick))
         else:  # as many powers as there is room for, which is little side by side
             step = max(1, math.ceil((high - low) / 5)) if axis is ax.xaxis else 1

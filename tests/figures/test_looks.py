@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from collapse.errors import RequestError
+from collapse.options import PAPER_PRUNERS
 from collapse.plots import style
 from figures import accuracy, cuts
 from figures.by_name import find
@@ -23,6 +24,7 @@ from tests.drawn_tables import (
     cuts_table,
     features_table,
     layers_table,
+    neurons_table,
 )
 
 
@@ -60,6 +62,20 @@ def test_no_text_is_clipped_or_lies_on_another(name: str, size: style.Size) -> N
 def test_texts_of_four_panels_fit(size: style.Size) -> None:
     table = features_table((1, 2), ("in", "out"))
     _check_texts(panels(find("features"), table, size=size), size)
+
+
+@pytest.mark.parametrize("size", style.SIZES)
+def test_long_numbers_within_two_powers_of_ten_fit(size: style.Size) -> None:
+    """SynFlow's scores of VGG-11: its labels lay on each other in a column."""
+    table = neurons_table()
+    units = 2.6e9 * 28.0 ** (table["unit"] / table["unit"].max())
+    copies = [
+        table[table["pruner"] == "snip"].assign(
+            pruner=pruner, quantity=pruner, score_in=units, score_out=units
+        )
+        for pruner in PAPER_PRUNERS
+    ]
+    _check_texts(panels(find("neurons"), pd.concat(copies), size=size), size)
 
 
 def _check_texts(figure: Figure, size: style.Size) -> None:
