@@ -211,9 +211,13 @@ def _row_by_row(labels: list[str], columns: int) -> list[str]:
     return [label for column in range(columns) for label in labels[column::columns]]
 
 
+# No line ends inside "3 levels 49 %" or "0.946 → 0.995".
+_TOGETHER = r" (?=[%→]|\d+ %)|(?<=→) |(?<=\d) (?=levels?\b)"
+
+
 def wrapped(text: str, figure: Figure, share: float = 1.0, **font: Any) -> str:
     """A sentence in as few lines as fit a share of a figure's width, of much the same length."""
-    words = re.sub(" (?=[%→])", "\u00a0", text).split(" ")
+    words = re.sub(_TOGETHER, "\u00a0", text).split(" ")
     width = share * figure.bbox.width
     wide, space = {}, _width("n n", figure, font) - 2 * _width("n", figure, font)
     for word in words:
