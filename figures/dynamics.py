@@ -16,17 +16,19 @@ NUMBERS = ("level", "epoch", "parameters", "score_mean")
 
 
 def message(table: pd.DataFrame) -> str:
-    """How slope and correlation go from the first epoch to the last, by seed."""
-    words = []
-    done = table[finished(table)].dropna(subset=["slope", "r"])
-    for seed, rows in done[done["level"] == done["level"].min()].groupby("seed"):
-        ordered = rows.sort_values("epoch")
-        start, end = ordered.iloc[0], ordered.iloc[-1]
-        words.append(
-            f"seed {seed}: slope {start['slope']:.2f} → {end['slope']:.2f}, "
-            f"r {start['r']:.3f} → {end['r']:.3f}"
-        )
-    return "Mean squared weight on inverse layer size, first epoch → last: " + "; ".join(words)
+    """Where the slope begins and where it ends; each seed's stands in its panel."""
+    done = table[finished(table)].dropna(subset=["slope"]).sort_values("epoch")
+    by_seed = done[done["level"] == done["level"].min()].groupby("seed")["slope"]
+    start, end = by_seed.first(), by_seed.last()
+    return (
+        f"Slope of mean squared weight on inverse layer size: {_range(start)} → {_range(end)} "
+        "by training (1: in proportion)"
+    )
+
+
+def _range(slopes: pd.Series) -> str:
+    low, high = f"{slopes.min():.2f}", f"{slopes.max():.2f}"
+    return low if low == high else f"{low}–{high}"
 
 
 @plots(TABLE, one=("model", "dataset", "seed"), numbers=NUMBERS)

@@ -24,4 +24,4 @@ def message(table: pd.DataFrame) -> str:
         best = str(last.loc[last["estimate"].idxmax(), "pruner"])
         first[best] = first.get(best, 0) + 1
     wins = [f"{style.name(n)} in {c}" for n, c in sorted(first.items(), key=lambda w: -w[1])]
-    return f"Last to keep half of the accuracy: {', '.join(wins)} of {sum(first.values())}"
+    return f"Last to keep half of the accuracy: {', '.join(wins)} of {sum(first.values())} panels"
