@@ -26,6 +26,7 @@ Rewind = Literal["weights", "learning-rate"]
 Control = Literal["shuffled", "reinitialised", "inverted"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
+PER_CLASS = 10  # samples that the paper scores on
 
 # The paper's networks (``models.ARCHITECTURES`` builds them) and the datasets that have a name.
 NETWORKS = (
@@ -271,7 +272,8 @@ class Setup:
         weights: pretrained, or a .safetensors file.
         output: which part of the output is meant when the forward returns several: a name, an
             index, or all.
-        samples_per_class: examples a class that snip and grasp are scored on.
+        samples_per_class: examples a class that snip and grasp are scored on; without it the
+            paper's 10, but at most 100 samples in all on inputs larger than 64×64.
         samples: score on so many examples in all instead, spread over the classes.
         batch_size: of the scoring batches.
         device: where to compute; auto takes a GPU if there is one.
@@ -287,7 +289,9 @@ class Setup:
     init: Annotated[str | None, shown("NAME", "the network's own")] = None
     weights: Annotated[str | None, shown("pretrained|FILE", "none, as initialised")] = None
     output: Annotated[str | None, shown("NAME", "the only one")] = None
-    samples_per_class: int = 10
+    samples_per_class: Annotated[int | None, shown("N", "10; 100 samples in all above 64×64")] = (
+        None
+    )
     samples: Annotated[int | None, shown("N", "samples-per-class")] = None
     batch_size: Annotated[int | None, shown("N", "256 at 32×32, fewer on larger images")] = None
     device: Device = "auto"

@@ -15,7 +15,7 @@ from collapse import data, models
 from collapse import masks as masking
 from collapse.errors import RequestError
 from collapse.models import Inputs, Masks, Selector
-from collapse.options import TOKENS, Mode, Pruning, Setup
+from collapse.options import PER_CLASS, TOKENS, Mode, Pruning, Setup
 from collapse.scores import Batch, Loss, load_loss, mode_of, needs_labels, token_cross_entropy
 
 
@@ -52,6 +52,7 @@ class Problem:
         include, exclude: patterns of parameters to prune as well, and of layers not to prune.
         given: the user's own network; ``model`` is the plain one of the same function and, where
             they are parameters already, the same tensors (``models.plain``).
+        few: a word on samples that are fewer than the paper's, where nobody asked for that.
 
     Example:
         >>> images, classes = torch.ones(2, 4), torch.tensor([0, 1])
@@ -67,6 +68,7 @@ class Problem:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     given: nn.Module = None  # type: ignore[assignment]  # set below
+    few: str = ""
 
     def __post_init__(self) -> None:
         """Raise RequestError for what is no model or no batches."""
@@ -155,6 +157,7 @@ class Problem:
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know of the numbers: what is not counted, reached or quantised."""
         notes = [
+            self.few,
             self.uncounted,
             models.unreached_words(self.unreached),
             models.without_gradient_words(self._reach.without_gradient),
@@ -193,7 +196,7 @@ def check_setup(setup: Setup, dataset: data.Dataset | data.Given) -> None:
         raise RequestError(
             f"--classes {setup.classes}: '{setup.dataset}' has {dataset.classes} classes"
         )
-    drawn = (setup.samples, setup.batch_size, setup.samples_per_class) != (None, None, 10)
+    drawn = (setup.samples, setup.batch_size, setup.samples_per_class) != (None, None, None)
     if isinstance(dataset, data.Given) and drawn:
         raise RequestError(
             f"'{setup.dataset}' returns batches, which are scored as they are: expected no "
@@ -220,8 +223,9 @@ def prepare(
     device, function = choose_device(setup.device), load_loss(loss)
     if setup.dataset == TOKENS:
         model, batches, function = _on_tokens(setup, seed, labelled, function)
+        few = ""
     else:
-        model, batches = _on_dataset(setup, seed, labelled, dataset)
+        model, batches, few = _on_dataset(setup, seed, labelled, dataset)
     problem = Problem(
         model.to(device),
         models.moved(batches, device),
@@ -229,6 +233,7 @@ def prepare(
         function,
         include=setup.include,
         exclude=setup.exclude,
+        few=few,
     )
     if setup.output is not None:
         _check_selects(problem)
@@ -244,8 +249,8 @@ def _on_tokens(
         raise RequestError(f"--input-shape: expected how many tokens, one number, got {shape}")
     classes = setup.classes or 10
     model = _built(setup, shape, classes, seed)
-    per_class = classes * setup.samples_per_class
-    count = per_class if setup.samples is None else setup.samples
+    of_each = PER_CLASS if setup.samples_per_class is None else setup.samples_per_class
+    count = classes * of_each if setup.samples is None else setup.samples
     if count < 1 or (setup.batch_size is not None and setup.batch_size < 1):
         raise RequestError("samples and batch size: expected at least 1")
     batches, each = data.tokens(
@@ -286,7 +291,8 @@ def _on_dataset(
     seed: int,
     labelled: bool,
     dataset: data.Dataset | data.Given | None,
-) -> tuple[nn.Module, Sequence[Batch]]:
+) -> tuple[nn.Module, Sequence[Batch], str]:
+    """The network, its batches, and a word on samples that are fewer than the paper's."""
     if dataset is None:
         dataset = data.for_scoring(
             setup.dataset,
@@ -298,13 +304,21 @@ def _on_dataset(
     check_setup(setup, dataset)
     model = _built(setup, dataset.input_shape, setup.classes or dataset.classes, seed)
     if isinstance(dataset, data.Given):
-        return model, dataset.batches if labelled else dataset.one()
-    if labelled:
-        return model, dataset.score_batches(
-            setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
+        return model, dataset.batches if labelled else dataset.one(), ""
+    if not labelled:
+        first = slice(0, 1)
+        return model, [(dataset.inputs(first), dataset.labels[first])], ""
+    batches = dataset.score_batches(
+        setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
+    )
+    few = ""
+    if dataset.bounded and setup.samples is setup.samples_per_class is None:
+        count = sum(len(labels) for _, labels in batches)
+        few = (
+            f"scores that follow data are of {count} samples, because inputs are larger than "
+            f"64×64; the paper's are of {PER_CLASS} a class (--samples-per-class {PER_CLASS})"
         )
-    first = slice(0, 1)
-    return model, [(dataset.inputs(first), dataset.labels[first])]
+    return model, batches, few
 
 
 def check_mode(mode: Mode | None, *pruners: str) -> None:

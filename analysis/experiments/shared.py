@@ -12,7 +12,7 @@ from analysis.resumable import Measured, Trained
 from collapse import masks as masking
 from collapse import runs, tables
 from collapse.errors import RequestError
-from collapse.options import Mode, Pruning, Setup
+from collapse.options import PER_CLASS, Mode, Pruning, Setup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 # The published numbers were scored in eval mode (DESIGN section 3): figures compare with them.
 MODE: Mode = "eval"
-VGG19 = Setup("vgg19", dataset="imagenet", input_shape=(3, 224, 224), classes=1000)
+VGG19 = Setup(
+    "vgg19", "imagenet", input_shape=(3, 224, 224), classes=1000, samples_per_class=PER_CLASS
+)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from collapse.errors import RequestError
+from collapse.options import PER_CLASS
 from collapse.seeding import generator
 
 Split = Literal["train", "test"]
+# Without a wish: so many samples in all where inputs have more positions than these.
+MANY, LARGE = 100, 64 * 64
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,23 @@ class Dataset:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     @property
+    def bounded(self) -> bool:
+        """Whether scores are of ``MANY`` samples unless more are asked for."""
+        return self._area > LARGE and PER_CLASS * self.classes > MANY
+
+    @property
+    def _area(self) -> int:
+        shape = self.input_shape
+        return shape[-1] * (shape[-2] if len(shape) > 2 else 1)
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the images and labels."""
         return _hash(self.images.cpu(), self.labels.cpu())
 
     def score_batches(
         self,
-        samples_per_class: int = 10,
+        samples_per_class: int | None = None,
         *,
         samples: int | None = None,
         batch_size: int | None = None,
@@ -109,18 +122,23 @@ class Dataset:
         """Batches of (inputs, labels) for the data-driven scores: equally many of each class.
 
         Args:
+            samples_per_class: without it the paper's 10, or ``MANY`` samples in all where inputs
+                are ``LARGE`` and 10 a class are more: 10,000 images of ImageNet take hours.
             samples: so many in all instead, spread over the classes at random.
             batch_size: 256 at 32×32 as in the paper's code without it, fewer on larger images
                 (activations grow with the area). In train mode BatchNorm sees one batch at a time.
         """
+        if samples is samples_per_class is None:
+            samples = MANY if self.bounded else None
         if samples is None:
-            index = self.per_class(samples_per_class, seed)
+            each = PER_CLASS if samples_per_class is None else samples_per_class
+            index = self.per_class(each, seed)
         elif samples < 1:
             raise RequestError(f"samples: expected at least 1, got {samples}")
         else:
             index = self.per_class(-(-samples // self.classes), seed, "--samples")[:samples]
-        area = self.input_shape[-1] * (self.input_shape[-2] if len(self.input_shape) > 2 else 1)
-        size = max(1, min(256, 256 * 32 * 32 // area)) if batch_size is None else batch_size
+        whole = max(1, min(256, 256 * 32 * 32 // self._area))
+        size = whole if batch_size is None else batch_size
         if size < 1:
             raise RequestError(f"batch size: expected at least 1, got {batch_size}")
         # A last batch of one sample has no batch statistics: it joins the one before.

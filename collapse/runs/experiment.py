@@ -13,7 +13,7 @@ from collapse import masks as masking
 from collapse.data import Dataset, Split
 from collapse.errors import RequestError, first_line
 from collapse.imp import check, check_rounds
-from collapse.options import Control, Pruning, Rewinding, Setup, Training
+from collapse.options import PER_CLASS, Control, Pruning, Rewinding, Setup, Training
 from collapse.problem import check_setup, prepare, settings_row
 from collapse.pruning import controls, iterations_of
 from collapse.runs.folder import Run
@@ -37,6 +37,11 @@ class Experiment:
     rewinding: Rewinding = field(default_factory=Rewinding)
     compression: float = 1.0
     control: Control | None = None
+
+    def __post_init__(self) -> None:
+        """Scoring is as the paper's, also on large images: it is little beside the training."""
+        if self.setup.samples is self.setup.samples_per_class is None:
+            object.__setattr__(self, "setup", replace(self.setup, samples_per_class=PER_CLASS))
 
     def datasets(self) -> tuple[Dataset, Dataset]:
         """The training and the test split."""

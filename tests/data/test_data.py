@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from collapse import data
-from collapse.data import sources
+from collapse.data import Dataset, sources
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.train import train
@@ -376,3 +376,20 @@ def test_splits_of_different_sizes_are_not_trained_on(tmp_path: Path) -> None:
     test_split = data.load("mine", "test", root=tmp_path)
     with pytest.raises(RequestError, match=r"inputs of shape \(3, 4, 4\): expected the t"):
         train(build("fc", input_shape=(3, 8, 8), classes=2), train_split, test_split)
+
+
+def test_large_inputs_are_scored_on_few_samples_unless_asked() -> None:
+    """Ten images of each of ImageNet's classes are hours; the paper's sizes stay as they are."""
+    large = data.load("gaussian", input_shape=(1, 65, 64), classes=20)
+    paper = data.load("gaussian", input_shape=(1, 64, 64), classes=20)
+    few = data.load("gaussian", input_shape=(1, 65, 64), classes=10)
+
+    def count(*args: int | None, of: Dataset = large, **kwargs: int) -> int:
+        return sum(len(labels) for _, labels in of.score_batches(*args, **kwargs))
+
+    assert count() == count(None) == 100
+    assert count(10) == 200
+    assert count(samples=7) == 7
+    assert count(of=paper) == 200
+    assert count(of=few) == 100
+    assert (large.bounded, paper.bounded, few.bounded) == (True, False, False)
