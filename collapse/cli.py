@@ -326,5 +326,11 @@ def _time_left(spent: float, share: float, left: float) -> str:
     """What is left if it goes on as it went."""
     if share <= 0.005:
         return "unknown"
-    seconds = max(0.0, spent * left / share)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return duration(max(0.0, spent * left / share))
+
+
+def duration(seconds: float) -> str:
+    """For a reader who waits: seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -31,8 +31,8 @@ Watch = Callable[[str, float], None]
 
 # Processes without --jobs, because each of them holds the network.
 JOBS = 2
-# Seconds: about what a new process takes to import torch and to build a network.
-WORTH_A_PROCESS = 5.0
+# Seconds: a few times what a new process takes to import torch and to build a network.
+WORTH_A_PROCESS = 15.0
 LEAVING = 5.0  # seconds that another process has to end in
 # Of glibc's malloc.h: mallopt's number of each option, and the value that it gets here.
 _ALLOCATOR = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,7 +104,11 @@ def main(config: Config) -> None:
     device = str(problem.device)
     tasks = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
     costs = [expected(problem, task, config.scan) for task in tasks]
-    jobs = jobs_of(config.jobs, device, sum(costs) * one_pass(problem))
+    a_pass = one_pass(problem)
+    seconds = [cost * a_pass for cost in costs]
+    jobs = jobs_of(config.jobs, device, sum(seconds))
+    if not config.quiet:
+        _announce(tasks, seconds, jobs)
     with cli.progress(1, config.quiet) as update:
         found = shared_out(partial(_measured, config), tasks, costs, jobs, update)
     rows = [row for row, _, _ in found if row is not None]
@@ -120,6 +125,23 @@ def main(config: Config) -> None:
 
         save(critical_bars(frame), config.plot)
     _print(frame, notes)
+
+
+def _announce(tasks: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
+    """Before a long wait: how long, and for what."""
+    whole = sum(seconds) / min(jobs, len(tasks))
+    if whole < 60:
+        return
+    each = sorted(zip(seconds, tasks, strict=True), key=lambda pair: -pair[0])[:3]
+    parts = ", ".join(
+        f"{task.pruner}{' certified' * (task.schedule == 'certified')} {cli.duration(cost)}"
+        for cost, task in each
+    )
+    print(
+        f"about {cli.duration(whole)} ahead ({parts}), more where the collapse of an iterative "
+        "pruner has to be searched for; what to leave out: docs/how-to/slow.md",
+        file=sys.stderr,
+    )
 
 
 # The row that nobody asked for: if the network does not take it, the others still stand.

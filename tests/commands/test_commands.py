@@ -145,6 +145,34 @@ def test_pruning_exits_1_when_a_layer_collapses(run: Run) -> None:
     assert "collapsed: " in out
 
 
+def test_a_long_wait_is_announced(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [Pruning("snip"), Pruning("synflow"), Pruning("synflow", schedule="certified")]
+    critical._announce(tasks, [10.0, 200.0, 30.0], 2)
+    assert capsys.readouterr().err.startswith(
+        "about 2 min ahead (synflow 3 min, synflow certified 30 s, snip 10 s), more where"
+    )
+    critical._announce(tasks, [10.0, 20.0, 30.0], 2)
+    assert capsys.readouterr().err == ""
+    for seconds, said in ((1e-9, ""), (1.0, "ahead (magnitude ")):  # of one pass
+        monkeypatch.setattr("collapse.critical.one_pass", lambda _, seconds=seconds: seconds)
+        arguments = f"{SMALL} --no-effective --jobs 1 --pruners magnitude".replace("--quiet", "")
+        _, _, err = run(critical, arguments)
+        assert said in err
+        assert bool(err) is bool(said)
+
+
+def test_few_samples_of_large_inputs_are_said(run: Run) -> None:
+    words = "--model fc --dataset gaussian --input-shape 1 65 64 --classes 20 --quiet"
+    said = "scores that follow data are of 100 samples, because inputs are larger than 64×64"
+    for asked, expected in (("snip", True), ("magnitude", False)):
+        _, out, _ = run(critical, f"{words} --no-effective --pruners {asked}")
+        assert (said in out) is expected
+    _, out, _ = run(critical, f"{words} --no-effective --pruners snip --samples-per-class 10")
+    assert said not in out
+
+
 def test_pruning_nothing_is_fine(run: Run, tmp_path: Path) -> None:
     code, _, _ = run(pruning, f"{SMALL} --compression 1 --trace {tmp_path / 't.csv'}")
     assert code == 0
