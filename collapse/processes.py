@@ -125,6 +125,7 @@ def shared_out(
         return [work(task, partial(watch, number)) for number, task in enumerate(tasks)]
     left = deque(sorted(range(len(tasks)), key=lambda number: -costs[number]))
     answers: dict[int, Any] = {}
+    leaving = threading.Event()
 
     def begin() -> int | None:
         with contextlib.suppress(IndexError):
@@ -146,7 +147,8 @@ def shared_out(
                 finish(number, *message)
             except Exception as error:  # it was killed, or its answer cannot be pickled
                 left.appendleft(number)
-                print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
+                if not leaving.is_set():
+                    print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
                 return
         line.close()
 
@@ -159,7 +161,12 @@ def shared_out(
             number = begin()
 
     longest = begin()  # here: others have to start first
-    with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
+    with (
+        _threads(jobs) as threads,
+        _others(jobs - 1, work, threads) as lines,
+        contextlib.ExitStack() as last,
+    ):
+        last.callback(leaving.set)  # also where this process is interrupted
         serving = [threading.Thread(target=serve, args=(line,), daemon=True) for line in lines]
         for thread in serving:
             thread.start()

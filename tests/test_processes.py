@@ -86,12 +86,14 @@ def test_no_process_outlives_the_one_that_was_killed(tmp_path: Path, number: int
     root = str(Path(__file__).parents[1])
     whole = subprocess.Popen(
         [sys.executable, str(script), str(folder)], env={**os.environ, "PYTHONPATH": root},
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     _until(lambda: len(list(folder.iterdir())) == 2)
     others = {int(path.name.split("-")[1]) for path in folder.iterdir()} - {whole.pid}
     whole.send_signal(number)
     whole.wait(20)
+    assert whole.stderr is not None
+    assert "another process" not in whole.stderr.read()  # stopped: it was we who left
     for other in others:
         _until(lambda other=other: not _lives(other))
 

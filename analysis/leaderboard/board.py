@@ -159,6 +159,7 @@ def _numbered(
     config: Board, pruners: tuple[str, ...], resources: Resources, number: int, watch: Update
 ) -> pd.DataFrame:
     """A cell or a training by its number: the points themselves cannot be pickled."""
+    needs_labels(pruners)  # a new process has not loaded the user's own
     point = [*_cells(config, pruners), *(run for run, _ in _runs(config, pruners))][number]
     watch(point.about, 0.0)
     frame = _one(point, resources)

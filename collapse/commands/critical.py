@@ -93,12 +93,10 @@ def main(config: Config) -> None:
 
     from collapse.critical import expected, frame_of, one_pass
     from collapse.problem import check_loss, check_mode
-    from collapse.scores import load_pruner
 
-    for pruner in config.pruners:
-        load_pruner(pruner)
-    check_mode(config.mode, *config.pruners)
-    check_loss(config.loss, *config.pruners)
+    pruners = _load(config)
+    check_mode(config.mode, *pruners)
+    check_loss(config.loss, *pruners)
     _problem.cache_clear()
     problem = _problem(config, config.seeds[0])
     device = str(problem.device)
@@ -148,13 +146,21 @@ def _announce(tasks: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> 
 _EXTRA = Pruning(pruner="synflow", schedule="certified")
 
 
+def _load(config: Config) -> tuple[str, ...]:
+    """Who scores, and whose densities are copied: a user's own are registered, in each process."""
+    from collapse.scores import load_pruner
+
+    names = (name for plan in _plans(config) for name in plan.pruners)
+    return tuple(map(load_pruner, dict.fromkeys(names)))
+
+
 @functools.lru_cache(maxsize=3)  # a network each
 def _problem(config: Config, seed: int) -> Problem:
     """The network of a seed and its batches, for all rows of it that this process does."""
     from collapse.problem import prepare
     from collapse.scores import needs_labels
 
-    labelled = any(needs_labels(pruner) for pruner in config.pruners)
+    labelled = any(map(needs_labels, _load(config)))
     return prepare(config.setup, seed, labelled=labelled, loss=config.loss)
 
 

@@ -56,7 +56,8 @@ def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> N
     found = []
     for jobs in (1, 2):
         out, layers = tmp_path / f"{jobs}.parquet", tmp_path / f"{jobs}-layers.parquet"
-        words = f"{SMALL} --pruners snip synflow --iterations 3 --scan 0 --seeds 0 1 --jobs {jobs}"
+        pruners = "snip tests.shared_tasks:doubled"
+        words = f"{SMALL} --pruners {pruners} --iterations 3 --scan 0 --seeds 0 1 --jobs {jobs}"
         code, printed, err = run(critical, f"{words} --out {out} --layers {layers}")
         assert (code, err) == (0, "")
         rows = tables.read(out, "critical")[0].drop(columns="seconds")
@@ -65,6 +66,16 @@ def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> N
     assert one == several
     pd.testing.assert_frame_equal(rows, others)
     pd.testing.assert_frame_equal(layers, their_layers)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_densities_of_a_users_pruner(run: Run, jobs: int) -> None:
+    allocation = "--allocation like:tests.shared_tasks:doubled"
+    words = f"{SMALL} --pruners random magnitude --no-effective {allocation} --jobs {jobs}"
+    SCORES.pop("tests.shared_tasks:doubled", None)
+    code, out, err = run(critical, words)
+    assert (code, err) == (0, "")
+    assert "random" in out
 
 
 def test_no_processes(run: Run) -> None:
