@@ -125,6 +125,7 @@ def shared_out(
         return [work(task, partial(watch, number)) for number, task in enumerate(tasks)]
     left = deque(sorted(range(len(tasks)), key=lambda number: -costs[number]))
     answers: dict[int, Any] = {}
+    failures: list[Exception] = []
     leaving = threading.Event()
 
     def begin() -> int | None:
@@ -135,7 +136,13 @@ def shared_out(
     def finish(number: int, answer: object) -> None:
         answers[number] = answer
         if isinstance(answer, Exception):
+            failures.append(answer)
             left.clear()
+
+    def watch_here(number: int, text: str, share: float) -> None:
+        if failures:  # of another process: what is done here is for nothing
+            raise failures[0]
+        watch(number, text, share)
 
     def serve(line: Connection) -> None:
         """Hand tasks to another process, for as long as there are any and it lives."""
@@ -155,7 +162,7 @@ def shared_out(
     def help_out(number: int | None) -> None:
         while number is not None:
             try:
-                finish(number, work(tasks[number], partial(watch, number)))
+                finish(number, work(tasks[number], partial(watch_here, number)))
             except Exception as error:
                 finish(number, error)
             number = begin()
@@ -174,9 +181,8 @@ def shared_out(
         for thread in serving:
             thread.join()
     help_out(begin())  # what a killed process had begun
-    for answer in answers.values():
-        if isinstance(answer, Exception):
-            raise answer
+    if failures:
+        raise failures[0]
     return [answers[number] for number in range(len(tasks))]
 
 

@@ -36,7 +36,9 @@ def killed_elsewhere(mine: int, task: float, watch: Watch) -> float:
 def raising_elsewhere(mine: int, task: float, watch: Watch) -> float:
     if os.getpid() != mine:
         raise RequestError(f"task {task}: expected one that can be done")
-    time.sleep(0.1)
+    for step in range(300):
+        time.sleep(0.1)
+        watch(f"task {task}", step / 300)
     return task
 
 

@@ -58,7 +58,7 @@ def test_the_first_error_ends_all_work_and_is_raised() -> None:
     begun = time.monotonic()
     with pytest.raises(RequestError, match="expected one that can be done"):
         shared_out(partial(raising_elsewhere, os.getpid()), tasks, tasks, 2, quiet)
-    assert time.monotonic() - begun < 10.0  # all of them here
+    assert time.monotonic() - begun < 20.0  # one of them takes thirty seconds here
 
 
 def test_what_cannot_come_back_is_done_here() -> None:
