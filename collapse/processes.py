@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -213,7 +214,7 @@ def _others(
         for _ in range(count):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, work))
-            with _environment(OMP_NUM_THREADS=str(threads)):
+            with _environment(OMP_NUM_THREADS=str(threads)), _no_main():
                 process.start()
             there.close()  # so that its end is seen
             lines.append(here)
@@ -227,6 +228,17 @@ def _others(
         for process in processes:
             process.join(LEAVING)
             process.kill()
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """A process that is started in this block does not run the user's script again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
