@@ -67,12 +67,15 @@ def test_what_cannot_come_back_is_done_here() -> None:
 
 
 SHARED = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 from tests.shared_tasks import noted, quiet
 from collapse.processes import shared_out
 
+# A process that a shell began in its background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 shared_out(partial(noted, Path(sys.argv[1])), [600.0, 600.1], [2, 1], 2, quiet)
 """
 

@@ -8,7 +8,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -49,38 +48,6 @@ def test_critical_prints_a_row_a_pruner_and_seed(whole_run: tuple[str, Path]) ->
     assert f"{192 * 100 + 4 * 100 * 100 + 400:,} parameters in 6 layers" in out
     for pruner, rows in {"random": 2, "magnitude": 2, "snip": 2, "grasp": 2, "synflow": 4}.items():
         assert sum(line.split()[:1] == [pruner] for line in out.splitlines()) == rows
-
-
-def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> None:
-    """Here and elsewhere: of the network of each seed, in the order that was asked for."""
-    found = []
-    for jobs in (1, 2):
-        out, layers = tmp_path / f"{jobs}.parquet", tmp_path / f"{jobs}-layers.parquet"
-        pruners = "snip tests.shared_tasks:doubled"
-        words = f"{SMALL} --pruners {pruners} --iterations 3 --scan 0 --seeds 0 1 --jobs {jobs}"
-        code, printed, err = run(critical, f"{words} --out {out} --layers {layers}")
-        assert (code, err) == (0, "")
-        rows = tables.read(out, "critical")[0].drop(columns="seconds")
-        found.append((printed, rows, tables.read(layers, "layers")[0]))
-    (one, rows, layers), (several, others, their_layers) = found
-    assert one == several
-    pd.testing.assert_frame_equal(rows, others)
-    pd.testing.assert_frame_equal(layers, their_layers)
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_densities_of_a_users_pruner(run: Run, jobs: int) -> None:
-    allocation = "--allocation like:tests.shared_tasks:doubled"
-    words = f"{SMALL} --pruners random magnitude --no-effective {allocation} --jobs {jobs}"
-    SCORES.pop("tests.shared_tasks:doubled", None)
-    code, out, err = run(critical, words)
-    assert (code, err) == (0, "")
-    assert "random" in out
-
-
-def test_no_processes(run: Run) -> None:
-    code, _, err = run(critical, f"{SMALL} --jobs 0")
-    assert (code, err) == (2, "error: --jobs: expected at least 1, got 0\n")
 
 
 def test_critical_table_has_the_contracts_columns_and_values(whole_run: tuple[str, Path]) -> None:
@@ -154,34 +121,6 @@ def test_pruning_exits_1_when_a_layer_collapses(run: Run) -> None:
     code, out, _ = run(pruning, f"{SMALL} --compression 5000 --pruner magnitude")
     assert code == 1
     assert "collapsed: " in out
-
-
-def test_a_long_wait_is_announced(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tasks = [Pruning("snip"), Pruning("synflow"), Pruning("synflow", schedule="certified")]
-    critical._announce(tasks, [10.0, 200.0, 30.0], 2)
-    assert capsys.readouterr().err.startswith(
-        "about 2 min ahead (synflow 3 min, synflow certified 30 s, snip 10 s), more where"
-    )
-    critical._announce(tasks, [10.0, 20.0, 30.0], 2)
-    assert capsys.readouterr().err == ""
-    for seconds, said in ((1e-9, ""), (1.0, "ahead (magnitude ")):  # of one pass
-        monkeypatch.setattr("collapse.critical.one_pass", lambda _, seconds=seconds: seconds)
-        arguments = f"{SMALL} --no-effective --jobs 1 --pruners magnitude".replace("--quiet", "")
-        _, _, err = run(critical, arguments)
-        assert said in err
-        assert bool(err) is bool(said)
-
-
-def test_few_samples_of_large_inputs_are_said(run: Run) -> None:
-    words = "--model fc --dataset gaussian --input-shape 1 65 64 --classes 20 --quiet"
-    said = "scores that follow data are of 100 samples, because inputs are larger than 64×64"
-    for asked, expected in (("snip", True), ("magnitude", False)):
-        _, out, _ = run(critical, f"{words} --no-effective --pruners {asked}")
-        assert (said in out) is expected
-    _, out, _ = run(critical, f"{words} --no-effective --pruners snip --samples-per-class 10")
-    assert said not in out
 
 
 def test_pruning_nothing_is_fine(run: Run, tmp_path: Path) -> None:
