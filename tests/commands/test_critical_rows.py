@@ -73,4 +73,4 @@ def test_few_samples_of_large_inputs_are_said(run: Run) -> None:
         _, out, _ = run(critical, f"{words} --no-effective --pruners {asked}")
         assert (said in out) is expected
     _, out, _ = run(critical, f"{words} --no-effective --pruners snip --samples-per-class 10")
-    assert said not in out
+    assert "scores that follow data" not in out  # of 200 then, as was asked for
