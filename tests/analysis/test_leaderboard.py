@@ -88,6 +88,7 @@ def test_what_is_done_is_not_done_again(
     assert cli.rows_of(resumed) == before
 
 
+@pytest.mark.slow  # the fast suite has rows of critical, shared out in the same way
 def test_cells_are_the_same_from_several_processes(tmp_path: Path) -> None:
     found = []
     for jobs in (1, 2):

@@ -33,10 +33,9 @@ def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(layers, their_layers)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_densities_of_a_users_pruner(run: Run, jobs: int) -> None:
+def test_densities_of_a_users_pruner(run: Run) -> None:
     allocation = "--allocation like:tests.shared_tasks:doubled"
-    words = f"{SMALL} --pruners random magnitude --no-effective {allocation} --jobs {jobs}"
+    words = f"{SMALL} --pruners random magnitude --no-effective {allocation}"
     SCORES.pop("tests.shared_tasks:doubled", None)
     code, out, err = run(critical, words)
     assert (code, err) == (0, "")
