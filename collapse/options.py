@@ -26,7 +26,7 @@ Rewind = Literal["weights", "learning-rate"]
 Control = Literal["shuffled", "reinitialised", "inverted"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-PER_CLASS = 10  # samples that the paper scores on
+PER_CLASS = 10  # samples a class that the paper scores on
 
 # The paper's networks (``models.ARCHITECTURES`` builds them) and the datasets that have a name.
 NETWORKS = (

@@ -130,7 +130,7 @@ def shared_out(
     leaving = threading.Event()
 
     def begin() -> int | None:
-        with contextlib.suppress(IndexError):
+        with contextlib.suppress(IndexError):  # another thread may have taken the last one
             return left.popleft()
         return None
 
@@ -153,7 +153,9 @@ def shared_out(
                 while len(message := line.recv()) > 1:
                     watch(number, *message)
                 finish(number, *message)
-            except Exception as error:  # it was killed, or its answer cannot be pickled
+            # It was killed, or its answer cannot be pickled, or, when it is unpickled here, raises
+            # whatever it likes: nothing is lost, because the task is done again.
+            except Exception as error:
                 left.appendleft(number)
                 if not leaving.is_set():
                     print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
@@ -164,23 +166,21 @@ def shared_out(
         while number is not None:
             try:
                 finish(number, work(tasks[number], partial(watch_here, number)))
-            except Exception as error:
+            except Exception as error:  # whatever a task raises, the others end first
                 finish(number, error)
             number = begin()
 
     longest = begin()  # here: others have to start first
-    with (
-        _threads(jobs) as threads,
-        _others(jobs - 1, work, threads) as lines,
-        contextlib.ExitStack() as last,
-    ):
-        last.callback(leaving.set)  # also where this process is interrupted
+    with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
         serving = [threading.Thread(target=serve, args=(line,), daemon=True) for line in lines]
-        for thread in serving:
-            thread.start()
-        help_out(longest)
-        for thread in serving:
-            thread.join()
+        try:
+            for thread in serving:
+                thread.start()
+            help_out(longest)
+            for thread in serving:
+                thread.join()
+        finally:
+            leaving.set()  # also where this process is interrupted
     help_out(begin())  # what a killed process had begun
     if failures:
         raise failures[0]
@@ -273,7 +273,7 @@ def _work(line: Connection, work: Callable[[Any, Watch], Any]) -> None:
             task = line.recv()
             try:
                 answer = work(task, watch)
-            except Exception as error:
+            except Exception as error:  # whatever it is, the caller is told, and raises it
                 error.add_note(traceback.format_exc())
                 answer = error
             line.send((answer,))
