@@ -170,6 +170,8 @@ def _limited(seconds: float | None) -> Iterator[None]:
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
+    if seconds <= 0:  # a timer of 0 would never ring
+        raise TimeLimitError("no time is left: it goes on when run again")
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _TimeIsUp

@@ -397,6 +397,9 @@ def test_time_limit_stops_within_an_epoch_and_goes_on(tmp_path: Path, undisturbe
         patch.setattr(Trainer, "epoch", slow)
         with pytest.raises(TimeLimitError, match="time limit of 2 s reached; it goes on from"):
             perform(SMALL, Execution(runs=tmp_path), time_limit=2)
+    for nothing in (0.0, -1.0):
+        with pytest.raises(TimeLimitError, match="no time is left: it goes on when run again"):
+            perform(SMALL, Execution(runs=tmp_path), time_limit=nothing)
     assert SMALL.run(tmp_path).status()["epoch"] == 2
     perform(SMALL, Execution(runs=tmp_path), time_limit=100)
     assert results(tmp_path) == results(undisturbed.root)
