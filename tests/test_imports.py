@@ -21,6 +21,8 @@ ORDER = {
     "figures": "figures",
 }
 PACKAGES = tuple(ORDER)  # and a package imports only itself and those before it
+# What no file of a package imports.
+NEVER = {"collapse": {"tests"}, "analysis": {"tests"}, "figures": {"tests", "torch"}}
 # Doors look to the right, each at its own command, and nobody imports them.
 DOORS = ("__main__",)
 # What only a door may import, also inside their own room.
@@ -88,7 +90,10 @@ def complaints(root: Path) -> list[str]:
     for module, path in files.items():
         if module == "collapse":  # the toolkit's own namespace, on top of all rooms
             continue
-        names = [name for name in _imported(path, modules) if name.split(".")[0] in PACKAGES]
+        every = list(_imported(path, modules))
+        never = NEVER[module.split(".")[0]]
+        found += [f"{module} may never import {n}" for n in every if n.split(".")[0] in never]
+        names = [name for name in every if name.split(".")[0] in PACKAGES]
         door = module.rpartition(".")[2] in DOORS
         inside[module] = {n for n in names if not door and n in modules and n != module}
         for name in names:
@@ -142,6 +147,8 @@ def test_the_top_of_the_engine_is_read_at_a_glance() -> None:
         ("collapse/commands/train.py", "from collapse.commands.imp import main", "a command"),
         ("analysis/commands/sweep.py", "from analysis.commands import status", "a command"),
         ("collapse/critical/search.py", "from collapse.critical import frame_of", "circle"),
+        ("figures/cuts.py", "def late():\n    import torch", "may never import torch"),
+        ("analysis/shown.py", "import tests.conftest", "may never import tests"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, file: str, line: str, complaint: str) -> None:

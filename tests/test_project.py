@@ -1,8 +1,7 @@
-"""The project's own rules: one direction of imports, and files that must agree."""
+"""The project's own rules: files that must agree."""
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from pathlib import Path
@@ -10,31 +9,6 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-# What each package may not import.
-FORBIDDEN = {
-    "collapse": {"analysis", "figures", "tests"},
-    "analysis": {"figures", "tests"},
-    "figures": {"torch", "tests"},
-}
-
-
-def _imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
-
-
-def test_imports_point_one_way() -> None:
-    files = 0
-    for package, forbidden in FORBIDDEN.items():
-        for path in (ROOT / package).rglob("*.py"):
-            files += 1
-            assert not _imports(path) & forbidden, path
-    assert files > 10
 
 
 def test_environment_equals_pyproject() -> None:

@@ -167,7 +167,7 @@ def test_synflow_precision_follows_depth(depth: int, precision: str) -> None:
 
 def test_imagenet_resnet50_is_finite() -> None:
     model = build("resnet50", input_shape=(3, 224, 224), classes=1000)
-    inputs = ScoreInputs([(torch.zeros(1, 3, 224, 224), torch.zeros(1, dtype=torch.long))])
+    inputs = ScoreInputs([(torch.zeros(1, 3, 96, 96), torch.zeros(1, dtype=torch.long))])
     scores = score(model, "synflow", masking.dense(model), inputs)
     assert scores.precision == "float64"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in scores.values())
