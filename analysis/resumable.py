@@ -276,10 +276,14 @@ class Progress:
 
     Args:
         update: of ``cli.progress``, with a total of 1.
+        work: of each point, where more is known of it than ``Point.work`` tells.
     """
 
-    def __init__(self, points: Sequence[Point], update: Update) -> None:
-        self._update, self._left = update, {n: point.work for n, point in enumerate(points)}
+    def __init__(
+        self, points: Sequence[Point], update: Update, work: Sequence[float] | None = None
+    ) -> None:
+        self._update = update
+        self._left = dict(enumerate([point.work for point in points] if work is None else work))
         self._done, self._share = 0.0, 0.0
 
     def of(self, number: int) -> Update:

@@ -330,7 +330,9 @@ def _time_left(spent: float, share: float, left: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For a reader who waits: seconds, minutes or hours."""
+    """For a reader who waits: seconds, minutes, hours or days."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86400:,.0f} days"

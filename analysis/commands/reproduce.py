@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,8 @@ from collapse.files import check_writable
 from collapse.options import Count, Execution, Machine, shown
 
 if TYPE_CHECKING:
-    from analysis.resumable import Progress, Resources, Trained, Update
+    from analysis.resumable import Resources, Trained, Update
+    from collapse.runs import Experiment
 
 # What has to be trained; the other figures take minutes on a CPU.
 FIGURES = ("accuracy", "dynamics", "levels", "grid")
@@ -25,10 +27,11 @@ FIGURES = ("accuracy", "dynamics", "levels", "grid")
 
 @dataclass(frozen=True)
 class Config(Machine):
-    """Train points of figures 1, 5 and 6 at the paper's settings, the most informative first.
+    """Train points of figures 1, 5 and 6 at the paper's settings, most information a minute first.
 
     Call it again to go on: what is done stays done, and what the clock stopped goes on from its
-    last epoch. Results are added to --results, and their agreement is printed.
+    last epoch. Called at several places at once, on one folder of runs, each takes the next point
+    that nobody is at. Results are added to --results, and their agreement is printed.
 
     Attributes:
         budget: how long: 45s, 10m or 2h.
@@ -53,16 +56,18 @@ class Config(Machine):
 
 def main(config: Config) -> None:
     """Run the request."""
-    end = time.monotonic() + seconds_of(config.budget)
+    start, budget = time.monotonic(), seconds_of(config.budget)
     for name in config.figures:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
     if not config.figures:
         raise RequestError(f"--figures: expected at least one of {', '.join(FIGURES)}, got none")
 
+    from filelock import FileLock
+
     from analysis import experiments, published, results
     from analysis.agreement import compare
-    from analysis.resumable import Progress, Resources, complete
+    from analysis.resumable import Resources, complete
     from analysis.shown import show
     from collapse.problem import choose_device
 
@@ -71,48 +76,73 @@ def main(config: Config) -> None:
     device = str(choose_device(config.device))
     for name in config.figures:  # say now what cannot be added to, not after the work
         results.load(name, folder)
-    points = {name: ordered(name, config) for name in dict.fromkeys(config.figures)}
+    points = {name: points_of(name, config) for name in dict.fromkeys(config.figures)}
     resources = Resources(
-        config.execution, device=device, time_limit=lambda: end - time.monotonic()
+        config.execution, device=device, time_limit=lambda: start + budget - time.monotonic()
     )
-    queue = list(_in_turn(points))
+    every = _distinct(point for part in points.values() for point in part)
+    # A network that is cut is known in seconds, and needs no training.
     with cli.progress(1.0, config.execution.quiet) as update:
         if config.only_cut:
-            done = _look_for_cuts(queue, resources, update)
-        else:
-            done = _train(queue, resources, Progress(queue, update))
+            done = _look_for_cuts(every, resources, update)
+        else:  # of the first seeds, in half of the time
+            seed = min(point.experiment.pruning.seed for point in every)
+            first = [point for point in every if point.experiment.pruning.seed == seed]
+            half = replace(resources, time_limit=lambda: start + budget / 2 - time.monotonic())
+            done = _look_for_cuts(first, half, update)
+    if not config.only_cut:
+        done += _train(in_order(points, resources), resources)
+    so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
     tables = {}
-    for name, part in points.items():
-        so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
-        rows = complete(part, experiments.find(name).TABLE, so_far)
-        if rows["finished"].astype(bool).any():
-            tables[name] = results.append(name, rows, folder, device)
-    there = sum(point.stored(resources) is not None for point in queue)
-    print(f"{done} points done now, {there} of {len(queue)} in all: {folder}")
+    with FileLock(config.execution.runs / "results.lock"):  # who else adds to them waits
+        for name, part in points.items():
+            rows = complete(part, experiments.find(name).TABLE, so_far)
+            if rows["finished"].astype(bool).any():
+                tables[name] = results.append(name, rows, folder, device)
+    there = sum(point.stored(resources) is not None for point in every)
+    print(f"{done} points done now, {there} of {len(every)} in all: {folder}")
     show({n: compare(n, t) for n, t in tables.items() if n in published.NETWORKS}, tables)
 
 
-def _train(queue: Sequence[Trained], resources: Resources, progress: Progress) -> int:
-    """Do points in this order while there is time; returns how many."""
+def _train(queue: Sequence[tuple[Trained, float]], resources: Resources) -> int:
+    """Do points in this order while there is time; returns how many.
+
+    Args:
+        queue: with the seconds that each is expected to take.
+    """
+    from analysis.resumable import Progress
+
+    points, costs = [point for point, _ in queue], [cost for _, cost in queue]
+    if points and not resources.execution.quiet:
+        nearest = ", ".join(f"{p.about} {cli.duration(cost)}" for p, cost in queue[:3])
+        print(
+            f"{len(points)} points to train, about {cli.duration(sum(costs))} on this device one "
+            f"after the other, less what turns out to be cut; the first: {nearest}",
+            file=sys.stderr,
+        )
     done = 0
-    for number, point in enumerate(queue):
-        if point.stored(resources) is None:
+    with cli.progress(1.0, resources.execution.quiet) as update:
+        progress = Progress(points, update, costs)
+        for number, point in enumerate(points):
             if _is_late(resources):
                 break
-            done += point.compute(resources, progress.of(number)) is not None
-        progress.over(number)
+            # Another process may have done it since, or be at it.
+            if point.stored(resources) is None and not point.busy(resources):
+                done += point.compute(resources, progress.of(number)) is not None
+            progress.over(number)
     return done
 
 
 def _look_for_cuts(queue: Sequence[Trained], resources: Resources, update: Update) -> int:
     """Find the networks that are cut, while there is time; returns how many.
 
-    Of each network, pruner and seed from the highest compression down to one that is not cut.
+    Of each network, pruner and seed from the highest compression down to one that is not cut; all
+    of one seed before the next.
     """
     from analysis.resumable import UnlessCut
 
     done, whole = 0, set()
-    downwards = sorted(queue, key=lambda point: -point.experiment.compression)
+    downwards = sorted(queue, key=lambda p: (p.experiment.pruning.seed, -p.experiment.compression))
     for number, point in enumerate(downwards):
         update(point.about, number / len(queue))
         of = (point.experiment.setup, point.experiment.pruning)
@@ -132,12 +162,8 @@ def _is_late(resources: Resources) -> bool:
     return resources.time_limit is not None and resources.time_limit() < 1
 
 
-def ordered(name: str, config: Config) -> list[Trained]:
-    """A figure's points, the most informative first.
-
-    First seeds first; compressions from both ends and the middle inwards, so that a curve is there
-    early and gets finer; the pruners as the paper ranks them.
-    """
+def points_of(name: str, config: Config) -> list[Trained]:
+    """A figure's points."""
     from analysis import experiments
 
     module = experiments.find(name)
@@ -150,36 +176,38 @@ def ordered(name: str, config: Config) -> list[Trained]:
     if config.pruners and hasattr(preset, "pruners"):
         changed["pruners"] = config.pruners
     points: list[Trained] = module.points(replace(preset, **changed))
-    compressions = sorted({point.experiment.compression for point in points})
-    rank = {compressions[place]: turn for turn, place in enumerate(bisecting(len(compressions)))}
-    pruners = ("synflow", "magnitude", "snip", "grasp", "random")
-
-    def key(point: Trained) -> tuple[Any, ...]:
-        pruning = point.experiment.pruning
-        place = pruners.index(pruning.pruner) if pruning.pruner in pruners else len(pruners)
-        return pruning.seed, rank[point.experiment.compression], place
-
-    return sorted(points, key=key)
+    return points
 
 
-def bisecting(count: int) -> list[int]:
-    """0 … count − 1: the ends, then the middle of every gap, the widest first."""
-    order = [0, count - 1][:count]
-    while len(order) < count:
-        edges = sorted(order)
-        low, high = max(itertools.pairwise(edges), key=lambda gap: gap[1] - gap[0])
-        order.append((low + high) // 2)
-    return order
+def in_order(
+    points: Mapping[str, Sequence[Trained]], resources: Resources
+) -> list[tuple[Trained, float]]:
+    """What is not done, most information a minute first, with the seconds each may take.
+
+    A point tells as much as the gap is wide that it fills in its curve. First seeds come first:
+    a second one tells only how sure the first was.
+
+    Args:
+        points: of each figure, by its name.
+    """
+    from analysis.sweeps.estimates import gaps, seconds
+
+    queue: dict[Experiment, tuple[tuple[float, ...], Trained, float]] = {}
+    for part in points.values():
+        compressions = sorted({point.experiment.compression for point in part})
+        fills = dict(zip(compressions, gaps(len(compressions)), strict=True))
+        for point in part:
+            experiment, pruning = point.experiment, point.experiment.pruning
+            if experiment not in queue and point.stored(resources) is None:
+                cost = seconds(experiment, resources.device)
+                price = cost * len(compressions) / fills[experiment.compression]
+                queue[experiment] = (pruning.seed, price), point, cost
+    return [(point, cost) for _, point, cost in sorted(queue.values(), key=itemgetter(0))]
 
 
-def _in_turn(points: dict[str, list[Trained]]) -> Iterator[Trained]:
-    """One of each figure after the other, until all are through; shared runs come once."""
-    seen: set[tuple[Any, ...]] = set()
-    for turn in range(max(map(len, points.values()), default=0)):
-        for part in points.values():
-            if turn < len(part) and (name := (part[turn].experiment,)) not in seen:
-                seen.add(name)
-                yield part[turn]
+def _distinct(points: Iterable[Trained]) -> list[Trained]:
+    """Runs that several figures share come once."""
+    return list({point.experiment: point for point in points}.values())
 
 
 def seconds_of(budget: str) -> float:

@@ -11,6 +11,7 @@ import pytest
 from analysis import experiments, results
 from analysis.commands import reproduce
 from analysis.resumable import Resources, UnlessCut, Update
+from analysis.sweeps.estimates import share_of
 from collapse import tables
 from collapse.data import load
 from collapse.errors import RequestError
@@ -26,12 +27,6 @@ def test_budgets() -> None:
             reproduce.seconds_of(wrong)
 
 
-def test_the_ends_come_first_then_the_middles() -> None:
-    assert reproduce.bisecting(5) == [0, 4, 2, 1, 3]
-    for count in (0, 1, 2, 9, 25):
-        assert sorted(reproduce.bisecting(count)) == list(range(count))
-
-
 def _config(tmp_path: Path, **changes: object) -> reproduce.Config:
     given: dict[str, object] = {
         "execution": Execution(runs=tmp_path / "runs", quiet=True),
@@ -43,14 +38,44 @@ def _config(tmp_path: Path, **changes: object) -> reproduce.Config:
     return reproduce.Config(**given)  # type: ignore[arg-type]  # as the command line gives them
 
 
-def test_a_curve_is_there_early_and_gets_finer(tmp_path: Path) -> None:
-    points = reproduce.ordered("accuracy", _config(tmp_path, preset="laptop"))
-    first = [(p.experiment.pruning.seed, p.experiment.compression) for p in points[:15]]
-    assert first == [(0, c) for c in (10.0, 1e3, 1e2) for _ in range(5)]
-    assert points[0].experiment.pruning.pruner == "synflow"
-    assert len(points) == 5 * 5 * 3
-    short = reproduce.ordered("accuracy", _config(tmp_path, preset="laptop", epochs=2))
+def test_most_information_a_minute_comes_first(tmp_path: Path) -> None:
+    """What is left of a network is cheaper to train, and an end of a curve tells most."""
+    points = {"accuracy": reproduce.points_of("accuracy", _config(tmp_path, preset="laptop"))}
+    queue = reproduce.in_order(points, Resources(Execution(tmp_path / "runs")))
+    assert len(queue) == len(points["accuracy"]) == 5 * 5 * 3
+    seeds = [point.experiment.pruning.seed for point, _ in queue]
+    assert seeds == sorted(seeds)
+    of = [(p.experiment.pruning.pruner, p.experiment.compression) for p, _ in queue[:25]]
+    assert of[0] == ("synflow", 1000.0)
+    assert set(of[1:3]) == {("snip", 1000.0), ("grasp", 1000.0)}
+    synflows = [compression for pruner, compression in of if pruner == "synflow"]
+    assert synflows == pytest.approx([1e3, 1e2, 10**2.5, 10, 10**1.5])
+    randoms = [compression for pruner, compression in of if pruner == "random"]
+    assert randoms == pytest.approx([10, 1e3, 1e2, 10**1.5, 10**2.5])  # these cost the same
+    cost = {point.about: cost for point, cost in queue}
+    dense, small = (f"conv digits {name} x1,000 seed 0" for name in ("random", "synflow"))
+    assert cost[small] == pytest.approx(share_of("synflow", 1000) * cost[dense])
+    assert 0.1 < cost[dense] < 600
+    short = reproduce.points_of("accuracy", _config(tmp_path, preset="laptop", epochs=2))
     assert {point.experiment.settings().epochs for point in short} == {2}
+
+
+def test_it_says_what_is_ahead_and_passes_what_another_process_is_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = Execution(runs=tmp_path / "runs")
+    config = _config(tmp_path, figures=("dynamics",), execution=loud)
+    (point,) = reproduce.points_of("dynamics", config)
+    with point.experiment.run(tmp_path / "runs").claimed():
+        reproduce.main(config)
+    said = capsys.readouterr()
+    assert "1 points to train, about " in said.err
+    assert f"the first: {point.about} " in said.err
+    assert "0 points done now, 0 of 1 in all" in said.out
+    reproduce.main(config)
+    assert "1 points done now, 1 of 1 in all" in capsys.readouterr().out
+    reproduce.main(config)
+    assert "to train" not in capsys.readouterr().err
 
 
 def test_reproduce_goes_on_where_the_budget_stopped_it(

@@ -77,6 +77,8 @@ def test_a_log_has_a_line_a_minute(
         "pruning: 50% done, left: 2 min",
         "pruning: 80% done, left: 50 s",
     ]
+    spans = [cli.duration(seconds) for seconds in (99, 5999, 6000, 359_999, 86400 * 1234)]
+    assert spans == ["99 s", "100 min", "1.7 h", "100.0 h", "1,234 days"]
     with cli.progress(10, quiet=True) as update:
         for done in range(5):
             update("pruning", done)
