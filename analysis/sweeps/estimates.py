@@ -37,7 +37,7 @@ def seconds(experiment: Experiment, device: str) -> float:
     """
     settings = experiment.settings()
     train, test = experiment.datasets()
-    an_image, a_test = _speed(replace(experiment.setup, device=device), settings)
+    an_image, a_test = _speed(experiment.setup, settings)
     images = settings.train_samples or len(train.labels)
     tests = settings.test_samples or len(test.labels)
     share = 1.0
@@ -52,7 +52,7 @@ def share_of(pruner: str, compression: float) -> float:
     for (low, before), (high, after) in itertools.pairwise(known):
         if compression <= high:
             part = math.log(compression / low) / math.log(high / low)
-            return before * (after / before) ** part
+            return before * math.exp(part * math.log(after / before))
     return known[-1][1]
 
 

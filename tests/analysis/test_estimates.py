@@ -28,8 +28,8 @@ def test_shares_lie_between_those_measured() -> None:
         for compression, share in known:
             assert estimates.share_of(pruner, compression) == pytest.approx(share)
         assert estimates.share_of(pruner, 1e9) == known[-1][1]
-    known = dict(estimates.SHARES["synflow"])
-    between = math.sqrt(known[10] * known[100])
+    shares = dict(estimates.SHARES["synflow"])
+    between = math.sqrt(shares[10] * shares[100])
     assert estimates.share_of("synflow", math.sqrt(1000)) == pytest.approx(between)
     assert estimates.share_of("magnitude", 1000) == 1
 
