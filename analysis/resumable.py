@@ -21,6 +21,7 @@ from collapse import cli, tables
 from collapse.errors import RequestError
 from collapse.files import check_writable
 from collapse.options import Execution
+from collapse.processes import Update
 from collapse.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
     from collapse.imp import State
     from collapse.runs import Experiment, Run
-
-
-# Told what is going on, and how much of it is done, from 0 to 1 for one point.
-Update = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

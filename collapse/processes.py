@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
-# Told what is going on in a task, and which share of it is done.
-Watch = Callable[[str, float], None]
+# Told what is going on, and which share of it is done, from 0 to 1.
+Update = Callable[[str, float], None]
 
 # Processes without --jobs, because each of them holds the network.
 JOBS = 2
@@ -67,6 +67,12 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def check_jobs(asked: int) -> None:
+    """Raise RequestError for fewer than one process."""
+    if asked < 1:
+        raise RequestError(f"--jobs: expected at least 1, got {asked}")
+
+
 def jobs_of(asked: int | None, device: object, seconds: float) -> int:
     """How many processes to use for work of so many seconds, about.
 
@@ -77,8 +83,7 @@ def jobs_of(asked: int | None, device: object, seconds: float) -> int:
         RequestError: fewer than one is asked for.
     """
     if asked is not None:
-        if asked < 1:
-            raise RequestError(f"--jobs: expected at least 1, got {asked}")
+        check_jobs(asked)
         return asked
     import torch
 
@@ -88,11 +93,11 @@ def jobs_of(asked: int | None, device: object, seconds: float) -> int:
 
 
 def shared_out(
-    work: Callable[[Task, Watch], Answer],
+    work: Callable[[Task, Update], Answer],
     tasks: Sequence[Task],
     costs: Sequence[float],
     jobs: int,
-    update: Watch,
+    update: Update,
 ) -> list[Answer]:
     """Do every task in up to ``jobs`` processes, this one among them.
 
@@ -203,7 +208,7 @@ def _threads(jobs: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _others(
-    count: int, work: Callable[[Any, Watch], Any], threads: int
+    count: int, work: Callable[[Any, Update], Any], threads: int
 ) -> Iterator[list[Connection]]:
     """Processes that work, and a line to each; they end with the block, however it ends."""
     import multiprocessing
@@ -255,7 +260,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(line: Connection, work: Callable[[Any, Watch], Any]) -> None:
+def _work(line: Connection, work: Callable[[Any, Update], Any]) -> None:
     """Another process: do what comes over the line until that is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever shares out ends this process, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is open is closed

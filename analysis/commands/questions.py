@@ -17,6 +17,7 @@ from collapse import cli
 from collapse.errors import RequestError, unknown
 from collapse.files import check_writable
 from collapse.options import Folder, shown
+from collapse.processes import check_jobs
 
 # Measured first and alone: what runs beside it would be in its numbers.
 _ALONE = ("cost",)
@@ -53,8 +54,7 @@ def main(config: Config) -> int:
             raise unknown("question", name, QUESTIONS)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = config.jobs if config.jobs is not None else cores or 1
-    if jobs < 1:
-        raise RequestError(f"--jobs: expected at least 1, got {jobs}")
+    check_jobs(jobs)
     check_writable(config.out / "answers.csv", (".csv",))
     start = time.monotonic()
     codes = {name: _answer(config, start, None, name) for name in names if name in _ALONE}

@@ -18,7 +18,8 @@ from collapse.files import check_writable
 from collapse.options import Count, Execution, Machine, shown
 
 if TYPE_CHECKING:
-    from analysis.resumable import Resources, Trained, Update
+    from analysis.resumable import Resources, Trained
+    from collapse.processes import Update
     from collapse.runs import Experiment
 
 # What has to be trained; the other figures take minutes on a CPU.

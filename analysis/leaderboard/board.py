@@ -15,7 +15,7 @@ from analysis.experiments.cost import peak
 from analysis.experiments.shared import measured, needs_labels, network
 from analysis.experiments.study import outcome
 from analysis.questions import statistics
-from analysis.resumable import After, Measured, Point, Resources, Update, complete
+from analysis.resumable import After, Measured, Point, Resources, complete
 from collapse import cli, critical, tables
 from collapse import masks as masking
 from collapse.conservation import audit
@@ -23,7 +23,7 @@ from collapse.errors import RequestError, first_line
 from collapse.models import taken
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.problem import Problem
-from collapse.processes import shared_out
+from collapse.processes import Update, shared_out
 from collapse.pruning import Step, iterations_of, prune
 from collapse.runs import Experiment, Run
 from collapse.scores import SCORES

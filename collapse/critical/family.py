@@ -15,11 +15,9 @@ from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
+from collapse.processes import Update
 from collapse.pruning import Engine, Plain, Pruned, Start, Step, begin, counts, fastest, prune
 from collapse.scores import Scores
-
-# Told what is being tested, and which share of the search is done, about.
-Watch = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Family:
     problem: Problem
     options: Pruning
     effective: bool
-    watch: Watch
+    watch: Update
     first: dict[Any, Scores] = field(default_factory=dict)
     cuts: dict[str, bool] = field(default_factory=dict)
     prunings: list[int] = field(default_factory=lambda: [0, 1])  # done, and expected in all

@@ -17,13 +17,14 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.critical.certificate import theorem_3_holds
-from collapse.critical.family import Family, Watch, bisected
+from collapse.critical.family import Family, bisected
 from collapse.critical.prefixes import Prefixes, fewest
 from collapse.critical.result import Critical, Point
 from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
+from collapse.processes import Update
 from collapse.pruning import (
     PathsExhaustedError,
     Plain,
@@ -47,7 +48,7 @@ def critical_compression(
     scan: int = 8,
     tolerance: float = 0.0,
     effective: bool = True,
-    watch: Watch | None = None,
+    watch: Update | None = None,
 ) -> Critical:
     """The largest compression at which a pruner leaves no layer of a network collapsed.
 

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.resumable import Resources, Update, complete
+from analysis.resumable import Resources, complete
 from collapse import cli
 from collapse.options import Execution
+from collapse.processes import Update
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import pytest
 
 from analysis import experiments, results
 from analysis.commands import reproduce
-from analysis.resumable import Resources, UnlessCut, Update
+from analysis.resumable import Resources, UnlessCut
 from analysis.sweeps.estimates import share_of
 from collapse import tables
 from collapse.data import load
 from collapse.errors import RequestError
 from collapse.options import Execution
+from collapse.processes import Update
 
 experiments.find("grid")  # it declares its table
 
