@@ -239,13 +239,13 @@ class After:
         self.training.check()
 
     def compute(self, resources: Resources, update: Update) -> pd.DataFrame | None:
-        """Train first, if that is not done."""
-        if (
-            self.training.stored(resources) is None
-            and self.training.compute(resources, update) is None
-        ):
-            return None
-        return self._measured(resources).compute(resources, update)
+        """Train first, if that is not done: beside it, measuring is no work."""
+        share = 0.0
+        if self.training.stored(resources) is None:
+            if self.training.compute(resources, update) is None:
+                return None
+            share = 1.0
+        return self._measured(resources).compute(resources, _words_alone(update, share))
 
     def _measured(self, resources: Resources) -> Measured:
         return self.point(self.training.experiment.run(resources.execution.runs))

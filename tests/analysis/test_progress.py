@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
 
-from analysis.resumable import Resources, complete
+from analysis.resumable import After, Measured, Resources, Trained, complete
 from collapse import cli
 from collapse.options import Execution
 from collapse.processes import Update
@@ -57,3 +57,16 @@ def test_what_is_no_work_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     points = [_Point(100, "stored"), _Point(100, "cut"), _Point(2), _Point(2)]
     complete(points, "accuracy", Resources(Execution(tmp_path)))
     assert heard == [0.0, 0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(("state", "expected"), [("", [0, 0.5, 1, 1, 1]), ("stored", [0, 0])])
+def test_measuring_after_a_training_is_no_second_work(
+    tmp_path: Path, state: str, expected: list[float]
+) -> None:
+    training, heard = _Point(2, state), list[float]()
+    trained, point = cast(Trained, training), cast(Measured, _Point(1))
+    told = After(trained, training.row, "after", lambda run: point)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(After, "_measured", lambda self, resources: point)
+        told.compute(Resources(Execution(tmp_path)), lambda text, share: heard.append(share))
+    assert heard == expected
