@@ -11,6 +11,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
+from analysis.questions.accuracy import TABLE
 from analysis.resumable import After, Measured, Resources, Trained, complete
 from collapse import cli
 from collapse.options import Execution
@@ -55,7 +56,7 @@ def test_what_is_no_work_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(cli, "progress", listening)
     points = [_Point(100, "stored"), _Point(100, "cut"), _Point(2), _Point(2)]
-    complete(points, "accuracy", Resources(Execution(tmp_path)))
+    complete(points, TABLE, Resources(Execution(tmp_path)))
     assert heard == [0.0, 0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
 
 
