@@ -129,67 +129,94 @@ def shared_out(
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         return [work(task, partial(watch, number)) for number, task in enumerate(tasks)]
-    left = deque(sorted(range(len(tasks)), key=lambda number: -costs[number]))
-    answers: dict[int, Any] = {}
-    failures: list[Exception] = []
-    leaving = threading.Event()
+    shared = _Shared(work, tasks, watch, sorted(range(len(tasks)), key=lambda n: -costs[n]))
+    longest = shared.begin()  # here: others have to start first
+    with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
+        serving = [
+            threading.Thread(target=shared.serve, args=(line,), daemon=True) for line in lines
+        ]
+        try:
+            for thread in serving:
+                thread.start()
+            shared.help_out(longest)
+            for thread in serving:
+                thread.join()
+        finally:
+            shared.leaving.set()  # also where this process is interrupted
+    shared.help_out(shared.begin())  # what a killed process had begun
+    if shared.failures:
+        raise shared.failures[0]
+    return [shared.answers[number] for number in range(len(tasks))]
 
-    def begin() -> int | None:
+
+class _Shared:
+    """Tasks that this process and others take from one queue, and what became of them.
+
+    A thread of this process serves each of the others.
+
+    Args:
+        watch: told which task, what goes on in it, and which share of it is done.
+        order: numbers of tasks, the one to begin with first.
+
+    Attributes:
+        failures: errors of tasks; after the first no further task begins.
+        leaving: set when the others are about to be stopped, so that no word is due on that.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Any, Update], Any],
+        tasks: Sequence[Any],
+        watch: Callable[[int, str, float], None],
+        order: Sequence[int],
+    ) -> None:
+        self._work, self._tasks, self._watch, self._left = work, tasks, watch, deque(order)
+        self.answers: dict[int, Any] = {}
+        self.failures: list[Exception] = []
+        self.leaving = threading.Event()
+
+    def begin(self) -> int | None:
+        """The next task, which is no one else's from now on."""
         with contextlib.suppress(IndexError):  # another thread may have taken the last one
-            return left.popleft()
+            return self._left.popleft()
         return None
 
-    def finish(number: int, answer: object) -> None:
-        answers[number] = answer
-        if isinstance(answer, Exception):
-            failures.append(answer)
-            left.clear()
-
-    def watch_here(number: int, text: str, share: float) -> None:
-        if failures:  # of another process: what is done here is for nothing
-            raise failures[0]
-        watch(number, text, share)
-
-    def serve(line: Connection) -> None:
+    def serve(self, line: Connection) -> None:
         """Hand tasks to another process, for as long as there are any and it lives."""
-        while (number := begin()) is not None:
+        while (number := self.begin()) is not None:
             try:
-                line.send(tasks[number])
+                line.send(self._tasks[number])
                 while len(message := line.recv()) > 1:
-                    watch(number, *message)
-                finish(number, *message)
+                    self._watch(number, *message)
+                self._finish(number, *message)
             # It was killed, or its answer cannot be pickled, or, when it is unpickled here, raises
             # whatever it likes: nothing is lost, because the task is done again.
             except Exception as error:
-                left.appendleft(number)
-                if not leaving.is_set():
+                self._left.appendleft(number)
+                if not self.leaving.is_set():
                     print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
                 return
         line.close()
 
-    def help_out(number: int | None) -> None:
+    def help_out(self, number: int | None) -> None:
+        """Do this task here, and others for as long as there are any."""
         while number is not None:
             try:
-                finish(number, work(tasks[number], partial(watch_here, number)))
+                self._finish(number, self._work(self._tasks[number], partial(self._here, number)))
             except Exception as error:  # whatever a task raises, the others end first
-                finish(number, error)
-            number = begin()
+                self._finish(number, error)
+            number = self.begin()
 
-    longest = begin()  # here: others have to start first
-    with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
-        serving = [threading.Thread(target=serve, args=(line,), daemon=True) for line in lines]
-        try:
-            for thread in serving:
-                thread.start()
-            help_out(longest)
-            for thread in serving:
-                thread.join()
-        finally:
-            leaving.set()  # also where this process is interrupted
-    help_out(begin())  # what a killed process had begun
-    if failures:
-        raise failures[0]
-    return [answers[number] for number in range(len(tasks))]
+    def _here(self, number: int, text: str, share: float) -> None:
+        if self.failures:  # of another process: what is done here is for nothing
+            raise self.failures[0]
+        self._watch(number, text, share)
+
+    def _finish(self, number: int, answer: object) -> None:
+        self.answers[number] = answer
+        if isinstance(answer, Exception):
+            self.failures.append(answer)
+            self._left.clear()
 
 
 @contextlib.contextmanager
