@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from collapse import masks as masking
-from collapse.doctor.cuts import cut_layers, dense_kernels
-from collapse.doctor.facts import Distance, Layer, Verdict
+from collapse.doctor.cuts import cut_layers
+from collapse.doctor.facts import Distance, Layer
 from collapse.doctor.result import Diagnosis
-from collapse.doctor.units import Uses, causes, constant_inputs, inputs_of, walk
+from collapse.doctor.routes import Routes
+from collapse.doctor.units import Use, causes, constant_inputs, inputs_of
 from collapse.errors import RequestError
 from collapse.masks.counts import count
 from collapse.models import (
@@ -82,115 +83,147 @@ def doctor(
         )
     model = plain(model)
     example = inputs_of(example, next(iter(prunable(model).values())).device)
-    kept = masking.from_zeros(model)
     if masks is not None:
         masking.check_fit(model, masks)
-        also = {name: mask for name, mask in masks.items() if name not in kept}
-        if also:  # scales, biases, … pruned beside the layers
-            part = {name: mask for name, mask in masks.items() if name in kept} or None
-            with masking.applied(model, also):
-                found = doctor(
-                    model,
-                    example,
-                    masks=part,
-                    output=output,
-                    pruner=pruner,
-                    target=target,
-                    baseline=baseline,
-                    network=network,
-                )
-            return replace(found, also=tuple(also))
-        kept |= {
-            name: kept[name] & masks[name].to(kept[name].device) for name in kept if name in masks
-        }
-    if target is not None:
-        masking.keep_count(masking.total(kept), target)  # below 1 is said now
-    if baseline is not None:
-        masking.check_fit(model, baseline, "the baseline's masks")
-        whole = {name: torch.ones_like(mask) for name, mask in kept.items()}
-        baseline = {n: baseline.get(n, mask).to(mask.device) for n, mask in whole.items()}
-    nonfinite = _nonfinite(model)
-    kernels, connected_dense = dense_kernels(model, example, output=output)
-    tables = dict(_tables(model, example, kept))
-    alive, connected, uses = walk(model, kept | tables, example, output=output)
-    norms = _zero_norms(model)
-    lit, silenced = alive, False
-    if norms and connected:
-        lit, lives, _ = walk(model, kept | tables | norms, example, output=output)
-        silenced = not lives
-    cuts = cut_layers(model, example, output=output)
-    reached = {name for name, kernel in kernels.items() if bool(kernel.any())}
-    others = [name for name in kept if name not in reached]
-    stopped = reach(model, others, example, output).without_gradient if others else []
-    scores, unscored = _scores(model, kept, example, output, connected, bool(nonfinite))
-    fed: dict[str, int] = {}
-    unreached = (not bool(use.reached_in.all()) for parts in uses.values() for use in parts)
-    if connected and any(unreached):
-        fed = constant_inputs(model, kept, example, uses, output=output)
-    weights, sums = prunable(model), masking.sums(scores or {})
+    # Scales, biases, … that are pruned beside the layers.
+    also = {n: mask for n, mask in (masks or {}).items() if n not in prunable(model)}
+    with masking.applied(model, also) if also else nullcontext():
+        kept = masking.from_zeros(model)
+        given = {n: masks[n].to(kept[n].device) for n in kept if n in masks} if masks else {}
+        kept |= {name: kept[name] & mask for name, mask in given.items()}
+        if target is not None:
+            masking.keep_count(masking.total(kept), target)  # below 1 is said now
+        earlier = None if baseline is None else _whole(model, kept, baseline)
+        seen = _Examination(model, kept, example, output)
+        layers = [seen.layer(name, earlier) for name in kept]
+        gone = {layer.layer for layer in layers if layer.verdict in ("empty", "dead")}
+        routes = seen.routes
+        return Diagnosis(
+            layers=layers,
+            connected=routes.connected,
+            connected_dense=routes.connected_dense,
+            input_shape=tuple(first_tensor(example).shape[1:]),
+            nonfinite=seen.nonfinite,
+            silent_norms={name: not bool(mask.any()) for name, mask in routes.norms.items()},
+            silenced=routes.silenced,
+            empty_tables=[name for name, mask in routes.tables.items() if not bool(mask.any())],
+            without_gradient=seen.without_gradient(),
+            bearing=seen.bearing(gone),
+            frontier=None if routes.connected or gone else routes.frontier(),
+            distance=seen.distance(pruner),
+            unscored=seen.unscored,
+            unmasked=[]
+            if masks is None or (also and not given)
+            else [n for n in kept if n not in given],
+            target=target,
+            baseline=None if earlier is None else masking.kept_by_layer(earlier),
+            network=network,
+            also=tuple(also),
+        )
 
-    def layer(name: str, mask: Tensor) -> Layer:
-        living, bright = count(alive[name]), count(lit[name])
-        dead = causes(mask, alive[name], kernels[name], uses.get(name, []))
-        bad, left = nonfinite.get(name, 0), count(mask)
-        verdict: Verdict = "healthy"
-        if bad:
-            verdict = "not finite"
-        elif not mask.numel():
-            verdict = "empty"
-        elif name not in reached:
-            verdict = "not reached" if connected_dense else "cut off"
-        elif not left:
-            verdict = "empty"
-        elif not living:
-            verdict = "dead" if connected else "cut off"
-        elif not bright:
-            verdict = "silent"
-        before = None if baseline is None else count(mask & ~baseline[name])
+
+def _whole(model: nn.Module, kept: Masks, masks: Mapping[str, Tensor]) -> Masks:
+    """Masks of an earlier state; a layer without one was whole.
+
+    Raises:
+        RequestError: they do not fit the model.
+    """
+    masking.check_fit(model, masks, "the baseline's masks")
+    return {n: masks.get(n, torch.ones_like(mask)).to(mask.device) for n, mask in kept.items()}
+
+
+class _Examination:
+    """What is measured of a network in which these weights are left, each thing once."""
+
+    def __init__(self, model: nn.Module, kept: Masks, example: Inputs, output: Selector) -> None:
+        self.model, self.kept, self.example, self.output = model, kept, example, output
+        self.routes = Routes.of(model, kept, example, output)
+        self.nonfinite = _nonfinite(model)
+        self.scores, self.unscored = self._scores()
+        self.sums = masking.sums(self.scores or {})
+
+    def layer(self, name: str, earlier: Masks | None) -> Layer:
+        """The facts of a layer.
+
+        Args:
+            earlier: masks of an earlier state.
+        """
+        mask, routes, bad = self.kept[name], self.routes, self.nonfinite.get(name, 0)
+        alive, uses = routes.alive[name], routes.uses.get(name, [])
+        dead = causes(mask, alive, routes.kernels[name], uses)
         return Layer(
             layer=name,
             shape=tuple(mask.shape),
             parameters=mask.numel(),
-            kept=left,
-            living=living,
-            is_cut=name in cuts if name in reached else None,
-            verdict=verdict,
-            **_units(uses, name, fed),
+            kept=count(mask),
+            living=count(alive),
+            is_cut=name in routes.cuts if routes.reaches(name) else None,
+            verdict=routes.verdict(name, mask, bad),
+            **_units(uses, self._fed.get(name, 0)),
             padding_only=dead.padding,
             no_input=dead.no_input,
             no_output=dead.no_output,
-            score_sum=sums[name][0] if scores else None,
-            tied=_tied(weights[name].detach(), mask),
+            score_sum=self.sums[name][0] if self.scores else None,
+            tied=_tied(prunable(self.model)[name].detach(), mask),
             nonfinite=bad,
-            returned=before,
+            returned=None if earlier is None else count(mask & ~earlier[name]),
         )
 
-    layers = [layer(name, mask) for name, mask in kept.items()]
-    gone = {each.layer for each in layers if each.verdict in ("empty", "dead")}
-    bearing: frozenset[str] = frozenset()
-    if gone and connected:
-        bearing = cut_layers(model, example, output=output, without=gone) - cuts
-    return Diagnosis(
-        layers=layers,
-        connected=connected,
-        connected_dense=connected_dense,
-        input_shape=tuple(first_tensor(example).shape[1:]),
-        nonfinite=nonfinite,
-        silent_norms={name: not bool(mask.any()) for name, mask in norms.items()},
-        silenced=silenced,
-        empty_tables=[name for name, mask in tables.items() if not bool(mask.any())],
-        without_gradient=stopped,
-        bearing=[name for name in kept if name in bearing],
-        frontier=None if connected or gone else _frontier(uses),
-        distance=_distance(
-            model, kept, alive, example, output, pruner, scores, bool(nonfinite) or not connected
-        ),
-        unscored=unscored,
-        unmasked=[] if masks is None else [name for name in kept if name not in masks],
-        target=target,
-        baseline=None if baseline is None else masking.kept_by_layer(baseline),
-        network=network,
-    )
+    def without_gradient(self) -> list[str]:
+        """Layers that no path crosses because no gradient passes where one would."""
+        others = [name for name in self.kept if not self.routes.reaches(name)]
+        if not others:
+            return []
+        return reach(self.model, others, self.example, self.output).without_gradient
+
+    def bearing(self, gone: Collection[str]) -> list[str]:
+        """Layers that every path crosses now that others are gone."""
+        if not (gone and self.routes.connected):
+            return []
+        cuts = cut_layers(self.model, self.example, output=self.output, without=gone)
+        return [name for name in self.kept if name in cuts - self.routes.cuts]
+
+    def distance(self, pruner: str) -> Distance | None:
+        """Of the layers that live: those that do not are collapsed already."""
+        alive, scores = self.routes.alive, self.scores
+        living = [name for name in self.kept if bool(alive[name].any())]
+        if not living or self.nonfinite or not self.routes.connected:
+            return None
+        if pruner != "synflow":
+            try:
+                scores = score(self.model, pruner, self.kept, self._inputs)
+            except RequestError:
+                return None
+        if scores is None:
+            return None
+        layer, keep = masking.first_to_collapse(
+            {name: scores[name] for name in living}, {name: self.kept[name] for name in living}
+        )
+        return Distance(pruner, layer, keep)
+
+    def _scores(self) -> tuple[Scores | None, str]:
+        """SynFlow's, or why there are none."""
+        if not self.routes.connected:
+            return Scores({name: torch.zeros(1) for name in self.kept}), ""
+        if self.nonfinite:
+            return None, "weights that are not finite have no score"
+        try:
+            return score(self.model, "synflow", self.kept, self._inputs), ""
+        except RequestError as error:
+            return None, str(error)
+
+    @property
+    def _inputs(self) -> ScoreInputs:
+        return ScoreInputs([(self.example, None)], output=self.output)
+
+    @cached_property
+    def _fed(self) -> dict[str, int]:
+        """How many input units of each layer carry a constant."""
+        uses = self.routes.uses
+        unreached = (not bool(use.reached_in.all()) for parts in uses.values() for use in parts)
+        if not (self.routes.connected and any(unreached)):
+            return {}
+        return constant_inputs(self.model, self.kept, self.example, uses, output=self.output)
 
 
 def _nonfinite(model: nn.Module) -> dict[str, int]:
@@ -201,89 +234,12 @@ def _nonfinite(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def _tables(model: nn.Module, example: Inputs, layers: Masks) -> Sequence[tuple[str, Tensor]]:
-    """Embeddings with columns of zeros, which stop what the input looks up there.
+def _units(parts: Sequence[Use], constant: int) -> dict[str, int]:
+    """A layer's units as columns, over all its uses; none where it is no linear map.
 
-    Rows do not count: which are looked up is the data's, and a padding row is zero on purpose.
+    Args:
+        constant: how many of its input units carry a constant.
     """
-    if first_tensor(example).is_floating_point():
-        return []
-    names = {id(p): name for name, p in model.named_parameters()}
-    found = []
-    for module in model.modules():
-        name = names.get(id(getattr(module, "weight", None)))
-        if isinstance(module, nn.Embedding) and name is not None and name not in layers:
-            columns = (module.weight.detach() != 0).any(0)
-            if not bool(columns.all()):
-                found.append((name, columns.expand(module.weight.shape)))
-    return found
-
-
-def _zero_norms(model: nn.Module) -> Masks:
-    """The weights of normalisations (vectors called weight, but for slopes) that have zeros."""
-    slopes = {id(m.weight) for m in model.modules() if isinstance(m, nn.PReLU)}
-    return {
-        name: p.detach() != 0
-        for name, p in model.named_parameters()
-        if p.ndim == 1
-        and name.rpartition(".")[2] == "weight"
-        and id(p) not in slopes
-        and not bool((p != 0).all())
-    }
-
-
-def _scores(
-    model: nn.Module,
-    kept: Masks,
-    example: Inputs,
-    output: Selector,
-    connected: bool,
-    nonfinite: bool,
-) -> tuple[Scores | None, str]:
-    """SynFlow's, or why there are none."""
-    if not connected:
-        return Scores({name: torch.zeros(1) for name in kept}), ""
-    if nonfinite:
-        return None, "weights that are not finite have no score"
-    try:
-        return score(model, "synflow", kept, _inputs(example, output)), ""
-    except RequestError as error:
-        return None, str(error)
-
-
-def _inputs(example: Inputs, output: Selector) -> ScoreInputs:
-    return ScoreInputs([(example, None)], output=output)
-
-
-def _distance(
-    model: nn.Module,
-    kept: Masks,
-    alive: Masks,
-    example: Inputs,
-    output: Selector,
-    pruner: str,
-    scores: Scores | None,
-    hopeless: bool,
-) -> Distance | None:
-    """Of the layers that live: those that do not are collapsed already."""
-    living = [name for name, mask in kept.items() if bool(alive[name].any())]
-    if not living or hopeless:
-        return None
-    if pruner != "synflow":
-        try:
-            scores = score(model, pruner, kept, _inputs(example, output))
-        except RequestError:
-            return None
-    if scores is None:
-        return None
-    layer, keep = masking.first_to_collapse(
-        {name: scores[name] for name in living}, {name: kept[name] for name in living}
-    )
-    return Distance(pruner, layer, keep)
-
-
-def _units(uses: Uses, name: str, fed: Mapping[str, int]) -> dict[str, Any]:
-    parts = uses.get(name)
     if not parts:
         return {}
 
@@ -293,7 +249,7 @@ def _units(uses: Uses, name: str, fed: Mapping[str, int]) -> dict[str, Any]:
     return {
         "units_in": len(parts[0].reached_in),
         "unreached_in": missing("reached_in"),
-        "constant_in": fed.get(name, 0),
+        "constant_in": constant,
         "units_out": len(parts[0].reached_out),
         "unreached_out": missing("reached_out"),
         "leading_nowhere": missing("leads_on"),
@@ -309,14 +265,3 @@ def _tied(weight: Tensor, mask: Tensor) -> int:
     distinct, often = torch.unique(sample, return_counts=True)
     tied = int((values == distinct[often.argmax()]).count_nonzero())
     return tied if tied > _TIED * len(values) else 0
-
-
-def _frontier(uses: Uses) -> tuple[str, str] | None:
-    """The first layer that is reached and passes nothing on, and the last before it that does."""
-    before = None
-    for name, parts in uses.items():
-        if any(bool(use.reached_out.any()) for use in parts):
-            before = name
-        elif before is not None:
-            return name, before
-    return None
