@@ -173,8 +173,12 @@ def constant_inputs(
     """
     tensors = stand_ins(model, dtype=torch.float32, parameter=kept_parameters(dict(masks)))
     mode = _Values({id(tensors[name]): name for name in masks})
+
+    def drawn(x: Tensor, _: str) -> Tensor:
+        return torch.randn_like(x, dtype=torch.float32) if x.is_floating_point() else x
+
     with untouched(model, "eval"), torch.no_grad():
-        seen = mapped(lambda x, _: torch.randn_like(x) if x.is_floating_point() else x, example)
+        seen = mapped(drawn, example)
         with mode:
             call(model, tensors, seen, output)
     found = {}

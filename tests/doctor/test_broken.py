@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import collapse
+from collapse.models import mapped
 from tests.doctor import broken_otherwise  # noqa: F401  # adds to them
 from tests.doctor.broken import BROKEN
 
@@ -26,6 +28,16 @@ def test_what_is_planted_is_found_and_nothing_else(name: str) -> None:
     for layer in found.layers:  # each dead weight has one cause
         dead = layer.kept - layer.living
         assert layer.padding_only + layer.no_input + layer.no_output <= dead
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_in_any_precision_the_same_is_found(dtype: torch.dtype) -> None:
+    case = BROKEN["one_of_two_halves_left"]()
+    single = collapse.doctor(case.model, case.example)
+    found = collapse.doctor(case.model.to(dtype), mapped(lambda x, _: x.to(dtype), case.example))
+    assert found.findings == single.findings
+    constants = [[layer.constant_in for layer in one.layers] for one in (single, found)]
+    assert constants == [[0, 4, 3]] * 2
 
 
 def test_there_are_enough_of_them() -> None:
