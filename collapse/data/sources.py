@@ -126,22 +126,26 @@ def for_scoring(
         return dense if name == "gaussian" else _sparse(dense, seed)
     if ":" in name:
         return _users(name, split, seed=seed, input_shape=input_shape, classes=classes)
-    root = data_folder(None if root is None else Path(root))
+    return _images(name, split, data_folder(None if root is None else Path(root)), input_shape)
+
+
+def _images(name: str, split: Split, root: Path, input_shape: tuple[int, ...] | None) -> Dataset:
+    """Images that lie under ``root``, or that torchvision downloads there."""
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
     found = image_files.find(root, name, split, size)
-    if found is None:
-        if name not in _TORCHVISION:
-            if (root / name).is_dir():
-                raise RequestError(
-                    f"dataset '{name}' in '{root}' has no {split} split: expected "
-                    f"{split}-*.parquet or {split}/CLASS/IMAGE"
-                )
-            if name not in DATASETS:
-                raise unknown_dataset(name, root)
-            raise RequestError(_missing(name, root))
-        images, labels, count = _download(name, split, root)
-    else:
+    if found is not None:
         images, labels, count = _cached(found)
+    elif name in _TORCHVISION:
+        images, labels, count = _download(name, split, root)
+    elif (root / name).is_dir():
+        raise RequestError(
+            f"dataset '{name}' in '{root}' has no {split} split: expected {split}-*.parquet or "
+            f"{split}/CLASS/IMAGE"
+        )
+    elif name not in DATASETS:
+        raise unknown_dataset(name, root)
+    else:
+        raise RequestError(_missing(name, root))
     if not len(labels):
         raise RequestError(f"dataset '{name}' in '{root}' is empty: expected at least one image")
     mean, std = _STATISTICS.get(name, _IMAGENET)
