@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ def _of_function(node: fx.Node, facts: Facts) -> Rule | None:
     target, source = node.target, node.all_input_nodes[0]
     if source not in facts.shapes:
         return None
-    axis, shape = facts.axes[source], facts.shapes[source]
+    axis = facts.axes[source]
     tensors = [n for n in node.all_input_nodes if n in facts.shapes]
     if target in _STOPPING:
         return UnitWise(node, facts, stops=True)
@@ -117,33 +117,44 @@ def _of_function(node: fx.Node, facts: Facts) -> Rule | None:
         return None if inside else UnitWise(node, facts)
     if target in _GATING:
         return UnitWise(node, facts, keeps_zero=False)
-    if target in _SUMS | _PRODUCTS and len(node.args) == 2 and not node.kwargs:
-        mixed = len({facts.axes[n] for n in tensors if facts.size(n) > 1}) > 1
-        kind: type[Rule] = Sum if target in _SUMS else Product
-        if mixed or len(set(node.args)) < 2 or len(tensors) < len(node.all_input_nodes):
-            return None
-        return kind(node, facts)
+    if target in _SUMS | _PRODUCTS:
+        return _two(node, facts, tensors)
     if target in _JOINS:
         return _join(node, facts)
     if target in _FLAT:
         return _flat(node, facts, source)
-    if target in _MEANS and axis is not None and len(tensors) == 1:
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        dims = [dims] if isinstance(dims, int) else dims
-        if not isinstance(dims, list | tuple) or axis % len(shape) in [
-            int(d) % len(shape) for d in dims
-        ]:
-            return None
-        rule = UnitWise(node, facts)
-        rule.axis = axis + (
-            0 if len(facts.shapes[node]) == len(shape)
-            else sum(int(d) % len(shape) > axis % len(shape) for d in dims)
-        )  # fmt: skip
-        return rule
+    if target in _MEANS and len(tensors) == 1:
+        return _mean(node, facts, source)
     if target in _PERMUTED and axis is not None:
         order = node.args[1] if isinstance(node.args[1], list | tuple) else node.args[1:]
         return Moved(node, facts, order)  # type: ignore[arg-type]  # numbers
     return None
+
+
+def _two(node: fx.Node, facts: Facts, tensors: Sequence[fx.Node]) -> Rule | None:
+    """A sum or a product of two different tensors."""
+    mixed = len({facts.axes[n] for n in tensors if facts.size(n) > 1}) > 1
+    if len(node.args) != 2 or node.kwargs or mixed or len(set(node.args)) < 2:
+        return None
+    if len(tensors) < len(node.all_input_nodes):
+        return None
+    return Sum(node, facts) if node.target in _SUMS else Product(node, facts)
+
+
+def _mean(node: fx.Node, facts: Facts, source: fx.Node) -> Rule | None:
+    """A mean over other dimensions than the units'."""
+    axis, shape = facts.axes[source], facts.shapes[source]
+    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims = [dims] if isinstance(dims, int) else dims
+    if axis is None or not isinstance(dims, list | tuple):
+        return None
+    gone = [int(d) % len(shape) for d in dims]
+    if axis % len(shape) in gone:
+        return None
+    rule = UnitWise(node, facts)
+    kept = len(facts.shapes[node]) == len(shape)
+    rule.axis = axis + (0 if kept else sum(d > axis % len(shape) for d in gone))
+    return rule
 
 
 def _flat(node: fx.Node, facts: Facts, source: fx.Node) -> Rule | None:
