@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from collapse.errors import RequestError
 from collapse.models import Inputs, Masks, Selector
 from collapse.options import PER_CLASS, TOKENS, Mode, Pruning, Setup
 from collapse.scores import Batch, Loss, load_loss, mode_of, needs_labels, token_cross_entropy
+
+# So many samples, and so many of inputs with more positions, are looked at for layers that the
+# first one does not reach.
+_ROUTED, _OF_LARGE, _LARGE = 64, 8, 64 * 64
 
 
 def choose_device(name: str) -> torch.device:
@@ -120,9 +125,14 @@ class Problem:
         layers = list(self._prunable())
         if not self.batches:
             return models.Reach([], [])
+        large = math.prod(self.input_shape[1:]) > _LARGE
         try:
-            one = models.taken(self.example, slice(0, 1))
-            found = models.reach(self.model, layers, one, self.output)
+            # A router may send other samples to other layers.
+            for count in (1, _OF_LARGE if large else _ROUTED):
+                samples = models.taken(self.example, slice(0, count))
+                found = models.reach(self.model, layers, samples, self.output)
+                if not found.unreached:
+                    break
         except RequestError:
             return models.Reach([], [])
         return models.Reach([], []) if len(found.unreached) == len(layers) else found

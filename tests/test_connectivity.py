@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import collapse
 from collapse import masks as masking
 from collapse.connectivity import connected, living
 from collapse.errors import RequestError
@@ -272,3 +273,49 @@ def test_paths_that_are_subtracted_do_not_cancel() -> None:
     model = Difference()
     masks = masking.dense(model)
     assert masking.density(living(model, masks, torch.zeros(1, 4))) == 1
+
+
+def _standardised(h: Tensor) -> Tensor:
+    return (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        _standardised,
+        lambda h: h - h.mean(-1, keepdim=True),
+        lambda h: h - h.roll(1, -1),
+        lambda h: h / (h.norm(dim=-1, keepdim=True) + 1e-6),
+        lambda h: h / h.sum(-1, keepdim=True).sqrt(),
+        lambda h: h / (1 + h.abs()),
+        lambda h: h / (1 + torch.exp(-h)),
+        lambda h: torch.div(h, 1 + torch.exp(-h)),
+        lambda h: h * torch.reciprocal(1 + torch.exp(-h)),
+        lambda h: 1 / (1 + torch.exp(-h)),
+        lambda h: h.div_(2).exp().floor(),
+        nn.Softshrink(10),
+        nn.Hardshrink(10),
+    ],
+)
+def test_what_is_written_by_hand_cancels_nowhere(by_hand) -> None:
+    """On inputs of ones and weights of one value each unit would be its layer's mean."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(by_hand(self.second(by_hand(self.first(_standardised(x))))))
+
+    model, example = Chain(), torch.zeros(1, 6)
+    dense = masking.dense(model)
+    assert masking.density(living(model, dense, example)) == 1
+    assert connected(model, dense, example)
+    for name, mask in dense.items():
+        without = {**dense, name: torch.zeros_like(mask)}
+        assert not connected(model, without, example)
+        assert not any(bool(part.any()) for part in living(model, without, example).values())
+    found = collapse.doctor(model, example)
+    assert found.healthy
+    assert [layer.living for layer in found.layers] == [48, 56, 21]

@@ -1,8 +1,6 @@
 """Dead weights, and whether a network is connected: input→output paths of kept weights."""
 
-from collapse.connectivity.noise import noisy
-from collapse.connectivity.replacements import (
-    ConnectionMode,
+from collapse.connectivity.dead_weights import (
     connected,
     constant,
     is_cut_layer,
@@ -11,6 +9,8 @@ from collapse.connectivity.replacements import (
     paths,
     reach,
 )
+from collapse.connectivity.noise import noisy, there, uneven
+from collapse.connectivity.replacements import ConnectionMode
 
 __all__ = [
     "ConnectionMode",
@@ -22,4 +22,6 @@ __all__ = [
     "noisy",
     "paths",
     "reach",
+    "there",
+    "uneven",
 ]

@@ -1,11 +1,7 @@
-"""Dead weights: kept weights on no input→output path of kept weights.
+"""Every operation as one that only says *connected or not*.
 
-The network runs once forward and backward on an input of ones with its masks as weights and every
-operation replaced by one that only says *connected or not*: normalisations and activations pass, a
-maximum becomes a mean, and what does not come from the input (biases, class tokens, positions)
-adds nothing. A weight is alive when the gradient that reaches it is not zero, and the network is
-connected when the gradient that reaches the input is not. This needs no tracing, so it works on any
-model whose forward runs.
+Normalisations and activations pass, a maximum becomes a mean, and what does not come from the input
+(biases, class tokens, positions) adds nothing.
 """
 
 from __future__ import annotations
@@ -15,25 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from collapse.connectivity.noise import noisy
+from collapse.connectivity.noise import noisy, uneven
 from collapse.connectivity.recurrent import RECURRENT
-from collapse.masks import check_fit, dense
-from collapse.models import (
-    Inputs,
-    Masks,
-    Ones,
-    Selector,
-    call,
-    opened,
-    output_sum,
-    plain,
-    stand_ins,
-    tensors_in,
-    untouched,
-)
+from collapse.models import opened, tensors_in
 
 
 def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -122,13 +105,15 @@ def _linear_maps() -> list[Callable[..., Any]]:
 _PASS = (
     *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("hardswish", "hardtanh", "softplus", "softsign", "tanhshrink", "tanh", "logsigmoid"),
+    *("hardshrink", "softshrink", "floor", "ceil", "trunc", "fix"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "threshold"),
     *("feature_alpha_dropout", "batch_norm", "layer_norm", "group_norm", "instance_norm"),
     *("rms_norm", "local_response_norm", "normalize", "clamp", "clamp_min", "clamp_max", "clip"),
     *("abs", "sqrt", "rsqrt", "exp", "log", "log1p", "square", "sign", "round", "masked_fill"),
 )
-_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
+_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "reciprocal")
 _COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__")
+_QUOTIENTS = ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__itruediv__")
 _SUMS = ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__")
 _JOINS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
 _CREATIONS = (
@@ -188,6 +173,7 @@ class ConnectionMode(TorchFunctionMode):
     replacements = _replacements()
     linear_maps = frozenset(_linear_maps())
     sums = frozenset(_functions(*_SUMS))
+    quotients = frozenset(_functions(*_QUOTIENTS))
     joins = frozenset(_functions(*_JOINS))
     products = linear_maps | frozenset(_functions("matmul", "mm", "bmm", "mv", "__matmul__"))
     opened = frozenset({F.multi_head_attention_forward})
@@ -202,8 +188,8 @@ class ConnectionMode(TorchFunctionMode):
         self.inputs: list[Tensor] = []
 
     def enter(self, x: Tensor) -> Tensor:
-        """An input begins here: ones, or the kept rows of a table that is scored."""
-        x = x if x.requires_grad else x.requires_grad_()
+        """An input begins here: values, or the kept rows of a table that is scored."""
+        x = x if x.requires_grad else noisy(x).requires_grad_()
         self.inputs.append(x)
         entered: Tensor = self._mark(x)
         return entered
@@ -230,6 +216,10 @@ class ConnectionMode(TorchFunctionMode):
             return self._mark(self._scaled(func, args, options))
         if func in self.choices and len(args) > 1:  # where: both may come through
             return self._mark(sum(self._from(x) for x in args[1:]))
+        if func in self.quotients and len(args) > 1:
+            above, below = args[::-1] if func is Tensor.__rtruediv__ else args[:2]
+            if id(below) in self._from_input:  # a gate, that cancels in no h / (1 + |h|)
+                return self._mark(above * (1 + below))
         if func in self.sums:
             args = tuple(self._from(x) for x in args)
         elif func in self.joins:
@@ -238,13 +228,18 @@ class ConnectionMode(TorchFunctionMode):
             args, options = self._without_bias(func, args, options)
             name = self._names.get(id(given[1])) if len(given) > 1 else None
             return self._mark(self.linear(name, func, args, options))
-        result = self.replacements.get(func, func)(*args, **options)
-        return self._mark(noisy(result) if self._is_map(func, given) else result)
+        if self._is_map(func, given):
+            args = tuple(noisy(x) if id(x) in self._from_input else x for x in args)
+            return self._mark(noisy(func(*args, **options)))
+        return self._mark(self.replacements.get(func, func)(*args, **options))
 
     def linear(
         self, name: str | None, func: Callable[..., Any], args: Any, options: dict[str, Any]
     ) -> Tensor:
         """A linear map; ``name`` is the layer whose whole weight it takes, if it takes one."""
+        if args and func is not F.bilinear:
+            weight = args[1] if len(args) > 1 else options["weight"]
+            args = (uneven(args[0], weight), *args[1:])
         return noisy(func(*args, **options))
 
     def _is_map(self, func: Callable[..., Any], given: list[Tensor]) -> bool:
@@ -290,130 +285,3 @@ class ConnectionMode(TorchFunctionMode):
         if "bias" in options:
             options = {**options, "bias": self._from(options["bias"])}
         return args, options
-
-
-def living(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    example: Inputs,
-    *,
-    output: Selector = None,
-) -> Masks:
-    """The kept weights that lie on an input→output path of kept weights; the others are dead.
-
-    Args:
-        masks: boolean, by parameter name.
-        example: an input batch, a tensor ``[n, …]``, a tuple or a dict; of floats only the shape is
-            used. A path is a path at this input size: kernel entries that only ever see padding
-            are dead.
-        output: selects a tensor from a forward that returns several; with ``"all"`` a path may
-            lead to any of them.
-
-    Returns:
-        Masks that are a subset of ``masks``. Effective density is their density.
-
-    Example:
-        >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-        >>> kept = {"0.weight": torch.eye(2).bool(), "1.weight": torch.tensor([[True, False]])}
-        >>> living(chain, kept, torch.zeros(1, 2))["0.weight"]
-        tensor([[ True, False],
-                [False, False]])
-    """
-    check_fit(model, masks)
-    return paths(model, masks, example, output=output)[0]
-
-
-def connected(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    example: Inputs,
-    *,
-    output: Selector = None,
-) -> bool:
-    """Whether a path of kept weights leads from the input to the output; see ``living``.
-
-    Example:
-        >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-        >>> into_the_first, from_the_second = [[True, True], [False, False]], [[False, True]]
-        >>> masks = {"0.weight": into_the_first, "1.weight": from_the_second}
-        >>> masks = {name: torch.tensor(mask) for name, mask in masks.items()}
-        >>> connected(chain, masks, torch.zeros(1, 2))
-        False
-    """
-    return paths(model, masks, example, output=output)[1]
-
-
-def is_cut_layer(model: nn.Module, layer: str, example: Inputs, *, output: Selector = None) -> bool:
-    """Whether every input→output path crosses a layer: empty it and the network is cut.
-
-    Any other layer lies in a branch.
-    """
-    model = plain(model)
-    weight = model.get_parameter(layer)
-    masks = {**dense(model), layer: torch.zeros(weight.shape, dtype=torch.bool).to(weight.device)}
-    return not connected(model, masks, example, output=output)
-
-
-def paths(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    example: Inputs,
-    *,
-    output: Selector = None,
-    mode: Callable[[Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
-) -> tuple[Masks, bool]:
-    """``living`` and ``connected`` in one pass.
-
-    Args:
-        mode: makes the mode that the pass runs in, for one that also looks at it on its way.
-    """
-    model = plain(model)
-
-    def parameter(name: str, value: Tensor) -> Tensor:
-        return masks[name] * mean_weight(value) if name in masks else constant(name, value)
-
-    tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
-    leaves = {name: tensors[name].requires_grad_() for name in masks}
-    gradients, arrived = reach(model, tensors, leaves, leaves, example, output=output, mode=mode)
-    alive = {
-        name: torch.zeros_like(mask) if gradient is None else mask & (gradient != 0)
-        for (name, mask), gradient in zip(masks.items(), gradients, strict=True)
-    }
-    return alive, arrived
-
-
-def mean_weight(weight: Tensor) -> float:
-    """So small that nothing saturates or grows in a call that is one operation."""
-    return len(weight) / max(1, weight.numel()) if weight.ndim else 1.0
-
-
-def constant(name: str, value: Tensor) -> Tensor:
-    """What stands for a parameter that is not masked: all kept, and no bias."""
-    bias = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
-    return torch.zeros_like(value) if bias else torch.full_like(value, mean_weight(value))
-
-
-def reach(
-    model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    scored: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    example: Inputs,
-    *,
-    output: Selector = None,
-    mode: Callable[[Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
-) -> tuple[Sequence[Tensor | None], bool]:
-    """One pass on these tensors: the gradients that reach the wanted ones, and whether any reaches
-    the input."""
-    with untouched(model, "eval"), torch.enable_grad():
-        running = mode(scored)
-        entry = Ones.like(example, torch.float32, scored=scored).entering(running.enter)
-        with running:
-            reached = call(model, tensors, entry, output)
-        R = output_sum(reached)
-        if not R.requires_grad:
-            return [None] * len(wanted), False
-        gradients = torch.autograd.grad(R, [*wanted.values(), *running.inputs], allow_unused=True)
-    entered = zip(running.inputs, gradients[len(wanted) :], strict=True)
-    arrived = any(g is not None and bool((g * x.detach() != 0).any()) for x, g in entered)
-    return gradients[: len(wanted)], arrived

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from collapse.connectivity import ConnectionMode, constant, mean_weight, noisy, reach
+from collapse.connectivity import (
+    ConnectionMode,
+    constant,
+    mean_weight,
+    noisy,
+    reach,
+    there,
+    uneven,
+)
 from collapse.models import Inputs, Masks, Selector, prunable, stand_ins
 
 
@@ -73,7 +81,7 @@ def dense_kernels(
         model, tensors, scored, wanted, example, output=output, mode=_Uniform
     )
     seen = {
-        name: torch.zeros_like(kernels[name]).bool() if gradient is None else gradient != 0
+        name: torch.zeros_like(kernels[name]).bool() if gradient is None else there(gradient)
         for name, gradient in zip(wanted, gradients, strict=True)
     }
     return seen, arrived
@@ -91,12 +99,13 @@ class _Uniform(ConnectionMode):
         x, weight = given.pop("input"), given.pop("weight")
         if not weight.numel() or (name is None and not bool((weight == weight[:1, :1]).all())):
             return super().linear(name, func, args, options)
+        x = uneven(x, weight)
         if func is F.linear:
             one = F.linear(x, weight[:1])
             return noisy(one.expand(*one.shape[:-1], len(weight)))
         channels = weight.ndim - 1  # counted from the end: a batch may be missing
         groups = x.shape[-channels] // weight.shape[1]
-        x = x.unflatten(-channels, (groups, -1)).sum(-channels)
+        x = x.reshape(*x.shape[:-channels], groups, -1, *x.shape[1 - channels :]).sum(-channels)
         given |= {"bias": None, "groups": groups}
         one = func(x, weight[:groups, :1], **given)
         return noisy(one.repeat_interleave(len(weight) // groups, -channels))

@@ -167,6 +167,36 @@ def test_layers_that_the_output_does_not_depend_on_are_left_out_and_named() -> N
     assert not Problem(Auxiliary(), [(torch.zeros(2, 7), Y[:2])], "logits").unreached
 
 
+class _Routed(nn.Module):
+    """Each sample goes to one of three experts, by the sign of its first number or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(5, 3) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.new_zeros(len(x), 3)
+        for place, expert in enumerate(self.experts):
+            mine = x[:, 0].sign() + 1 == place
+            if mine.any():
+                out[mine] = expert(x[mine])
+        return out
+
+
+def test_a_layer_that_only_other_samples_reach_is_counted() -> None:
+    x = torch.ones(9, 5)
+    x[4:, 0] = torch.tensor([-1.0, 1, -1, 1, -1])
+    batches = [(x, torch.arange(9) % 3)]
+    problem = Problem(_Routed(), batches)
+    assert problem.unreached == {"experts.1.weight": 15}
+    assert list(problem.dense()) == ["experts.0.weight", "experts.2.weight"]
+    found = prune(problem, options=SNIP, keep=12)
+    assert sum(int(mask.sum()) for mask in found.masks.values()) == 12
+    assert list(Problem(_Routed(), [(x[:1], torch.zeros(1).long())]).dense()) == [
+        "experts.2.weight"
+    ]
+
+
 def test_one_without_a_gradient_is_reached_all_the_same() -> None:
     model = Auxiliary()
     found = reach(model, ["frozen.weight", "body.weight", "aux.weight"], X[:1], "logits")
