@@ -276,7 +276,8 @@ def test_paths_that_are_subtracted_do_not_cancel() -> None:
 
 
 def _standardised(h: Tensor) -> Tensor:
-    return (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 1e-6)
+    centred: Tensor = h - h.mean(-1, keepdim=True)
+    return centred / (h.std(-1, keepdim=True) + 1e-6)
 
 
 @pytest.mark.parametrize(

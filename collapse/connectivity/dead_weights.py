@@ -21,6 +21,7 @@ from collapse.models import (
     Masks,
     Ones,
     Selector,
+    backward_errors,
     call,
     output_sum,
     plain,
@@ -157,7 +158,9 @@ def reach(
         R = output_sum(reached)
         if not R.requires_grad:
             return [None] * len(wanted), False
-        gradients = torch.autograd.grad(R, [*wanted.values(), *running.inputs], allow_unused=True)
+        leaves = [*wanted.values(), *running.inputs]
+        with backward_errors():
+            gradients = torch.autograd.grad(R, leaves, allow_unused=True)
     entered = zip(running.inputs, gradients[len(wanted) :], strict=True)
     arrived = any(g is not None and bool(there(g * x.detach()).any()) for x, g in entered)
     return gradients[: len(wanted)], arrived

@@ -29,6 +29,7 @@ from collapse.conservation.score_checks import (
 from collapse.errors import RequestError, first_line
 from collapse.flow import Trace, record
 from collapse.models import (
+    BackwardError,
     Masks,
     Selector,
     cast,
@@ -218,6 +219,9 @@ def audit(
 def _scores(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> Scores:
     try:
         return score(model, pruner, masks, inputs)
+    except BackwardError:
+        flow_of(model, masks, inputs, pruner, Scores({}))  # which says where
+        raise
     except (RequestError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a user's forward or backward may raise anything

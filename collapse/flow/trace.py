@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
-from collapse.errors import RequestError, first_line
+from collapse.errors import RequestError
 from collapse.flow.in_place import NotFollowedError
 from collapse.flow.journal import Journal, origin_of
 from collapse.flow.operations import INPUT, Operation, Use
@@ -32,6 +32,7 @@ from collapse.models import (
     Inputs,
     Ones,
     Selector,
+    backward_errors,
     call,
     entering,
     floats_of,
@@ -260,18 +261,14 @@ def _backward(R: Tensor, journal: Journal) -> None:
     for tensor, _ in journal.strangers:  # of the user's own: they get their gradients back
         tensor.grad = None
     guard = module_hooks.register_module_forward_pre_hook(refuse)
+
+    def near() -> str:
+        last = _reached_last(journal)
+        return "" if last is None else f" at {last.function} in '{last.place or 'the network'}'"
+
     try:
-        R.backward()  # type: ignore[no-untyped-call]  # torch's own
-    except (torch.OutOfMemoryError, RequestError):
-        raise
-    except Exception as error:  # a user's backward may raise anything
-        near = ""
-        if (last := _reached_last(journal)) is not None:
-            near = f" at {last.function} in '{last.place or 'the network'}'"
-        raise RequestError(
-            f"the backward pass failed{near}: {first_line(error)} (expected a forward whose "
-            "gradients can be computed once)"
-        ) from error
+        with backward_errors(near):
+            R.backward()  # type: ignore[no-untyped-call]  # torch's own
     finally:
         guard.remove()
         for tensor, gradient in journal.strangers:

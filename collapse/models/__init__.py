@@ -14,7 +14,13 @@ from collapse.models.batches import (
     tensors_in,
 )
 from collapse.models.by_name import ARCHITECTURES, build
-from collapse.models.failures import forward_errors, line_of, place_of
+from collapse.models.failures import (
+    BackwardError,
+    backward_errors,
+    forward_errors,
+    line_of,
+    place_of,
+)
 from collapse.models.kinds import is_bias
 from collapse.models.layers import check_finite, prunable
 from collapse.models.left_out import (
@@ -62,6 +68,7 @@ from collapse.models.user import call_user, import_user, parameters_of
 
 __all__ = [
     "ARCHITECTURES",
+    "BackwardError",
     "ContiguousGradients",
     "Inputs",
     "Masks",
@@ -70,6 +77,7 @@ __all__ = [
     "Selector",
     "all_finite",
     "all_zero",
+    "backward_errors",
     "build",
     "call",
     "call_user",

@@ -9,7 +9,7 @@ import inspect
 import linecache
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -56,6 +56,31 @@ def forward_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         raise RequestError(
             f"the model's forward failed on {given}{place_of(model, error)}: "
             f"{kind}{first_line(error)}{_cause(model, inputs, error)}"
+        ) from error
+
+
+class BackwardError(RequestError):
+    """A backward pass failed."""
+
+
+@contextmanager
+def backward_errors(near: Callable[[], str] = str) -> Iterator[None]:
+    """Whatever a backward pass in the block raises becomes a BackwardError.
+
+    Args:
+        near: says where, with a space in front, if that is known.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, RequestError):
+        raise
+    except Exception as error:  # a user's backward may raise anything
+        cause = "expected a forward whose gradients can be computed once"
+        words, overwritten, _ = first_line(error).partition("modified by an inplace operation")
+        if overwritten:
+            cause = "expected a forward that leaves what it has read: .clone() it before h[…] = …"
+        raise BackwardError(
+            f"the backward pass failed{near()}: {words}{overwritten} ({cause})"
         ) from error
 
 

@@ -15,6 +15,7 @@ from collapse.models import (
     ContiguousGradients,
     Inputs,
     Masks,
+    backward_errors,
     call,
     cast,
     compute_dtype,
@@ -122,7 +123,7 @@ def derivatives(
     """``∂value/∂leaf``; None for a leaf that the output does not depend on."""
     if not value.requires_grad:
         return [None] * len(leaves)
-    with _once():
+    with _once(), backward_errors():
         return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
 
 

@@ -42,3 +42,21 @@ def test_scores_that_are_not_finite_have_the_true_cause(mlp: nn.Module) -> None:
     assert said(Root()).startswith("the loss is finite and its gradient is not")
     x[0, 0] = float("nan")
     assert said(mlp) == "the data hold NaN or infinite values"
+
+
+@pytest.mark.parametrize("pruner", ["snip", "grasp", "synflow"])
+def test_a_forward_that_overwrites_what_it_has_read_is_one_line(pruner: str) -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            h[:, :4] = self.head(h)[:, :4]
+            return h
+
+    model = Overwriting()
+    inputs = ScoreInputs([(torch.randn(4, 6), torch.arange(4))])
+    with pytest.raises(RequestError, match=r"backward pass failed: .* inplace .* \.clone\(\) it"):
+        score(model, pruner, masking.dense(model), inputs)

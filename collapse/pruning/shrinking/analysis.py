@@ -9,6 +9,7 @@ that are zero keep each other so, because weight decay and momentum of zero are 
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,21 +68,44 @@ class _Shapes(fx.Interpreter):
         return value
 
 
+class _Tracer(fx.Tracer):
+    """Arguments that are None by default stay so: a stand-in for one would be *not None*."""
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        given = inspect.signature(inspect.unwrap(root_fn)).parameters.values()
+        for place, parameter in enumerate(given):
+            if parameter.default is None and place < len(args):
+                self.graph.erase_node(args[place].node)
+                args[place] = None
+        return function, args
+
+
 def traced(model: nn.Module) -> fx.Graph:
-    """The model's graph, the same in train and in eval mode.
+    """The model's graph, the same in train and in eval mode, without arguments that are None.
 
     Raises:
-        RequestError: it cannot be traced, or its forward is another in train mode.
+        RequestError: it cannot be traced, it makes constants, or its forward is another in train
+            mode.
     """
-    graphs = []
+    graphs, before = [], set(vars(model))
     for mode in ("eval", "train"):
         with untouched(model, mode):
             try:
-                graphs.append(fx.Tracer().trace(model))
+                graphs.append(_Tracer().trace(model))
             except Exception as error:  # the forward is the user's and may raise anything
                 raise RequestError(
                     f"cannot be shrunk: its forward cannot be traced ({first_line(error)})"
                 ) from error
+        if constants := set(vars(model)) - before:  # the tracer leaves them in the model
+            for name in constants:
+                delattr(model, name)
+            raise RequestError(
+                "cannot be shrunk: its forward makes a tensor of numbers (torch.tensor(…)): "
+                "expected a buffer, made once by register_buffer"
+            )
     if str(graphs[0]) != str(graphs[1]):
         raise RequestError("cannot be shrunk: its forward computes something else in train mode")
     return graphs[0]

@@ -73,6 +73,11 @@ def shrunk(
         moving: by parameter name, the momentum with which it is trained.
     """
     check_fit(model, masks)
+    if not isinstance(example, Tensor):
+        raise RequestError(
+            "cannot be shrunk: expected a network of one tensor, and a batch of it as example; got "
+            f"{type(example).__name__}"
+        )
     model, moving = plain(model), moving or {}
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -132,8 +137,9 @@ def shrink(
     outputs, the gradients of what is left and the streams of dropout are the same too. A channel
     that is constant but not zero is folded into the biases of what reads it; behind BatchNorm,
     whose constants depend on the mode, and in front of zero padding, where they depend on the
-    position, it is kept as it is. Operations without a rule, modules that are
-    used twice and shared weights keep their size.
+    position, it is kept as it is. Operations without a rule, modules that are used twice and shared
+    weights keep their size. Arguments that are None by default are no arguments of the smaller
+    network.
 
     Args:
         model: left as it is.

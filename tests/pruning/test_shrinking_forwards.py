@@ -1,0 +1,52 @@
+"""Forwards that tracing sees otherwise than a user does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collapse import masks as masking
+from collapse import shrink
+from collapse.errors import RequestError
+
+
+class _Optional(nn.Module):
+    """An argument that is None by default, as most library networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:
+        h = self.first(x).relu() * scale
+        if mask is not None:
+            h = h * mask
+        return self.head(h)
+
+
+def test_an_argument_that_is_none_stays_none() -> None:
+    model, x = _Optional().eval(), torch.randn(4, 6)
+    masks = masking.dense(model)
+    masks["first.weight"][::2] = False
+    with torch.no_grad():
+        model.first.bias.zero_()
+        small = shrink(model, masks, x)
+        assert small.get_submodule("first").out_features == 4
+        expected = model.head(F.linear(x, model.first.weight * masks["first.weight"]).relu() * 2)
+        assert torch.allclose(small(x), expected, atol=1e-6)
+
+
+def test_a_forward_that_makes_constants_is_refused_and_left_as_it_was() -> None:
+    class Constant(_Optional):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * torch.tensor([2.0]))
+
+    model = Constant()
+    names = set(vars(model))
+    with pytest.raises(RequestError, match=r"makes a tensor of numbers .* expected a buffer"):
+        shrink(model, masking.dense(model), torch.randn(4, 6))
+    assert set(vars(model)) == names
+    with pytest.raises(RequestError, match="expected a network of one tensor, .* got dict"):
+        shrink(_Optional(), masking.dense(_Optional()), {"x": torch.randn(4, 6)})  # type: ignore[arg-type]
