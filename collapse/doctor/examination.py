@@ -208,9 +208,12 @@ class _Examination:
         if self.nonfinite:
             return None, "weights that are not finite have no score"
         try:
-            return score(self.model, "synflow", self.kept, self._inputs), ""
+            scores = score(self.model, "synflow", self.kept, self._inputs)
         except RequestError as error:
             return None, str(error)
+        if not any(bool(tensor.any()) for tensor in scores.values()):
+            return None, "the output is zero for an input of ones, so every score is"
+        return scores, ""
 
     @property
     def _inputs(self) -> ScoreInputs:

@@ -91,9 +91,12 @@ def _some(scores: Scores, start: Start) -> Scores:
     """The scores, unless there is nothing to rank."""
     if any(bool(tensor.any()) for tensor in scores.values()):
         return scores
-    zero = zero_words(all_zero(start.model, start.masks))
+    pruner = start.options.pruner
+    if about(pruner).data == "shape":
+        asked = "is the forward under no_grad, or zero on ones, as where it takes off their mean?"
+    else:
+        asked = "is the forward under no_grad, the loss detached, or the data of one class?"
     raise RequestError(
-        f"every {start.options.pruner} score is zero, so there is nothing to rank: expected an "
-        "output that depends on the weights "
-        f"({zero or 'is the forward under no_grad, the loss detached, or the data of one class?'})"
+        f"every {pruner} score is zero, so there is nothing to rank: expected an output that "
+        f"depends on the weights ({zero_words(all_zero(start.model, start.masks)) or asked})"
     )

@@ -271,3 +271,17 @@ def test_what_is_no_example_and_no_masks(example: object, options: dict, words: 
 def test_living_weights_of_masks_of_another_shape_are_refused() -> None:
     with pytest.raises(RequestError, match=r"'weight' expected shape \(3, 4\), got \(2,\)"):
         collapse.living(nn.Linear(4, 3), {"weight": torch.ones(2).bool()}, torch.zeros(1, 4))
+
+
+def test_a_network_that_is_zero_on_ones_has_no_score_and_is_healthy() -> None:
+    class Standardised(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1))
+
+    network = Standardised(nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    found = collapse.doctor(network, (6,))
+    assert (found.healthy, found.distance) == (True, None)
+    assert found.unscored == "the output is zero for an input of ones, so every score is"
+    example = [(torch.randn(4, 6), torch.arange(4) % 2)]
+    with pytest.raises(RequestError, match="every synflow score is zero, .* or zero on ones"):
+        collapse.prune(network, example, collapse.Pruning("synflow"), compression=2)
