@@ -125,10 +125,11 @@ class Problem:
         layers = list(self._prunable())
         if not self.batches:
             return models.Reach([], [])
-        large = math.prod(self.input_shape[1:]) > _LARGE
         try:
+            large = math.prod(self.input_shape[1:]) > _LARGE
+            most = min(models.samples(self.example), _OF_LARGE if large else _ROUTED)
             # A router may send other samples to other layers.
-            for count in (1, _OF_LARGE if large else _ROUTED):
+            for count in sorted({1, most}):
                 samples = models.taken(self.example, slice(0, count))
                 found = models.reach(self.model, layers, samples, self.output)
                 if not found.unreached:
