@@ -82,11 +82,12 @@ def doctor(
             'random, or one of your own that says @collapse.pruner(data="none") or data="shape"'
         )
     model = plain(model)
-    example = inputs_of(example, next(iter(prunable(model).values())).device)
+    weights = prunable(model)
+    example = inputs_of(example, next(iter(weights.values())).device)
     if masks is not None:
         masking.check_fit(model, masks)
     # Scales, biases, … that are pruned beside the layers.
-    also = {n: mask for n, mask in (masks or {}).items() if n not in prunable(model)}
+    also = {n: mask for n, mask in (masks or {}).items() if n not in weights}
     with masking.applied(model, also) if also else nullcontext():
         kept = masking.from_zeros(model)
         given = {n: masks[n].to(kept[n].device) for n in kept if n in masks} if masks else {}
@@ -137,6 +138,7 @@ class _Examination:
 
     def __init__(self, model: nn.Module, kept: Masks, example: Inputs, output: Selector) -> None:
         self.model, self.kept, self.example, self.output = model, kept, example, output
+        self.weights = prunable(model)
         self.routes = Routes.of(model, kept, example, output)
         self.nonfinite = _nonfinite(model)
         self.scores, self.unscored = self._scores()
@@ -164,7 +166,7 @@ class _Examination:
             no_input=dead.no_input,
             no_output=dead.no_output,
             score_sum=self.sums[name][0] if self.scores else None,
-            tied=_tied(prunable(self.model)[name].detach(), mask),
+            tied=_tied(self.weights[name].detach(), mask),
             nonfinite=bad,
             returned=None if earlier is None else count(mask & ~earlier[name]),
         )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from collapse.connectivity import ConnectionMode, paths
+from collapse.connectivity import ConnectionMode, paths, there
 from collapse.errors import RequestError
 from collapse.masks.counts import count
 from collapse.models import (
@@ -219,4 +219,4 @@ def _input_and_weight(args: Any, options: Mapping[str, Any]) -> tuple[Tensor, Te
 def _live(x: Tensor, weight: Tensor) -> Tensor:
     """The units of a linear map's input, result or gradient that are not zero everywhere."""
     units = x.movedim(-(weight.ndim - 1), -1)
-    return (units != 0).reshape(units.shape[:-1].numel(), units.shape[-1]).any(0)
+    return there(units).reshape(units.shape[:-1].numel(), units.shape[-1]).any(0)
