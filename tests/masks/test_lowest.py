@@ -58,7 +58,7 @@ def test_few_of_many_agree_with_sorting_everything(layout: str, decimals: int) -
         scores["a"] = scores["a"].contiguous(memory_format=torch.channels_last)
     masks = {name: torch.rand(s.shape, generator=draw) < 0.7 for name, s in scores.items()}
     survivors = masking.kept(masks)
-    for drop in (1, survivors // 20, survivors // 2):
+    for drop in (1, 7, survivors // 20, survivors // 2):
         found = drop_lowest(scores, masks, survivors, drop)
         assert found is not None
         expected = reference.select(scores, survivors - drop, masks)

@@ -49,4 +49,4 @@ def test_a_forward_that_makes_constants_is_refused_and_left_as_it_was() -> None:
         shrink(model, masking.dense(model), torch.randn(4, 6))
     assert set(vars(model)) == names
     with pytest.raises(RequestError, match="expected a network of one tensor, .* got dict"):
-        shrink(_Optional(), masking.dense(_Optional()), {"x": torch.randn(4, 6)})  # type: ignore[arg-type]
+        shrink(_Optional(), masking.dense(_Optional()), {"x": torch.randn(4, 6)})  # type: ignore[arg-type]  # a mistake
