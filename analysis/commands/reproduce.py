@@ -91,7 +91,7 @@ def main(config: Config) -> None:
             first = [point for point in every if point.experiment.pruning.seed == seed]
             half = replace(resources, time_limit=lambda: start + budget / 2 - time.monotonic())
             done = _look_for_cuts(first, half, update)
-    if not config.only_cut:
+    if not (config.only_cut or _is_late(resources)):  # to estimate takes time as well
         done += _train(in_order(points, resources), resources)
     so_far = Resources(Execution(config.execution.runs, quiet=True), device, so_far=True)
     tables = {}
