@@ -42,6 +42,10 @@ _ALLOCATOR = {
 }
 
 
+def unwatched(text: str, share: float) -> None:
+    """An ``Update`` that tells nobody."""
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next tensor, for the rest of this process.
 

@@ -15,7 +15,7 @@ from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
-from collapse.processes import Update
+from collapse.processes import Update, unwatched
 from collapse.pruning import Engine, Plain, Pruned, Start, Step, begin, counts, fastest, prune
 from collapse.scores import Scores
 
@@ -27,10 +27,9 @@ class Family:
     problem: Problem
     options: Pruning
     effective: bool
-    watch: Update
+    watch: Update = unwatched
     first: dict[Any, Scores] = field(default_factory=dict)
     cuts: dict[str, bool] = field(default_factory=dict)
-    prunings: list[int] = field(default_factory=lambda: [0, 1])  # done, and expected in all
 
     def engine(self, start: Start) -> Plain:
         """The fastest, with first scores that all prunings of the family share."""
@@ -40,15 +39,11 @@ class Family:
         end, total = towards(keep / masking.total(self.start)), masking.total(self.start)
 
         def watched(step: Step) -> bool:
-            done, expected = self.prunings
             share = min(1.0, towards(step.kept / total) / end) if end else 1.0
-            text = f"keeping {keep:,}, iteration {step.iteration}"
-            self.watch(text, (done + share) / max(expected, done + 1))
+            self.watch(f"keeping {keep:,}, iteration {step.iteration}", share)
             return on_step(step)
 
-        found = prune(self.problem, options=self.options, keep=keep, on_step=watched, engine=engine)
-        self.prunings[0] += 1
-        return found
+        return prune(self.problem, options=self.options, keep=keep, on_step=watched, engine=engine)
 
     @functools.cached_property
     def start(self) -> Masks:
@@ -98,32 +93,3 @@ class Family:
         except RequestError:
             return False
         return True
-
-    def fewest_connected(
-        self,
-        arrives: Callable[[int], bool],
-        total: int,
-        tolerance: float = 0.0,
-        least: int | None = None,
-    ) -> int | None:
-        """The fewest parameters, one a layer or ``least``, that leave a path: by bisection."""
-        if not self.effective or not self.start_paths[1]:
-            return None
-        return bisected(arrives, least or len(self.start), total, tolerance)
-
-
-def bisected(holds: Callable[[int], bool], low: int, high: int, tolerance: float = 0.0) -> int:
-    """The smallest number in ``[low, high]`` that holds, by bisection on a logarithmic scale.
-
-    It must hold at ``high`` (which is not tested) and, once it holds, hold from there on. With a
-    tolerance, a number that holds and is at most this share too high.
-    """
-    if holds(low):
-        return low
-    while high - low > max(1, tolerance * low):
-        middle = min(max(round((low * high) ** 0.5), low + 1), high - 1)
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -140,3 +141,9 @@ class Critical:
         """Two compressions that the true critical compression is known to lie between."""
         high = self.critical_compression if self.certified else self.maximal_compression
         return self.critical_compression, high
+
+
+def fewest_alive(points: Sequence[Point]) -> int | None:
+    """The fewest living weights of these points, of those that leave some in each layer."""
+    totals = [point.effective_total for point in points]
+    return min((total for total in totals if total is not None), default=None)

@@ -17,27 +17,22 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.critical.certificate import theorem_3_holds
-from collapse.critical.family import Family, bisected
+from collapse.critical.course import bisected, check_search
+from collapse.critical.family import Family
 from collapse.critical.prefixes import Prefixes, fewest
-from collapse.critical.result import Critical, Point
-from collapse.errors import RequestError
+from collapse.critical.result import Critical, fewest_alive
+from collapse.critical.trials import is_searched, searched
 from collapse.models import Masks
 from collapse.options import Pruning
 from collapse.problem import Problem
-from collapse.processes import Update
+from collapse.processes import Update, unwatched
 from collapse.pruning import (
     PathsExhaustedError,
-    Plain,
     Pruned,
-    Start,
     Step,
-    iterations_of,
     prune,
 )
-from collapse.scores import Batch, Scores, about
-
-# The scan keeps this factor more parameters from one compression to the next.
-SCAN_FACTOR = 2**0.5
+from collapse.scores import Batch, Scores
 
 
 def critical_compression(
@@ -77,19 +72,21 @@ def critical_compression(
         >>> found.evidence, round(found.critical_compression, 2), found.maximal_compression
         ('closed form', 1.45, 24.0)
     """
-    if scan < 0:
-        raise RequestError(f"scan: expected 0 or more, got {scan}")
-    if not 0 <= tolerance < float("inf"):
-        raise RequestError(f"tolerance: expected a share of 0 or more, got {tolerance}")
+    check_search(scan, tolerance)
     problem, options = Problem.of(model, batches), Problem.options(options)
     _ = problem.example  # there is one
-    family = Family(problem, options, effective, watch or (lambda *_: None))
+    family = Family(problem, options, effective, watch or unwatched)
     if options.schedule == "certified":
         found = _certified(family)
-    elif iterations_of(options) == 1 and options.allocation is None:
+    elif not is_searched(options):
         found = _one_shot(family)
     else:
-        found = _search(family, scan, tolerance)
+        found = searched(family, scan, tolerance)
+    return with_notes(found, problem)
+
+
+def with_notes(found: Critical, problem: Problem) -> Critical:
+    """What was found, with what a reader has to know of it."""
     zero = problem.all_zero(*filter(None, [found.first_collapsed_layer]))
     return replace(found, notes=tuple(note for note in (zero, *problem.notes) if note))
 
@@ -203,117 +200,12 @@ def _certified(family: Family) -> Critical:
         first_collapsed_layer=layer,
         collapsed_is_cut=None if layer is None else family.is_cut(layer),
         connected_kept=_certified_path(family, result),
-        effective_kept=_fewest_alive(points),
+        effective_kept=fewest_alive(points),
         evidence="certified schedule" if proved else "one run",
         evaluations=1,
         iterations=len(result.steps),
         points=points,
     )
-
-
-def _search(family: Family, scan: int, tolerance: float) -> Critical:
-    """Test the maximum first, bisect if it collapses, then scan around the answer.
-
-    Collapse is not monotone in compression here, so bisection finds *a* boundary; the scan looks
-    for collapses below it and for survivals above it. The maximum is one parameter a layer, or the
-    fewest that an allocation can keep.
-    """
-    start = family.start
-    total, layers = masking.kept(start), len(start)
-    least = layers if family.reachable(layers) else bisected(family.reachable, layers, total)
-    tested: dict[int, Point] = {}
-    longest = 0
-
-    def survives(keep: int) -> bool:
-        nonlocal longest
-        if keep >= total:
-            return True
-        if keep not in tested:
-            result, layer = _until_cut(family, keep)
-            longest = max(longest, result.steps[-1].iteration)
-            tested[keep] = family.point(result.masks, result.scores, layer)
-        return tested[keep].collapsed is None
-
-    def arrives(keep: int) -> bool:
-        survives(keep)
-        return keep >= total or tested[keep].connected is True
-
-    family.prunings[1] = 1 + scan
-    if not survives(least):
-        family.prunings[1] += 2 * total.bit_length()  # bisection, for collapse and for a path
-    bisected(survives, least, total, tolerance)
-    critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
-    below = [round(critical * SCAN_FACTOR**i) for i in range(1, scan + 1)]
-    above = [round(critical / SCAN_FACTOR**i) for i in range(1, scan + 1)]
-    # The lowest compression first: where the maximum is reached with every weight alive, nothing
-    # better can be found, and the first collapse that is seen is the lowest one of them.
-    best = tested.get(least)
-    perfect = (
-        best is not None
-        and best.collapsed is None
-        and (not family.effective or best.effective_total == len(start))
-    )
-    for keep in [*sorted(below, reverse=True), *above]:
-        if least < keep < total and not survives(keep) and perfect:
-            break
-
-    connected_kept = family.fewest_connected(arrives, total, tolerance, least)
-    critical = min((k for k, point in tested.items() if point.collapsed is None), default=total)
-    collapse = max((k for k, point in tested.items() if point.collapsed is not None), default=None)
-    layer = None if collapse is None else tested[collapse].collapsed
-    points = [tested[keep] for keep in sorted(tested, reverse=True)]
-    return Critical(
-        sizes=masking.sizes(start),
-        critical_kept=critical,
-        collapse_kept=collapse,
-        first_collapsed_layer=layer,
-        collapsed_is_cut=None if layer is None else family.is_cut(layer),
-        connected_kept=connected_kept,
-        effective_kept=_fewest_alive(points),
-        evidence="maximum reached" if critical == least else "search",
-        evaluations=len(tested),
-        iterations=longest,
-        points=points,
-    )
-
-
-def _until_cut(family: Family, keep: int) -> tuple[Pruned, str | None]:
-    """Prune, ending where a cut layer is empty: pruned stays pruned, so the verdict is known there.
-
-    The masks are then completed to the number to keep with the last scores, because a point of a
-    table is a compression that was asked for. Where pruned weights regrow an empty layer may fill
-    again, so that only the last masks have a verdict.
-
-    Returns:
-        What was reached, and the first layer to have collapsed.
-    """
-    engines: list[Plain] = []
-    first: str | None = None
-    regrows = about(family.options.pruner).regrows
-
-    def watched(start: Start) -> Plain:
-        engines.append(family.engine(start))
-        return engines[0]
-
-    def cut(step: Step) -> bool:
-        nonlocal first
-        if regrows:
-            return False
-        empty = [layer for layer, kept in step.kept_by_layer.items() if kept == 0]
-        if empty and first is None:
-            # Layers that are ranked by themselves are emptied by their share, not by their scores.
-            globally = family.options.ranks == "global"
-            first = masking.first_to_collapse(*engines[0].ranking())[0] if globally else empty[0]
-        return (not family.effective and bool(empty)) or any(map(family.is_cut, empty))
-
-    result = family.prune(keep, cut, watched)
-    if regrows and masking.collapsed(result.masks):
-        first, _ = masking.first_to_collapse(result.scores, result.ranked)
-    if masking.kept(result.masks) > keep:
-        scope = engines[0].start.scope(keep)
-        masks = masking.select(result.scores, keep, masks=result.masks, scope=scope)
-        result = replace(result, masks=masks)
-    return result, first
 
 
 def _certified_path(family: Family, reached: Pruned) -> int | None:
@@ -325,11 +217,14 @@ def _certified_path(family: Family, reached: Pruned) -> int | None:
     if family.paths(reached.masks)[1]:
         return masking.kept(reached.masks)
 
+    if not family.start_paths[1]:
+        return None
+
     def arrives(keep: int) -> bool:  # Theorem 3 does not hold here: look where the path went
         masks = _to_the_end(family, keep).masks
         return masking.kept(masks) == keep and family.paths(masks)[1]
 
-    return family.fewest_connected(arrives, masking.kept(family.start))
+    return bisected(arrives, len(family.start), masking.kept(family.start))
 
 
 def _to_the_end(family: Family, keep: int, masks: Masks | None = None) -> Pruned:
@@ -338,8 +233,3 @@ def _to_the_end(family: Family, keep: int, masks: Masks | None = None) -> Pruned
         return prune(family.problem, options=family.options, keep=keep, masks=masks)
     except PathsExhaustedError as end:
         return end.pruned
-
-
-def _fewest_alive(points: Sequence[Point]) -> int | None:
-    totals = [point.effective_total for point in points]
-    return min((total for total in totals if total is not None), default=None)

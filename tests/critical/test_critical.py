@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.commands import critical as command
-from collapse.critical import critical_compression, search
-from collapse.critical.family import Family, bisected
+from collapse.critical import critical_compression, trials
+from collapse.critical.course import bisected
+from collapse.critical.family import Family
 from collapse.critical.result import Point
 from collapse.errors import RequestError
 from collapse.models import build
@@ -168,14 +169,14 @@ def test_the_scan_ends_where_nothing_can_change_any_more(monkeypatch: pytest.Mon
     model = build("fc", input_shape=(3, 8, 8))
     batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))]
     least = len(masking.dense(model))
-    until_cut, tested = search._until_cut, []
+    until_cut, tested = trials._until_cut, []
 
     def falling(family: object, keep: int) -> object:
         result, layer = until_cut(family, keep)
         tested.append(keep)
         return result, next(iter(result.masks)) if least < keep <= 2 * least else layer
 
-    monkeypatch.setattr(search, "_until_cut", falling)
+    monkeypatch.setattr(trials, "_until_cut", falling)
     found = critical_compression(model, batches, Pruning(iterations=20), scan=4)
     assert (found.critical_kept, found.collapse_kept) == (least, 2 * least)
     assert found.effective_kept == found.connected_kept == least
