@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import sys
 import threading
 import traceback
 import types
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from collapse.errors import RequestError
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
+Known = TypeVar("Known", contravariant=True)
 # Told what is going on, and which share of it is done, from 0 to 1.
 Update = Callable[[str, float], None]
+
 
 # Processes without --jobs, because each of them holds the network.
 JOBS = 2
@@ -96,131 +98,182 @@ def jobs_of(asked: int | None, device: object, seconds: float) -> int:
     return min(JOBS, torch.get_num_threads())
 
 
-def shared_out(
-    work: Callable[[Task, Update], Answer],
-    tasks: Sequence[Task],
-    costs: Sequence[float],
-    jobs: int,
-    update: Update,
-) -> list[Answer]:
-    """Do every task in up to ``jobs`` processes, this one among them.
+class Agenda(Protocol[Task, Known]):
+    """Which tasks there are to do, from the answers so far; a task is hashable."""
 
-    A task whose process is killed is done again in this one. The first error ends all work, and is
-    raised.
+    def needed(self, answers: Mapping[Task, Known]) -> Sequence[Task]:
+        """Tasks to do, the first to begin with first; none when everything is done."""
+
+    def guesses(self, answers: Mapping[Task, Known], count: int) -> Sequence[Task]:
+        """Up to ``count`` tasks that may come to be needed: for who has nothing else to do."""
+
+    def share(self, shares: Mapping[Task, float]) -> float:
+        """Which share of everything is done, from that of each task that was begun, 0 to 1."""
+
+
+class Listed(Generic[Task]):
+    """Tasks that are all known before the first is begun.
 
     Args:
-        work: does a task. With several processes it, the tasks and the answers are pickled, and a
-            task must not depend on another.
-        tasks: begun in this order by one process, the most expensive first by several.
-        costs: of each task, about, in any unit: the bar is in proportion.
+        tasks: in the order to begin them in.
+        costs: of each, about, in any unit: the bar is in proportion. All the same without.
+    """
+
+    def __init__(self, tasks: Sequence[Task], costs: Sequence[float] = ()) -> None:
+        self._costs = dict(zip(tasks, costs or [1.0] * len(tasks), strict=True))
+
+    def needed(self, answers: Mapping[Task, object]) -> Sequence[Task]:
+        """Those without an answer."""
+        return [task for task in self._costs if task not in answers]
+
+    def guesses(self, answers: Mapping[Task, object], count: int) -> Sequence[Task]:
+        """None."""
+        return []
+
+    def share(self, shares: Mapping[Task, float]) -> float:
+        """In proportion to what they cost."""
+        done = sum(self._costs[task] * share for task, share in shares.items())
+        return done / sum(self._costs.values())
+
+
+def shared_out(
+    work: Callable[[Task, Update], Answer],
+    agenda: Agenda[Task, Any],
+    jobs: int,
+    update: Update,
+) -> dict[Task, Answer]:
+    """Do what is on an agenda in so many processes, this one among them.
+
+    A task whose process is killed is done again in this one. The first error of a task that is
+    needed ends all work, and is raised.
+
+    Args:
+        work: does a task. With several processes it, the tasks and the answers are pickled, and
+            it must not matter in which process a task is done, nor in which order.
+        agenda: says what is to be done; the first task is done here.
         jobs: 1 or more. Each process computes with its part of the threads.
         update: told what is going on, and which share of everything is done.
 
     Returns:
-        The answers, in the order of the tasks.
+        The answers, by their tasks. Some may be to guesses that nobody needed.
 
     Example:
-        >>> shared_out(lambda task, watch: task**2, [3, 4], [1, 1], 1, lambda text, share: None)
-        [9, 16]
+        >>> shared_out(lambda task, watch: task**2, Listed([3, 4]), 1, lambda text, share: None)
+        {3: 9, 4: 16}
     """
-    shares = [0.0] * len(tasks)
-
-    def watch(number: int, text: str, share: float) -> None:
-        shares[number] = share
-        done = sum(cost * part for cost, part in zip(costs, shares, strict=True))
-        update(text, done / sum(costs))
-
-    jobs = min(jobs, len(tasks))
-    if jobs <= 1:
-        return [work(task, partial(watch, number)) for number, task in enumerate(tasks)]
-    shared = _Shared(work, tasks, watch, sorted(range(len(tasks)), key=lambda n: -costs[n]))
-    longest = shared.begin()  # here: others have to start first
+    shared = _Shared(work, agenda, jobs, update)
+    first = shared.begin()  # here: others have to start first
     with _threads(jobs) as threads, _others(jobs - 1, work, threads) as lines:
-        serving = [
-            threading.Thread(target=shared.serve, args=(line,), daemon=True) for line in lines
-        ]
         try:
-            for thread in serving:
-                thread.start()
-            shared.help_out(longest)
-            for thread in serving:
-                thread.join()
+            for line in lines:
+                threading.Thread(target=shared.serve, args=(line,), daemon=True).start()
+            shared.help_out(first)
         finally:
             shared.leaving.set()  # also where this process is interrupted
-    shared.help_out(shared.begin())  # what a killed process had begun
-    if shared.failures:
-        raise shared.failures[0]
-    return [shared.answers[number] for number in range(len(tasks))]
+    if shared.failure is not None:
+        raise shared.failure
+    return shared.answers
+
+
+class _OverError(Exception):
+    """What this process is at is needed no more."""
 
 
 class _Shared:
-    """Tasks that this process and others take from one queue, and what became of them.
+    """What this process and others take from one agenda, and what became of it.
 
     A thread of this process serves each of the others.
 
-    Args:
-        watch: told which task, what goes on in it, and which share of it is done.
-        order: numbers of tasks, the one to begin with first.
-
     Attributes:
-        failures: errors of tasks; after the first no further task begins.
+        answers: by their tasks.
+        failure: the error of a task that was needed; after it no further task begins.
         leaving: set when the others are about to be stopped, so that no word is due on that.
     """
 
     def __init__(
         self,
         work: Callable[[Any, Update], Any],
-        tasks: Sequence[Any],
-        watch: Callable[[int, str, float], None],
-        order: Sequence[int],
+        agenda: Agenda[Any, Any],
+        jobs: int,
+        update: Update,
     ) -> None:
-        self._work, self._tasks, self._watch, self._left = work, tasks, watch, deque(order)
-        self.answers: dict[int, Any] = {}
-        self.failures: list[Exception] = []
+        self._work, self._agenda, self._jobs, self._update = work, agenda, jobs, update
+        self.answers: dict[Any, Any] = {}
+        self.failure: Exception | None = None
         self.leaving = threading.Event()
+        self._errors: dict[Any, Exception] = {}
+        self._shares: dict[Any, float] = {}  # of what was begun
+        self._needed = agenda.needed(self.answers)
+        self._changed = threading.Condition()  # holds the lock on all of this, too
 
-    def begin(self) -> int | None:
-        """The next task, which is no one else's from now on."""
-        with contextlib.suppress(IndexError):  # another thread may have taken the last one
-            return self._left.popleft()
+    @property
+    def _over(self) -> bool:
+        return self.failure is not None or not self._needed
+
+    def begin(self) -> Any:
+        """A task that is no one else's from now on, as soon as there is one; None at the end."""
+        with self._changed:
+            while not self._over:
+                guesses = self._agenda.guesses(self.answers, self._jobs)
+                for task in itertools.chain(self._needed, guesses):
+                    if task not in self._shares:
+                        self._shares[task] = 0.0
+                        return task
+                self._changed.wait()
         return None
 
     def serve(self, line: Connection) -> None:
         """Hand tasks to another process, for as long as there are any and it lives."""
-        while (number := self.begin()) is not None:
+        while (task := self.begin()) is not None:
             try:
-                line.send(self._tasks[number])
+                line.send(task)
                 while len(message := line.recv()) > 1:
-                    self._watch(number, *message)
-                self._finish(number, *message)
+                    self._watch(task, *message)
+                self._finish(task, *message)
             # It was killed, or its answer cannot be pickled, or, when it is unpickled here, raises
             # whatever it likes: nothing is lost, because the task is done again.
             except Exception as error:
-                self._left.appendleft(number)
                 if not self.leaving.is_set():
                     print(f"another process stopped ({error!r}); going on here", file=sys.stderr)
+                with self._changed:
+                    del self._shares[task]
+                    self._changed.notify_all()
                 return
         line.close()
 
-    def help_out(self, number: int | None) -> None:
+    def help_out(self, task: Any) -> None:
         """Do this task here, and others for as long as there are any."""
-        while number is not None:
+        while task is not None:
             try:
-                self._finish(number, self._work(self._tasks[number], partial(self._here, number)))
-            except Exception as error:  # whatever a task raises, the others end first
-                self._finish(number, error)
-            number = self.begin()
+                self._finish(task, self._work(task, partial(self._here, task)))
+            except _OverError:
+                return
+            except Exception as error:  # whatever a task raises
+                self._finish(task, error)
+            task = self.begin()
 
-    def _here(self, number: int, text: str, share: float) -> None:
-        if self.failures:  # of another process: what is done here is for nothing
-            raise self.failures[0]
-        self._watch(number, text, share)
+    def _here(self, task: Any, text: str, share: float) -> None:
+        if self._over:  # an error elsewhere, or this was a guess
+            raise _OverError
+        self._watch(task, text, share)
 
-    def _finish(self, number: int, answer: object) -> None:
-        self.answers[number] = answer
-        if isinstance(answer, Exception):
-            self.failures.append(answer)
-            self._left.clear()
+    def _watch(self, task: Any, text: str, share: float) -> None:
+        with self._changed:
+            self._shares[task] = share
+            self._update(text, self._agenda.share(self._shares))
+
+    def _finish(self, task: Any, answer: object) -> None:
+        with self._changed:
+            self._shares[task] = 1.0
+            if isinstance(answer, Exception):
+                self._errors[task] = answer
+            else:
+                self.answers[task] = answer
+                self._needed = self._agenda.needed(self.answers)
+            # The error of a guess counts once it is needed.
+            failed = [self._errors[task] for task in self._needed if task in self._errors]
+            self.failure = self.failure or next(iter(failed), None)
+            self._changed.notify_all()
 
 
 @contextlib.contextmanager
@@ -256,8 +309,6 @@ def _others(
             lines.append(here)
             processes.append(process)
         yield lines
-        for process in processes:
-            process.join(LEAVING)
     finally:
         for process in processes:
             process.terminate()

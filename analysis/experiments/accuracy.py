@@ -177,8 +177,7 @@ def critical_points(config: Config) -> list[Measured]:
 
 def _critical(setup: Setup, options: Pruning, labelled: bool) -> pd.DataFrame:
     prepared = network(setup, options.seed, labelled)
-    row, _ = critical.measure(setup, prepared, options, effective=False)
-    return critical.frame_of([row])
+    return critical.frame_of([critical.measure(setup, prepared, options, effective=False)])
 
 
 def run(config: Config, resources: Resources | None = None) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from collapse.errors import RequestError, first_line
 from collapse.models import taken
 from collapse.options import Pruning, Rewinding, Setup, Training
 from collapse.problem import Problem
-from collapse.processes import Update, shared_out
+from collapse.processes import Listed, Update, shared_out
 from collapse.pruning import Step, iterations_of, prune
 from collapse.runs import Experiment, Run
 from collapse.scores import SCORES
@@ -144,7 +144,8 @@ def board(
     numbers = range(len(cells) + len(runs))
     with cli.progress(1, resources.execution.quiet) as update:
         work = partial(_numbered, config, tuple(names), quiet)
-        rows = shared_out(work, numbers, [1.0] * len(numbers), jobs, update)
+        done = shared_out(work, Listed(numbers), min(jobs, len(numbers)), update)
+    rows = [done[number] for number in numbers]
     collapse = [frame.astype(object) for frame in rows[: len(cells)]]
     table = pd.concat(collapse, ignore_index=True)
     # A run has a row for each of its layers; the accuracy is the same in all.
@@ -258,7 +259,7 @@ def _measure(config: Board, setup: Setup, options: Pruning) -> pd.DataFrame:
     """Collapse, conservation and cost of one pruner on one network."""
     problem = network(setup, options.seed, labelled=True)
     before = peak(problem.device, reset=True)
-    row, _ = critical.measure(setup, problem, options, scan=0, tolerance=config.tolerance)
+    row = critical.measure(setup, problem, options, scan=0, tolerance=config.tolerance)
     used = max(0, peak(problem.device) - before)
     return critical.frame_of([row]).assign(
         residual=_residual(problem, options),

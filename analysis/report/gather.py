@@ -188,7 +188,7 @@ def _note(notes: list[tuple[str, str]], name: str, error: RequestError) -> None:
 
 
 def _critical_row(scored: Scored, plan: Pruning) -> pd.DataFrame:
-    return frame_of([measure(scored.setup, scored.prepared(), plan)[0]])
+    return frame_of([measure(scored.setup, scored.prepared(), plan)])
 
 
 def compressions(maximum: float, critical: pd.DataFrame | None) -> list[float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,11 +30,12 @@ from collapse.options import (
     check_seed,
     shown,
 )
-from collapse.processes import jobs_of, shared_out
+from collapse.processes import Update, jobs_of, shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from collapse.critical import Answer, Critical, Family, Opened, Task, Trial
     from collapse.problem import Problem
 
 
@@ -59,7 +61,8 @@ class Config(Scoring):
             share of the compression; 0 finds the exact number.
         seeds: of initialisation, samples and random scores; one set of rows each.
         effective: also find the effective critical compression (dead weights not counted).
-        jobs: processes that the rows are shared out to; each of them holds the network.
+        jobs: processes that rows, and the prunings of a search, are shared out to; each of them
+            holds the network.
         out: write the table (.parquet, .csv, .json).
         layers: write the per-layer densities around the collapse (.parquet, .csv, .json).
         plot: draw compression bars with the maximum as a dashed line (.pdf, .svg, .png).
@@ -91,24 +94,30 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    from collapse.critical import expected, frame_of, one_pass
+    from collapse.critical import Rows, check_search, expected, frame_of, is_searched, one_pass
     from collapse.problem import check_loss, check_mode
 
+    check_search(config.scan, config.tolerance)
     pruners = _load(config)
     check_mode(config.mode, *pruners)
     check_loss(config.loss, *pruners)
     _problem.cache_clear()
     problem = _problem(config, config.seeds[0])
     device = str(problem.device)
-    tasks = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
-    costs = [expected(problem, task, config.scan) for task in tasks]
+    plans = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
+    costs = [expected(problem, plan, config.scan) for plan in plans]
     a_pass = one_pass(problem)
     seconds = [cost * a_pass for cost in costs]
     jobs = jobs_of(config.jobs, device, sum(seconds))
+    if not any(map(is_searched, plans)):
+        jobs = min(jobs, len(plans))
     if not config.quiet:
-        _announce(tasks, seconds, jobs)
+        _announce(plans, seconds, jobs)
+    order = sorted(range(len(plans)), key=lambda n: -costs[n] if jobs > 1 else n)
+    agenda = Rows([plans[n] for n in order], [costs[n] for n in order], config.scan)
     with cli.progress(1, config.quiet) as update:
-        found = shared_out(partial(_measured, config), tasks, costs, jobs, update)
+        answers = shared_out(partial(_done, config), agenda, jobs, update)
+    found = [_row(config, plan, answers) for plan in plans]
     rows = [row for row, _, _ in found if row is not None]
     layer_rows = [layer for _, layers, _ in found for layer in layers]
     notes = list(dict.fromkeys(note for _, _, said in found for note in said))
@@ -127,7 +136,7 @@ def main(config: Config) -> None:
 
 def _announce(tasks: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
     """Before a long wait: how long, and for what."""
-    whole = sum(seconds) / min(jobs, len(tasks))
+    whole = sum(seconds) / jobs
     if whole < 60:
         return
     each = sorted(zip(seconds, tasks, strict=True), key=lambda pair: -pair[0])[:3]
@@ -164,30 +173,57 @@ def _problem(config: Config, seed: int) -> Problem:
     return prepare(config.setup, seed, labelled=labelled, loss=config.loss)
 
 
-def _measured(
-    config: Config, plan: Pruning, watch: Callable[[str, float], None]
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]], list[str]]:
-    """One row of the table, its rows of the layers' table, and what there is to say of it."""
-    from collapse.critical import measure
+@functools.lru_cache(maxsize=1)  # its prunings share the scores of the dense network
+def _family(config: Config, plan: Pruning) -> Family:
+    from collapse.critical import Family
 
-    problem = _problem(config, plan.seed)
-    watch(f"{plan.pruner}: scoring", 0.0)
-    try:
-        row, layers = measure(
-            config.setup,
-            problem,
-            plan,
-            scan=config.scan,
-            tolerance=config.tolerance,
-            effective=config.effective,
-            watch=lambda text, share: watch(f"{plan.pruner}: {text}", share),
-        )
-    except RequestError as error:
-        if config.schedule is not None or plan.schedule != _EXTRA.schedule:
-            raise
-        return None, [], [f"no row for the certified schedule: {error}"]
-    zero = problem.all_zero(*filter(None, [row["first_collapsed_layer"]]))
-    return row, layers, [note for note in (zero, *problem.notes) if note]
+    return Family(_problem(config, plan.seed), plan, config.effective)
+
+
+def _done(config: Config, task: Task, watch: Update) -> Answer:
+    """A row, the beginning of its search, or one of its prunings."""
+    from collapse.critical import Answer, Opened, critical_compression, is_searched, trial
+
+    plan, keep = task
+    start = time.perf_counter()
+
+    def told(text: str, share: float) -> None:
+        watch(f"{plan.pruner}: {text}", share)
+
+    told("scoring", 0.0)
+    found: Critical | str | Opened | Trial
+    if is_searched(plan):
+        family = replace(_family(config, plan), watch=told)
+        if keep is None:
+            found = Opened.of(family, config.scan, config.tolerance)
+        else:
+            found = trial(family, keep)
+    else:
+        _family.cache_clear()  # the scores of a search before
+        problem = _problem(config, plan.seed)
+        try:
+            found = critical_compression(
+                problem, options=plan, effective=config.effective, watch=told
+            )
+        except RequestError as error:
+            if config.schedule is not None or plan.schedule != _EXTRA.schedule:
+                raise
+            found = f"no row for the certified schedule: {error}"
+    return Answer(found, time.perf_counter() - start)
+
+
+def _row(
+    config: Config, plan: Pruning, answers: Mapping[Task, Answer]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]], tuple[str, ...]]:
+    """One row of the table, its rows of the layers' table, and what there is to say of it."""
+    from collapse.critical import Task, row_of, rows_of
+
+    said = answers[Task(plan)].found
+    if isinstance(said, str):
+        return None, [], (said,)
+    family = _family(config, plan)
+    found, seconds = row_of(family, answers)
+    return *rows_of(config.setup, family.problem, plan, found, seconds), found.notes
 
 
 def _plans(config: Config) -> list[Pruning]:

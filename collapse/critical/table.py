@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse import tables
@@ -25,44 +25,45 @@ def measure(
     scan: int = 8,
     tolerance: float = 0.0,
     effective: bool = True,
-    watch: Callable[[str, float], None] | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One row of the critical table, and its rows of the layers table."""
+) -> dict[str, Any]:
+    """One row of the critical table."""
     start = time.perf_counter()
-    result = critical_compression(
-        prepared,
-        options=plan,
-        scan=scan,
-        tolerance=tolerance,
-        effective=effective,
-        watch=watch,
+    found = critical_compression(
+        prepared, options=plan, scan=scan, tolerance=tolerance, effective=effective
     )
+    return rows_of(setup, prepared, plan, found, time.perf_counter() - start)[0]
+
+
+def rows_of(
+    setup: Setup, prepared: Problem, plan: Pruning, found: Critical, seconds: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What was found as a row of the critical table, and its rows of the layers table."""
     certified = plan.schedule == "certified"
-    iterations = result.iterations if certified else iterations_of(plan)
+    iterations = found.iterations if certified else iterations_of(plan)
     settings = settings_row(setup, prepared.input_shape, plan, iterations)
-    low, high = result.bracket
+    low, high = found.bracket
     row = {
         **settings,
-        "parameters": result.parameters,
-        "layers": result.layers,
-        "maximal_compression": result.maximal_compression,
-        "critical_compression": result.critical_compression,
-        "critical_kept": result.critical_kept,
-        "collapse_compression": result.collapse_compression,
-        "monotone": result.monotone,
-        "first_collapsed_layer": result.first_collapsed_layer,
-        "connected_until": result.connected_until,
-        "collapsed_is_cut": result.collapsed_is_cut,
-        "effective_critical_compression": result.effective_critical_compression,
-        "certified": result.certified,
-        "evidence": result.evidence,
-        "precision": result.precision,
+        "parameters": found.parameters,
+        "layers": found.layers,
+        "maximal_compression": found.maximal_compression,
+        "critical_compression": found.critical_compression,
+        "critical_kept": found.critical_kept,
+        "collapse_compression": found.collapse_compression,
+        "monotone": found.monotone,
+        "first_collapsed_layer": found.first_collapsed_layer,
+        "connected_until": found.connected_until,
+        "collapsed_is_cut": found.collapsed_is_cut,
+        "effective_critical_compression": found.effective_critical_compression,
+        "certified": found.certified,
+        "evidence": found.evidence,
+        "precision": found.precision,
         "bracket_low": low,
         "bracket_high": high,
-        "evaluations": result.evaluations,
-        "seconds": time.perf_counter() - start,
+        "evaluations": found.evaluations,
+        "seconds": seconds,
     }
-    return row, [{**settings, **layer} for layer in _layer_rows(result)]
+    return row, [{**settings, **layer} for layer in _layer_rows(found)]
 
 
 def _layer_rows(result: Critical) -> list[dict[str, Any]]:

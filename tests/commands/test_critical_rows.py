@@ -9,6 +9,8 @@ import pytest
 
 from collapse import tables
 from collapse.commands import critical
+from collapse.critical import Answer, Opened, Point, Rows, Task, Trial
+from collapse.critical.course import Course
 from collapse.options import Pruning
 from collapse.scores import SCORES
 from tests.conftest import Run
@@ -31,6 +33,26 @@ def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> N
     assert one == several
     pd.testing.assert_frame_equal(rows, others)
     pd.testing.assert_frame_equal(layers, their_layers)
+
+
+def test_a_search_is_as_far_as_its_prunings() -> None:
+    """What is shown while it runs: guesses that were not needed do not count twice."""
+    one, search = Pruning("magnitude"), Pruning("synflow")
+    rows = Rows([search, one], [30.0, 10.0], scan=4)
+    assert rows.needed({}) == [Task(search), Task(one)]
+    assert rows.guesses({}, 5) == []
+    assert rows.share({}) == 0
+    assert rows.share({Task(search): 0.5, Task(one): 1.0}) == pytest.approx((30 * 0.1 + 10) / 40)
+    point = Point({"a": 1}, None, {}, "float64", None, None)
+    opened = Opened(Course(1000, 1, scan=4, tolerance=0.0, paths=False), {1: Trial(point, 100)})
+    answers = {Task(search): Answer(opened, 1.0)}
+    assert rows.needed(answers) == [Task(search, 4), Task(one)]
+    assert rows.guesses(answers, 3) == [Task(search, 3), Task(search, 2)]
+    done = {Task(search): 1.0, Task(search, 4): 1.0, Task(search, 3): 0.5}
+    assert rows.share(done) == pytest.approx(30 * 2.5 / 5 / 40)
+    assert rows.share({Task(search, keep): 1.0 for keep in range(50)}) == 30 / 40
+    answers[Task(search, 4)] = Answer(Trial(point, 100), 1.0)
+    assert rows.needed(answers) == [Task(search, 3), Task(one)]
 
 
 def test_densities_of_a_users_pruner(run: Run) -> None:
