@@ -147,7 +147,8 @@ class Problem:
     def dense(self) -> Masks:
         """Masks that keep everything: every layer that is reached, as included and excluded."""
         masks = masking.dense(self.model, include=self.include, exclude=self.exclude)
-        return {name: mask for name, mask in masks.items() if name not in self.unreached}
+        unreached = self.unreached
+        return {name: mask for name, mask in masks.items() if name not in unreached}
 
     def start(self) -> Masks:
         """What pruning starts from: everything, or what ``torch.nn.utils.prune`` has left."""
@@ -161,7 +162,8 @@ class Problem:
     @property
     def uncounted(self) -> str:
         """A word on weights that are no layer's; empty if there are none."""
-        layers = [name for name in self._prunable() if name not in self.unreached]
+        unreached = self.unreached
+        layers = [name for name in self._prunable() if name not in unreached]
         return models.uncounted_words(self.model, layers, self.unreached)
 
     @functools.cached_property

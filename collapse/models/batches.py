@@ -7,7 +7,7 @@ for its ones.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,26 @@ from collapse.errors import RequestError
 
 # A tensor; a list or tuple of what the forward takes by position; a dict of what it takes by name.
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+_ATOMS = {int, float, bool, str, type(None)}  # what most arguments are that are no tensors
 
 
-def tensors_in(x: Any) -> Iterator[Tensor]:
+def tensors_in(x: Any) -> list[Tensor]:
     """All tensors in nested arguments."""
+    found: list[Tensor] = []
+    _collect(x, found)
+    return found
+
+
+def _collect(x: Any, found: list[Tensor]) -> None:
+    # Asked of every argument of every operation that a score watches: as few checks as will do.
     if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
+        found.append(x)
+    elif isinstance(x, (list, tuple)):
         for part in x:
-            yield from tensors_in(part)
-    elif isinstance(x, Mapping):
-        yield from tensors_in(list(x.values()))
+            _collect(part, found)
+    elif type(x) not in _ATOMS and isinstance(x, Mapping):
+        for part in x.values():
+            _collect(part, found)
 
 
 def mapped(function: Callable[[Tensor, str], Any], x: Any, name: str = "") -> Any:
@@ -88,7 +97,7 @@ def first_tensor(inputs: Inputs) -> Tensor:
     Raises:
         RequestError: there is none.
     """
-    found = next(tensors_in(inputs), None)
+    found = next(iter(tensors_in(inputs)), None)
     if found is None:
         raise RequestError(f"expected inputs with a tensor among them, got {_kind(inputs)}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,17 @@ Classes = tuple[int, ...]
 OUTSIDE = -1
 
 
+# Arrays are remembered, and not tensors, which belong to the mode that they were made under.
+
+
 def place_tensor(classes: Classes, device: torch.device) -> Tensor:
-    return torch.tensor(classes, device=device)
+    """The classes as a tensor ``[positions]``; not to be written to."""
+    return torch.from_numpy(_places(classes)).to(device)
+
+
+@lru_cache(maxsize=1024)
+def _places(classes: Classes) -> np.ndarray:
+    return np.array(classes)
 
 
 @lru_cache(maxsize=4096)
@@ -56,8 +66,13 @@ def gathered(values: Tensor, rows: Classes, columns: Classes) -> Tensor:
 
 
 def choice(classes: Classes, count: int, like: Tensor) -> Tensor:
-    index = place_tensor(classes, like.device)
-    return (index[:, None] == torch.arange(count, device=like.device)).to(like.dtype)
+    """A matrix ``[positions, count]``: one at each position's class; not to be written to."""
+    return torch.from_numpy(_choice(classes, count)).to(like)
+
+
+@lru_cache(maxsize=1024)
+def _choice(classes: Classes, count: int) -> np.ndarray:
+    return np.equal.outer(classes, range(count)).astype(np.float64)
 
 
 def repeated(index: Classes, kernel: int) -> Classes:
