@@ -102,6 +102,7 @@ def main(config: Config) -> None:
     check_mode(config.mode, *pruners)
     check_loss(config.loss, *pruners)
     _problem.cache_clear()
+    _family.cache_clear()
     problem = _problem(config, config.seeds[0])
     device = str(problem.device)
     plans = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
@@ -134,15 +135,15 @@ def main(config: Config) -> None:
     _print(frame, notes)
 
 
-def _announce(tasks: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
+def _announce(plans: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
     """Before a long wait: how long, and for what."""
     whole = sum(seconds) / jobs
     if whole < 60:
         return
-    each = sorted(zip(seconds, tasks, strict=True), key=lambda pair: -pair[0])[:3]
+    each = sorted(zip(seconds, plans, strict=True), key=lambda pair: -pair[0])[:3]
     parts = ", ".join(
-        f"{task.pruner}{' certified' * (task.schedule == 'certified')} {cli.duration(cost)}"
-        for cost, task in each
+        f"{plan.pruner}{' certified' * (plan.schedule == 'certified')} {cli.duration(cost)}"
+        for cost, plan in each
     )
     print(
         f"about {cli.duration(whole)} ahead ({parts}), more where the collapse of an iterative "
