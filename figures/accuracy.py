@@ -61,11 +61,18 @@ def plot(rows: pd.DataFrame, ax: Axes, published: pd.DataFrame | None = None) ->
     maximum = rows["maximal_compression"].dropna()
     if len(maximum) and maximum.iloc[0] <= 1.3 * rows["compression"].max():
         ax.axvline(maximum.iloc[0], color="black", linestyle="--", linewidth=0.8, label="maximal")
+    highest = float(rows["best_top1"].max())
     if published is not None:
-        for pruner, part in answer(published).groupby("pruner", sort=False):
-            look = {**PUBLISHED, "color": style.colour(str(pruner))}
+        theirs = answer(published)
+        for pruner, part in theirs.groupby("pruner", sort=False):
+            name = str(pruner)
+            look = {
+                **PUBLISHED,
+                "color": style.colour(name),
+                "label": f"{style.name(name)}, published",
+            }
             ax.plot(part["compression"], part["estimate"], **look)
-        ax.plot([], [], label="published", **PUBLISHED)
-    ax.set_ylim(0, max(1.0, 1.05 * float(rows["best_top1"].max())))
+        highest = max(highest, float(theirs["estimate"].max()))
+    ax.set_ylim(0, max(1.0, 1.05 * highest))
     ax.set(xlabel="compression", ylabel="top-1 accuracy (%)")
     ax.set_title(f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")
