@@ -27,6 +27,7 @@ Control = Literal["shuffled", "reinitialised", "inverted"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 PER_CLASS = 10  # samples a class that the paper scores on
+TOLERANCE = 1e-4  # of a search: more digits than a table shows cost prunings, and nobody sees them
 
 # The paper's networks (``models.ARCHITECTURES`` builds them) and the datasets that have a name.
 NETWORKS = (

@@ -6,6 +6,7 @@ and a scan looks for collapses below it and for survivals above it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,8 +113,12 @@ class Course:
     def expected(self, known: Mapping[int, Verdict]) -> int:
         """How many numbers are tested in all, about."""
         first = known.get(self.least)
-        bisections = 0 if first is None or first.survives else 2 * self.total.bit_length()
-        return 1 + self.scan + bisections
+        if first is None or first.survives:
+            return 1 + self.scan
+        share = max(self.tolerance, 1 / self.total)
+        halvings = math.ceil(math.log2(max(2.0, math.log(self.total / self.least) / share)))
+        bisections = 2 if self.paths and not first.connected else 1
+        return 1 + 2 * self.scan + bisections * halvings
 
     def found(self, known: Mapping[int, Verdict]) -> Found:
         """The whole search, from what is known: the maximum, bisection, the scan, bisection for

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from collapse import tables
 from collapse.critical.result import Critical
 from collapse.critical.search import critical_compression
-from collapse.options import Pruning, Setup
+from collapse.options import TOLERANCE, Pruning, Setup
 from collapse.problem import Problem, settings_row
 from collapse.pruning import iterations_of
 
@@ -23,7 +23,7 @@ def measure(
     plan: Pruning,
     *,
     scan: int = 8,
-    tolerance: float = 0.0,
+    tolerance: float = TOLERANCE,
     effective: bool = True,
 ) -> dict[str, Any]:
     """One row of the critical table."""

@@ -8,6 +8,7 @@ import pytest
 
 from collapse.critical.course import Course, Verdict, bisected
 from collapse.critical.trials import verdicts
+from collapse.options import TOLERANCE
 
 
 def _network(draw: random.Random, total: int) -> dict[int, Verdict]:
@@ -89,7 +90,8 @@ def test_all_tests_of_a_scan_are_seen_ahead() -> None:
     assert course.ahead(known, 100) == scan
     assert course.ahead(known | {scan[0]: Verdict(False, None, False)}, 100) == []
     assert course.expected({}) == course.expected(known) == 9
-    assert course.expected({10: Verdict(False, None, False)}) == 9 + 2 * 20
+    # 11.5 is halved until a millionth is left.
+    assert course.expected({10: Verdict(False, None, False)}) == 1 + 2 * 8 + 24
 
 
 def test_what_cannot_be_pruned_is_not_tested() -> None:
@@ -97,3 +99,17 @@ def test_what_cannot_be_pruned_is_not_tested() -> None:
     assert course.ahead({}, 3) == []
     assert course.found({}) == ([], 4)
     assert verdicts({}) == {}
+
+
+@pytest.mark.parametrize(("boundary", "tests"), [(9_000, 27), (23_301_123, 19)])
+def test_no_more_digits_are_searched_for_than_are_shown(boundary: int, tests: int) -> None:
+    course = Course(25_000_000, least=54, scan=0, tolerance=TOLERANCE, paths=False)
+    known: dict[int, Verdict] = {}
+    while numbers := course.ahead(known, 1):
+        known[numbers[0]] = Verdict(numbers[0] >= boundary, None, False)
+    survived = min(keep for keep in known if keep >= boundary)
+    collapsed = max(keep for keep in known if keep < boundary)
+    assert survived - collapsed <= max(1, 1e-4 * boundary)
+    assert (survived == boundary) is (boundary < 10_000)
+    assert len(known) <= tests
+    assert len(known) + 2 >= course.expected(known) - 1 >= len(known) - 3
