@@ -41,6 +41,7 @@ from collapse.imp import Dynamics, State, conserving_units
 from collapse.models import build
 from collapse.options import Pruning, Training
 from collapse.problem import Problem, choose_device
+from collapse.processes import keep_freed_memory
 from collapse.pruning import prune
 from collapse.runs import Run
 from collapse.train import Trainer
@@ -135,6 +136,7 @@ def plain(
 
 def main(config: Config) -> None:
     """Measure, print and save."""
+    keep_freed_memory()  # as our commands do; the plain loop gains it, too
     device = choose_device(config.device)
     gpu = device.type == "cuda"
     images = config.images or (50_000 if gpu else 1_024)

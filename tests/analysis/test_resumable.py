@@ -127,7 +127,7 @@ def test_the_experiments_critical_compression_is_the_commands(resources: Resourc
     table = complete(accuracy.critical_points(config), "critical", resources)
     prepared = prepare(FC, 1, labelled=False)
     options = Experiment(FC).pruning
-    row, _ = measure(FC, prepared, replace(options, pruner="magnitude", seed=1), effective=False)
+    row = measure(FC, prepared, replace(options, pruner="magnitude", seed=1), effective=False)
     assert table["critical_compression"].iloc[0] == row["critical_compression"]
 
 
