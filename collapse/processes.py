@@ -248,7 +248,7 @@ class _Shared:
                 self._finish(task, self._work(task, partial(self._here, task)))
             except _OverError:
                 return
-            except Exception as error:  # whatever a task raises
+            except Exception as error:  # a user's pruner may raise anything; raised at the end
                 self._finish(task, error)
             task = self.begin()
 

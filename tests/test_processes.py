@@ -27,7 +27,7 @@ from tests.shared_tasks import (
 )
 
 
-def test_answers_come_in_the_order_of_the_tasks(tmp_path: Path) -> None:
+def test_each_task_is_done_once_by_one_of_two_processes(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
     tasks = [0.3, 1.5, 0.5, 0.4]
     before = torch.get_num_threads()

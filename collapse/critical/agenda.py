@@ -69,7 +69,6 @@ class Rows:
 
     def __init__(self, plans: Sequence[Pruning], costs: Sequence[float], scan: int) -> None:
         self._costs = dict(zip(plans, costs, strict=True))
-        self._scan = scan
         self._expected = {plan: 1 + scan if is_searched(plan) else 1 for plan in plans}
 
     def needed(self, answers: Mapping[Task, Answer]) -> list[Task]:
