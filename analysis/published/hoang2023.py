@@ -52,7 +52,7 @@ def synflow_log_softmax(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> 
     return saliency.of({name: tensor.abs_() for name, tensor in saliency.items()})
 
 
-@pruner(mode="eval", stateless=True, passes=12)
+@pruner(mode="eval", stateless=True, passes=11)
 def grasp_untempered(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """GraSP without its temperature: dividing log-probabilities only scales the loss."""
     _, gradient = loss_gradient(model, masks, inputs)

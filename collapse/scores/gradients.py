@@ -61,11 +61,8 @@ def loss_gradient(
         twice = contextlib.nullcontext() if along is None else fast.twice(device)
         with twice, fast.in_precision(dtype, device):
             value = share * _loss(model, tensors, x, y, inputs, temperature)
-        if along is not None:
-            local = gradients(value, leaves, create_graph=True)
-            parts = ((along[name] * part).sum() for name, part in local.items())
-            value = sum(parts, torch.zeros((), device=value.device))
-        for name, part in gradients(value, leaves).items():
+        local = gradients(value, leaves) if along is None else _product(value, leaves, along)
+        for name, part in local.items():
             totals[name] += part
     return leaves, {name: total.mul_(masks[name]) for name, total in totals.items()}
 
@@ -105,6 +102,26 @@ def gradients(
         name: torch.zeros_like(leaf) if part is None else part
         for (name, leaf), part in zip(leaves.items(), parts, strict=True)
     }
+
+
+def _product(
+    value: Tensor, leaves: Mapping[str, Tensor], along: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The Hessian of ``value`` times ``along``: how the gradient changes along it."""
+    with fast.unread():
+        first = gradients(value, leaves, create_graph=True)
+    # A gradient that depends on no leaf has no derivatives.
+    depends = {name: part for name, part in first.items() if part.requires_grad}
+    if not depends:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    with _once(), backward_errors():
+        parts = torch.autograd.grad(
+            list(depends.values()),
+            list(leaves.values()),
+            [along[name].to(part.dtype) for name, part in depends.items()],
+            materialize_grads=True,
+        )
+    return dict(zip(leaves, parts, strict=True))
 
 
 def times(

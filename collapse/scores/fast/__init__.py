@@ -15,10 +15,12 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from collapse.scores.fast.double_backward import CheapTwice
+from collapse.scores.fast.double_backward import CheapTwice, unread
 from collapse.scores.fast.matmul import InFloat64
 from collapse.scores.fast.microbatches import AT_ONCE, microbatches
 from collapse.scores.inputs import Batch, ScoreInputs
+
+__all__ = ["AT_ONCE", "in_precision", "is_on", "off", "parts", "twice", "unread"]
 
 _on: ContextVar[bool] = ContextVar("fast", default=True)
 

@@ -4,11 +4,17 @@ A convolution is bilinear in its input and its weight, so the derivative of its 
 made of forward and backward passes at other arguments, for which there are fast kernels. torch
 itself turns batches into channels there. A BatchNorm in eval mode is a product and a sum, while
 torch differentiates the whole normalisation.
+
+A product with the Hessian differentiates gradients along a vector, and has no use for what they
+are. Where nobody reads it (``unread``), a convolution's gradient by its weight is not computed: a
+product takes 8 forward passes in place of 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +27,22 @@ _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "gro
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
 # Stride, padding, dilation, whether transposed, output padding, groups.
 _Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
+
+
+_unread: ContextVar[bool] = ContextVar("unread", default=False)
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """A backward pass in the block may give NaN for gradients by leaves, which nobody is to read.
+
+    Their derivatives are right.
+    """
+    token = _unread.set(True)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
 
 
 class _Convolution(torch.autograd.Function):
@@ -44,7 +66,10 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """``∂/∂x`` and ``∂/∂W`` of ``⟨g, B(x, W)⟩``, which are linear in ``g`` and the other one."""
+    """``∂/∂x`` and ``∂/∂W`` of ``⟨g, B(x, W)⟩``, which are linear in ``g`` and the other one.
+
+    Inside ``unread``, ``∂/∂W`` may be no number: only its derivatives are.
+    """
 
     @staticmethod
     def forward(
@@ -58,7 +83,12 @@ class _Backward(torch.autograd.Function):
         ctx.save_for_backward(g, x, weight)
         ctx.geometry = geometry
         ctx.set_materialize_grads(False)
-        return _derivatives(g, x, weight, geometry, needs)
+        into_x, into_weight = needs
+        # A weight that is made of others is no leaf: what it is made of needs its gradient.
+        if not (into_weight and weight.is_leaf and _unread.get()):
+            return _derivatives(g, x, weight, geometry, needs)
+        of_x = _derivatives(g, x, weight, geometry, (True, False))[0] if into_x else None
+        return of_x, weight.new_full((), torch.nan).expand_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

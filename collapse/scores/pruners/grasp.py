@@ -12,7 +12,7 @@ from collapse.scores.registry import pruner
 TEMPERATURE = 200.0
 
 
-@pruner(mode="train", stateless=True, passes=12)
+@pruner(mode="train", stateless=True, passes=11)
 def grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """GraSP, ``θ ⊙ H g`` with ``g = ∂L/∂θ`` (Wang, Zhang & Grosse 2020, equation 8).
 

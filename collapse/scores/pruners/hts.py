@@ -14,7 +14,7 @@ TEMPERATURE = 200.0
 PROBES = 10
 
 
-@pruner(stateless=True, passes=100)
+@pruner(stateless=True, passes=83)
 def hts(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """Hutchinson-Taylor sensitivity, ``|θ ⊙ g + ½ θ² ⊙ D|`` (Gollini et al. 2026).
 

@@ -10,7 +10,7 @@ from collapse.scores.pruners.grasp import grasp
 from collapse.scores.registry import pruner
 
 
-@pruner(iterations=60, mode="train", stateless=True, passes=12)
+@pruner(iterations=60, mode="train", stateless=True, passes=11)
 def iterative_grasp(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """GraSP of what is left, ``θ ⊙ H g`` at ``θ ⊙ c``, in the steps of iterative SNIP.
 
