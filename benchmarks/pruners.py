@@ -32,6 +32,7 @@ from torch import nn
 from collapse import masks as masking
 from collapse.models import build
 from collapse.options import Pruning
+from collapse.processes import keep_freed_memory
 from collapse.pruning import prune
 
 CLASSES = 100
@@ -194,6 +195,7 @@ def measure_child(config: Config, side: str) -> None:
 
 def main(config: Config) -> None:
     """Print a table."""
+    keep_freed_memory()  # as our commands do; the other side gains it, too
     if side := os.environ.get(_SIDE):
         measure_child(config, side)
         return
