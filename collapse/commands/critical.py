@@ -95,7 +95,15 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    from collapse.critical import Rows, check_search, expected, frame_of, is_searched, one_pass
+    from collapse.critical import (
+        Rows,
+        check_search,
+        error_of,
+        expected,
+        frame_of,
+        is_searched,
+        one_pass,
+    )
     from collapse.problem import check_loss, check_mode
 
     check_search(config.scan, config.tolerance)
@@ -119,14 +127,20 @@ def main(config: Config) -> None:
     agenda = Rows([plans[n] for n in order], [costs[n] for n in order], config.scan)
     with cli.progress(1, config.quiet) as update:
         answers = shared_out(partial(_done, config), agenda, jobs, update)
-    found = [_row(config, plan, answers) for plan in plans]
-    rows = [row for row, _, _ in found if row is not None]
+    failed = {plan: error for plan in plans if (error := error_of(plan, answers)) is not None}
+    found = [_row(config, plan, answers) for plan in plans if plan not in failed]
+    if not found:
+        raise RequestError(failed[plans[0]])
     layer_rows = [layer for _, layers, _ in found for layer in layers]
     notes = list(dict.fromkeys(note for _, _, said in found for note in said))
+    if config.schedule is None:  # nobody asked for the certified row
+        extra = {plan: error for plan, error in failed.items() if plan.schedule == _EXTRA.schedule}
+        notes += [f"no row for the certified schedule: {error}" for error in extra.values()]
+        failed = {plan: error for plan, error in failed.items() if plan not in extra}
 
     import pandas as pd
 
-    frame = frame_of(rows)
+    frame = frame_of([row for row, _, _ in found])
     outputs.write("critical", frame, device)
     outputs.write("layers", pd.DataFrame(layer_rows), device)
     if config.plot is not None:
@@ -134,6 +148,10 @@ def main(config: Config) -> None:
 
         save(critical_bars(frame), config.plot)
     _print(frame, notes)
+    if failed:
+        pruners = ", ".join(dict.fromkeys(plan.pruner for plan in failed))
+        errors = "; ".join(dict.fromkeys(failed.values()))
+        raise RequestError(f"no row for {pruners}: {errors}")
 
 
 def _announce(plans: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
@@ -153,7 +171,7 @@ def _announce(plans: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> 
     )
 
 
-# The row that nobody asked for: if the network does not take it, the others still stand.
+# The row that nobody asked for: where the network does not take it, that is a note.
 _EXTRA = Pruning(pruner="synflow", schedule="certified")
 
 
@@ -194,35 +212,30 @@ def _done(config: Config, task: Task, watch: Update) -> Answer:
 
     told("scoring", 0.0)
     found: Critical | str | Opened | Trial
-    if is_searched(plan):
-        family = replace(_family(config, plan), watch=told)
-        if keep is None:
-            found = Opened.of(family, config.scan, config.tolerance)
+    try:
+        if is_searched(plan):
+            family = replace(_family(config, plan), watch=told)
+            if keep is None:
+                found = Opened.of(family, config.scan, config.tolerance)
+            else:
+                found = trial(family, keep)
         else:
-            found = trial(family, keep)
-    else:
-        _family.cache_clear()  # the scores of a search before
-        problem = _problem(config, plan.seed)
-        try:
+            _family.cache_clear()  # the scores of a search before
+            problem = _problem(config, plan.seed)
             found = critical_compression(
                 problem, options=plan, effective=config.effective, watch=told
             )
-        except RequestError as error:
-            if config.schedule is not None or plan.schedule != _EXTRA.schedule:
-                raise
-            found = f"no row for the certified schedule: {error}"
+    except RequestError as error:  # the other rows still stand
+        found = str(error)
     return Answer(found, time.perf_counter() - start)
 
 
 def _row(
     config: Config, plan: Pruning, answers: Mapping[Task, Answer]
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]], tuple[str, ...]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], tuple[str, ...]]:
     """One row of the table, its rows of the layers' table, and what there is to say of it."""
-    from collapse.critical import Task, row_of, rows_of
+    from collapse.critical import row_of, rows_of
 
-    said = answers[Task(plan)].found
-    if isinstance(said, str):
-        return None, [], (said,)
     family = _family(config, plan)
     found, seconds = row_of(family, answers)
     return *rows_of(config.setup, family.problem, plan, found, seconds), found.notes

@@ -2,6 +2,7 @@ from .agenda import Answer as Answer
 from .agenda import Opened as Opened
 from .agenda import Rows as Rows
 from .agenda import Task as Task
+from .agenda import error_of as error_of
 from .agenda import row_of as row_of
 from .course import check_search as check_search
 from .family import Family as Family

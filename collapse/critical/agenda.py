@@ -49,8 +49,7 @@ class Answer(NamedTuple):
     """What came of a task.
 
     Attributes:
-        found: a row (its error, if it is one that nobody asked for), the beginning of a search, or
-            one of its prunings.
+        found: a row, the beginning of a search, or one of its prunings; or the error of any.
         seconds: how long it took.
     """
 
@@ -95,7 +94,8 @@ class Rows:
             return []
         course, trials = row.found.course, trials_of(plan, answers)
         self._expected[plan] = max(1, course.expected(verdicts(trials)))
-        return [Task(plan, keep) for keep in course.ahead(verdicts(trials), count)]
+        tasks = [Task(plan, keep) for keep in course.ahead(verdicts(trials), count)]
+        return [] if tasks and tasks[0] in answers else tasks  # an error, of what it needs next
 
 
 def trials_of(plan: Pruning, answers: Mapping[Task, Answer]) -> dict[int, Trial]:
@@ -108,6 +108,15 @@ def trials_of(plan: Pruning, answers: Mapping[Task, Answer]) -> dict[int, Trial]
         if task.plan == plan and task.keep is not None and isinstance(answer.found, Trial)
     }
     return {**opened.trials, **further}
+
+
+def error_of(plan: Pruning, answers: Mapping[Task, Answer]) -> str | None:
+    """The error that ended a row, if one did; one in a guess that nobody needed does not."""
+    found = answers[Task(plan)].found
+    if isinstance(found, Opened):
+        needed = found.course.ahead(verdicts(trials_of(plan, answers)), 1)
+        found = answers[Task(plan, needed[0])].found if needed else found
+    return found if isinstance(found, str) else None
 
 
 def row_of(family: Family, answers: Mapping[Task, Answer]) -> tuple[Critical, float]:
