@@ -42,6 +42,8 @@ _DEVICES = re.compile(
 )
 _CALL = re.compile(r"missing \d+ required|unexpected keyword argument|positional arguments? but")
 
+_AT_RANDOM, _EXACT = "deterministic implementation", "without --exact others are allowed"
+
 
 @contextmanager
 def forward_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
@@ -79,6 +81,8 @@ def backward_errors(near: Callable[[], str] = str) -> Iterator[None]:
         words, overwritten, _ = first_line(error).partition("modified by an inplace operation")
         if overwritten:
             cause = "expected a forward that leaves what it has read: .clone() it before h[…] = …"
+        elif _AT_RANDOM in words:
+            cause = _EXACT
         raise BackwardError(
             f"the backward pass failed{near()}: {words}{overwritten} ({cause})"
         ) from error
@@ -149,6 +153,8 @@ def _cause(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     if _TYPES.search(words):
         kinds = _each(tensors, "dtype").replace("torch.", "")
         return f" (inputs are {kinds}, weights {_weights(model, 'dtype').replace('torch.', '')})"
+    if _AT_RANDOM in words:
+        return f" ({_EXACT})"
     if _SIZES.search(words) and isinstance(inputs, Tensor) and floats:
         return " (another shape: --input-shape C H W, with --dataset gaussian)"
     return ""

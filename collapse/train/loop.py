@@ -23,6 +23,7 @@ from collapse.devices import Clock, has_bfloat16, to_float64
 from collapse.errors import RequestError
 from collapse.models import (
     Selector,
+    backward_errors,
     call,
     check_finite,
     check_in_place,
@@ -247,7 +248,8 @@ class Trainer:
                     raise RequestError(_NO_GRADIENT)
                 loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+                with backward_errors():
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 self._mask_gradients()
                 if watch is not None:
                     watch.step(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.data import Dataset, Feed, load
+from collapse.devices import deterministic
 from collapse.errors import RequestError
 from collapse.imp import Dynamics, conserving_units
 from collapse.models import build, streams_at
@@ -310,6 +312,61 @@ def test_settings_out_of_range(wrong: Training, message: str) -> None:
 def test_a_head_that_is_too_small() -> None:
     with pytest.raises(RequestError, match=r"does not fit 'drawn': expected .*\(batch, 8\), got"):
         Trainer(_convolutions(), _drawn(classes=8), _drawn(classes=8), SETTINGS)
+
+
+class _Overwriting(nn.Module):
+    """It overwrites what its own backward pass has to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(128, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.flatten(1)).exp()
+        y = self.second(h)
+        h[:, 0] = 0
+        return y
+
+
+def test_a_backward_pass_that_fails_is_one_line() -> None:
+    trainer = Trainer(_Overwriting(), _drawn(), _drawn(), SETTINGS)
+    with pytest.raises(RequestError, match=r"backward pass failed: .* inplace .* \.clone\(\) it"):
+        trainer.epoch(0, 0)
+
+
+def _put(x: Tensor) -> Tensor:
+    """``put_`` has no deterministic algorithm, on any device."""
+    return x.clone().put_(torch.tensor([0]), x[:1, 0])
+
+
+class _InTheBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _put(gradient)
+
+
+class _AtRandom(nn.Linear):
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(128, 3)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(super().forward(x.flatten(1)))
+
+
+@pytest.mark.parametrize("operation", [_put, _InTheBackward.apply])
+def test_an_operation_that_is_not_deterministic_is_one_line(
+    operation: Callable[[Tensor], Tensor],
+) -> None:
+    trainer = Trainer(_AtRandom(operation), _drawn(), _drawn(), SETTINGS)
+    trainer.epoch(0, 0)
+    expected = r"put_ does not have a deterministic implementation.*without --exact"
+    with deterministic(exact=True), pytest.raises(RequestError, match=expected):
+        trainer.epoch(0, 1)
 
 
 def test_divergence_names_the_step_and_keeps_the_state() -> None:
