@@ -132,7 +132,7 @@ def main(config: Config) -> None:
     if not found:
         raise RequestError(failed[plans[0]])
     layer_rows = [layer for _, layers, _ in found for layer in layers]
-    notes = list(dict.fromkeys(note for _, _, said in found for note in said))
+    notes = list(dict.fromkeys(note for row in found for note in row[2]))
     if config.schedule is None:  # nobody asked for the certified row
         extra = {plan: error for plan, error in failed.items() if plan.schedule == _EXTRA.schedule}
         notes += [f"no row for the certified schedule: {error}" for error in extra.values()]
@@ -149,9 +149,9 @@ def main(config: Config) -> None:
         save(critical_bars(frame), config.plot)
     _print(frame, notes)
     if failed:
-        pruners = ", ".join(dict.fromkeys(plan.pruner for plan in failed))
+        without = ", ".join(dict.fromkeys(plan.pruner for plan in failed))
         errors = "; ".join(dict.fromkeys(failed.values()))
-        raise RequestError(f"no row for {pruners}: {errors}")
+        raise RequestError(f"no row for {without}: {errors}")
 
 
 def _announce(plans: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:

@@ -60,7 +60,12 @@ def _vgg(name: str, input_shape: Shape, classes: int) -> nn.Module:
     else:
         plan = plan[:-1]  # the last pooling is the head's average
         head = [nn.AvgPool2d(2), nn.Flatten(), nn.Linear(512, classes)]
-    return _of_vgg_parts(plan, head, channels, batch_norm=name.endswith("_bn"))
+    model = _of_vgg_parts(plan, head, channels, batch_norm=name.endswith("_bn"))
+    if height >= _TINYIMAGENET_HEIGHT:
+        _initialise_as_torchvision(model)
+    else:  # as OpenLTH's, which the paper's are at this size
+        initialise(model, "kaiming")
+    return model
 
 
 def _mini_vgg(_: str, input_shape: Shape, classes: int) -> nn.Module:
@@ -70,7 +75,9 @@ def _mini_vgg(_: str, input_shape: Shape, classes: int) -> nn.Module:
         for width in vgg.cfgs[_VGG_PLANS["vgg11"]][:-1]
     ]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512 // _MINI_NARROWER, classes)]
-    return _of_vgg_parts(plan, head, input_shape[0], batch_norm=True)
+    model = _of_vgg_parts(plan, head, input_shape[0], batch_norm=True)
+    initialise(model, "kaiming")
+    return model
 
 
 def _of_vgg_parts(
@@ -82,14 +89,17 @@ def _of_vgg_parts(
     model = nn.Sequential()
     model.add_module("features", features)
     model.add_module("classifier", nn.Sequential(*head))
-    for module in model.modules():  # as torchvision's VGG initialises itself
+    return model
+
+
+def _initialise_as_torchvision(model: nn.Module) -> None:
+    for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # make_layers gives every one a bias
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)
-    return model
 
 
 class _WideResNet(resnet.ResNet):  # type: ignore[misc]  # torchvision is not typed
