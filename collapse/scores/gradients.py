@@ -108,7 +108,7 @@ def _product(
     value: Tensor, leaves: Mapping[str, Tensor], along: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The Hessian of ``value`` times ``along``: how the gradient changes along it."""
-    with fast.unread():
+    with fast.unread(list(leaves.values())):
         first = gradients(value, leaves, create_graph=True)
     # A gradient that depends on no leaf has no derivatives.
     depends = {name: part for name, part in first.items() if part.requires_grad}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,7 @@ def _along(work, *leaves: Tensor) -> tuple[Tensor, ...]:
     """Second derivatives of a curved value along random vectors, of first ones that none reads."""
     torch.manual_seed(1)
     value = work().sin().sum()
-    with fast.unread():
+    with fast.unread(leaves):
         first = torch.autograd.grad(value, leaves, create_graph=True)
     return torch.autograd.grad(first, leaves, [torch.randn_like(leaf) for leaf in leaves])
 
@@ -99,7 +100,7 @@ def test_whoever_reads_such_a_gradient_is_found_out() -> None:
     x, w = _normal(2, 3, 6, 5), _normal(4, 3, 3, 3).requires_grad_()
     with CheapTwice():
         value = F.conv2d(x, w).square().sum()
-    with fast.unread():
+    with fast.unread([w]):
         (gradient,) = torch.autograd.grad(value, w, retain_graph=True)
     assert gradient.isnan().all()
     (gradient,) = torch.autograd.grad(value, w)
@@ -121,9 +122,55 @@ class _OneStepAhead(nn.Module):
         return self.head(ahead.mean((2, 3)))
 
 
-def test_a_gradient_inside_the_forward_is_read() -> None:
+class _Hooked(_OneStepAhead):
+    """A hook that clips reads the gradient, and one that is never active still does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight
+        if weight.requires_grad:
+            weight.register_hook(lambda g: g.clamp(-1, 1) / (g.norm() + 1))
+        return self.head(F.conv2d(x, weight).tanh().mean((2, 3)))
+
+
+class _Detached(torch.autograd.Function):
+    """Its backward pass differentiates a graph of its own, by leaves of its own."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight).square()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[None, Tensor]:
+        x, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            own = weight.detach().requires_grad_()
+            value = (F.conv2d(x, own).square() * g.detach()).sum()
+            (gradient,) = torch.autograd.grad(value, own)
+        return None, gradient * (1 + 0 * g.sum())
+
+
+class _OfItsOwn(_OneStepAhead):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(_Detached.apply(x, self.conv.weight).mean((2, 3)))
+
+
+class _Mapped(_OneStepAhead):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.vmap(lambda image: F.conv2d(image[None], self.conv.weight)[0])(x)
+        return self.head(y.relu().mean((2, 3)))
+
+
+class _NumpySizes(_OneStepAhead):
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = {"stride": np.int64(1), "padding": torch.tensor(1)}
+        return self.head(F.conv2d(x, self.conv.weight, **sizes).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [_OneStepAhead, _Hooked, _OfItsOwn, _Mapped, _NumpySizes])
+def test_forwards_that_read_gradients_or_are_written_otherwise(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model = _OneStepAhead().double()
+    model = kind().double()
     inputs = ScoreInputs([(_normal(6, 3, 12, 12), torch.arange(6) % 3)], mode="eval")
     masks = masking.dense(model)
     ours = score(model, "grasp", masks, inputs)

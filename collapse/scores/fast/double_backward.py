@@ -29,20 +29,25 @@ _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "traini
 _Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 
 
-_unread: ContextVar[bool] = ContextVar("unread", default=False)
+_unread: ContextVar[Sequence[Tensor]] = ContextVar("unread", default=())
 
 
 @contextlib.contextmanager
-def unread() -> Iterator[None]:
-    """A backward pass in the block may give NaN for gradients by leaves, which nobody is to read.
+def unread(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """A backward pass in the block may give NaN for gradients by these, which nobody is to read.
 
     Their derivatives are right.
     """
-    token = _unread.set(True)
+    token = _unread.set(leaves)
     try:
         yield
     finally:
         _unread.reset(token)
+
+
+def _is_unread(weight: Tensor) -> bool:
+    """Not so of a weight with hooks, nor of one that others are made of: those need its gradient."""
+    return any(weight is leaf for leaf in _unread.get()) and not weight._backward_hooks
 
 
 class _Convolution(torch.autograd.Function):
@@ -84,8 +89,7 @@ class _Backward(torch.autograd.Function):
         ctx.geometry = geometry
         ctx.set_materialize_grads(False)
         into_x, into_weight = needs
-        # A weight that is made of others is no leaf: what it is made of needs its gradient.
-        if not (into_weight and weight.is_leaf and _unread.get()):
+        if not (into_weight and _is_unread(weight)):
             return _derivatives(g, x, weight, geometry, needs)
         of_x = _derivatives(g, x, weight, geometry, (True, False))[0] if into_x else None
         return of_x, weight.new_full((), torch.nan).expand_as(weight)
@@ -149,12 +153,17 @@ def _convolution(given: Mapping[str, Any], dimensions: int) -> Tensor | None:
     if torch.is_autocast_enabled(x.device.type) or (bias is not None and bias.requires_grad):
         return None
     stride, padding, dilation = (
-        [value] * dimensions if isinstance(value, int) else list(value) * (dimensions // len(value))
+        list(value) * (dimensions // len(value))
+        if isinstance(value, Sequence)
+        else [int(value)] * dimensions
         for value in (given.get("stride", 1), padding, given.get("dilation", 1))
     )
     groups = given.get("groups", 1)
     geometry = (stride, padding, dilation, False, [0] * dimensions, groups)
-    result: Tensor = _Convolution.apply(x, weight, bias, geometry)
+    try:
+        result: Tensor = _Convolution.apply(x, weight, bias, geometry)
+    except RuntimeError:  # inside torch.func's transforms; torch itself says what else is wrong
+        return None
     return result
 
 

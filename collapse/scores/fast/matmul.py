@@ -125,5 +125,5 @@ class InFloat64(TorchFunctionMode):
 
 def pair_of(value: int | Sequence[int]) -> tuple[int, int]:
     """A size of both axes, or one of each, as torch takes it."""
-    pair = (value,) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (int(value),)
     return pair[0], pair[-1]
