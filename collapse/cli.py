@@ -219,7 +219,7 @@ def print_table(
         notes: lines below it.
         spare: headings of the columns that a narrow terminal can do without, best first.
     """
-    console = Console()
+    console = Console(emoji=False)  # a network's name may look like one
     room = console.width if console.is_terminal or "COLUMNS" in os.environ else PIPED
     cells = {name: [name, *(_cell(form, row) for row in rows)] for name, form in columns.items()}
     dropped_last = [name for name in spare if name in columns]
@@ -301,7 +301,7 @@ def progress(total: float, quiet: bool) -> Iterator[Callable[[str, float], None]
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         *(TimeElapsedColumn(), TextColumn("left: {task.fields[left]}")),
-        console=Console(stderr=True),
+        console=Console(stderr=True, emoji=False),
         disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )

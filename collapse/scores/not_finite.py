@@ -9,6 +9,8 @@ from collapse.models import all_finite, call, cast, compute_dtype, running, stan
 from collapse.scores.first_operation import FirstOperation, has_infinity, has_nan
 from collapse.scores.inputs import ScoreInputs
 
+OF_THE_GRADIENT = ": the loss is finite and its gradient is not (the root or the power of a zero?)"
+
 
 def cause(model: nn.Module, inputs: ScoreInputs) -> str:
     """What made a score by a loss not finite, as the end of a sentence; empty if nothing is seen.
@@ -33,4 +35,4 @@ def cause(model: nn.Module, inputs: ScoreInputs) -> str:
             where = first.found.get("nan") or first.found.get("infinity")
             first_values = f"; the first values that are not finite come from {where}"
             return f": the loss is {loss.item():g}{first_values if where else ''}"
-    return ": the loss is finite and its gradient is not (the root or the power of a zero?)"
+    return OF_THE_GRADIENT

@@ -188,13 +188,16 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
             scores = SCORES[pruner](model, masks, inputs)
         else:
             scores = _by_user(pruner, model, masks, inputs)
-    _check_shapes(scores, pruner, masks)
-    scores = scores if isinstance(scores, Scores) else Scores({n: scores[n] for n in masks})
+    _check(scores, pruner, masks)
+    if not isinstance(scores, Scores):
+        scores = Scores({name: _plain(scores[name]) for name in masks})
     try:
         check_scores(scores, pruner)
     except RequestError as error:
         with untouched(model, mode, scoring_seed(inputs)):
             why = not_finite.cause(model, inputs) if known.data == "labels" else ""
+        if SCORES[pruner] not in _ABOUT and why == not_finite.OF_THE_GRADIENT:
+            why = ""  # a user's function need not have taken one
         raise RequestError(f"{error}{why}") from None
     return scores
 
@@ -229,7 +232,13 @@ def _pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
     return twin
 
 
-def _check_shapes(scores: object, pruner: str, masks: Masks) -> None:
+def _plain(scores: Tensor) -> Tensor:
+    """Numbers that can be ranked, of what a user's function returned."""
+    scores = scores.detach()
+    return scores if scores.is_floating_point() else scores.double()
+
+
+def _check(scores: object, pruner: str, masks: Masks) -> None:
     if not isinstance(scores, Mapping):
         raise RequestError(
             f"pruner '{pruner}' returned {type(scores).__name__}: expected a dict of tensors by "
@@ -243,4 +252,8 @@ def _check_shapes(scores: object, pruner: str, masks: Masks) -> None:
             raise RequestError(
                 f"pruner '{pruner}', layer '{name}': expected scores of shape "
                 f"{tuple(mask.shape)}, got {got}"
+            )
+        if found.is_complex():
+            raise RequestError(
+                f"pruner '{pruner}', layer '{name}': expected real scores, got {found.dtype}"
             )

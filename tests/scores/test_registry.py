@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse import masks as masking
+from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
@@ -120,12 +121,44 @@ def test_a_name_can_be_taken_once() -> None:
         ({}, "layer '0.weight': expected scores of shape .8, 6., got nothing"),
         ({"0.weight": torch.ones(3)}, r"expected scores of shape \(8, 6\), got shape \(3,\)"),
         ({"0.weight": torch.ones(8, 6).numpy()}, "got no tensor but ndarray"),
+        ({"0.weight": torch.ones(8, 6) * 1j}, "expected real scores, got torch.complex64"),
     ],
 )
 def test_nonsense_is_one_line(result: object, complaint: str, mlp: Model) -> None:
     SCORES["odd"] = lambda model, masks, inputs: result
     with pytest.raises(RequestError, match=complaint):
         score(mlp, "odd", masking.dense(mlp), ScoreInputs())
+
+
+@pytest.mark.parametrize("form", ["differentiable", "bool", "integers"])
+def test_scores_of_any_real_form_are_ranked(form: str, mlp: Model) -> None:
+    forms = {
+        "differentiable": lambda weight: weight.abs(),  # .detach() is easily forgotten
+        "bool": lambda weight: weight > 0,
+        "integers": lambda weight: (100 * weight).long(),
+    }
+
+    def function(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> dict[str, Tensor]:
+        return {name: forms[form](model.get_parameter(name)) for name in masks}
+
+    SCORES["formed"] = function
+    scores = score(mlp, "formed", masking.dense(mlp), ScoreInputs())
+    for name, tensor in scores.items():
+        assert tensor.is_floating_point()
+        assert not tensor.requires_grad
+        assert torch.equal(tensor, forms[form](mlp.get_parameter(name)).to(tensor.dtype))
+    batches = [(torch.zeros(3, 6), torch.arange(3))]
+    assert masking.kept(prune(mlp, batches, Pruning("formed"), keep=20).masks) == 20
+    assert critical_compression(mlp, batches, Pruning("formed")).critical_kept > 0
+
+
+def test_nan_of_a_users_function_blames_no_gradient(mlp: Model) -> None:
+    SCORES["spoiled"] = lambda model, masks, inputs: {
+        name: torch.full(mask.shape, torch.nan) for name, mask in masks.items()
+    }
+    batches = [(torch.zeros(3, 6), torch.arange(3))]
+    with pytest.raises(RequestError, match="spoiled score of layer '0.weight' is not finite$"):
+        score(mlp, "spoiled", masking.dense(mlp), ScoreInputs(batches))
 
 
 def test_scores_that_the_data_make_infinite_name_the_data(mlp: Model) -> None:
