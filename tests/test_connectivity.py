@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import collapse
 from collapse import masks as masking
-from collapse.connectivity import connected, living
+from collapse.connectivity import connected, is_cut_layer, living
+from collapse.critical import critical_compression
 from collapse.errors import RequestError
 from collapse.models import build
+from collapse.options import Pruning
 from tests import reference
 from tests.zoo import Case, _Residual
 
@@ -320,3 +323,43 @@ def test_what_is_written_by_hand_cancels_nowhere(by_hand) -> None:
     found = collapse.doctor(model, example)
     assert found.healthy
     assert [layer.living for layer in found.layers] == [48, 56, 21]
+
+
+class _Rounded(nn.Linear):
+    """Fake quantisation: a weight below 1/32 is none, and the gradient passes straight through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounding = ((self.weight * 16).round() / 16 - self.weight).detach()
+        return F.linear(x, self.weight + rounding, self.bias)
+
+
+def test_a_forward_that_rounds_its_weights_is_no_cut_network() -> None:
+    """One number for all weights of a layer of 192 inputs is rounded to none."""
+    model = nn.Sequential(_Rounded(192, 32), nn.ReLU(), nn.Linear(32, 4))
+    example, dense = torch.zeros(1, 192), masking.dense(model)
+    assert connected(model, dense, example)
+    assert masking.density(living(model, dense, example)) == 1
+    for name, mask in dense.items():
+        assert not connected(model, {**dense, name: torch.zeros_like(mask)}, example)
+        assert is_cut_layer(model, name, example)
+    found = collapse.doctor(model, example)
+    assert found.healthy
+    assert [layer.place for layer in found.layers] == ["cut layer", "cut layer"]
+    batches = [(example, torch.zeros(1).long())]
+    searched = critical_compression(model, batches, Pruning("magnitude"))
+    assert searched.connected_kept is not None
+    assert searched.effective_kept is not None
+
+
+def test_a_float64_network_may_cast_its_input() -> None:
+    class Casting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 5).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x.double()).relu())
+
+    model, example = Casting(), torch.zeros(1, 6)
+    assert masking.density(living(model, masking.dense(model), example)) == 1
+    assert collapse.doctor(model, example).healthy

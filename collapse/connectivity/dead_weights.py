@@ -23,11 +23,15 @@ from collapse.models import (
     Selector,
     backward_errors,
     call,
+    compute_dtype,
     output_sum,
     plain,
     stand_ins,
     untouched,
 )
+
+# The number that stands for every kept weight of a tensor.
+Size = Callable[[Tensor], float]
 
 
 def living(
@@ -99,27 +103,47 @@ def paths(
     *,
     output: Selector = None,
     mode: Callable[[Mapping[str, Tensor]], ConnectionMode] = ConnectionMode,
+    size: Size | None = None,
 ) -> tuple[Masks, bool]:
     """``living`` and ``connected`` in one pass.
 
     Args:
         mode: makes the mode that the pass runs in, for one that also looks at it on its way.
+        size: what stands for kept weights, from ``size_of``; found here where it matters.
     """
     model = plain(model)
-
-    def parameter(name: str, value: Tensor) -> Tensor:
-        return masks[name] * mean_weight(value) if name in masks else constant(name, value)
-
-    tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
+    tensors = _sized(model, masks, size or mean_weight)
     leaves = {name: tensors[name].requires_grad_() for name in masks}
     gradients, arrived = reach(model, tensors, leaves, leaves, example, output=output, mode=mode)
     if not arrived:  # behind a gate, which is open without an input, weights have a gradient
+        if size is None and (other := size_of(model, example, output)) is not mean_weight:
+            return paths(model, masks, example, output=output, mode=mode, size=other)
         return {name: torch.zeros_like(mask) for name, mask in masks.items()}, False
     alive = {
         name: torch.zeros_like(mask) if gradient is None else mask & _reached(gradient)
         for (name, mask), gradient in zip(masks.items(), gradients, strict=True)
     }
     return alive, True
+
+
+def _sized(model: nn.Module, masks: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
+    def parameter(name: str, value: Tensor) -> Tensor:
+        if name in masks:
+            return masks[name].to(value.dtype).mul_(size(value))
+        return constant(name, value, size)
+
+    return stand_ins(model, dtype=compute_dtype(model), parameter=parameter)
+
+
+def size_of(model: nn.Module, example: Inputs, output: Selector = None) -> Size:
+    """What stands for kept weights: ``mean_weight``; ``largest_weight`` where that leads nowhere.
+
+    A forward that rounds its weights makes nothing of a small number, so that no path is seen even
+    where all of them are kept.
+    """
+    model = plain(model)
+    arrives = paths(model, dense(model), example, output=output, size=mean_weight)[1]
+    return mean_weight if arrives else largest_weight
 
 
 def _reached(gradient: Tensor) -> Tensor:
@@ -132,10 +156,16 @@ def mean_weight(weight: Tensor) -> float:
     return len(weight) / max(1, weight.numel()) if weight.ndim else 1.0
 
 
-def constant(name: str, value: Tensor) -> Tensor:
+def largest_weight(weight: Tensor) -> float:
+    """The largest magnitude of a layer's own weights, where that is more."""
+    finite = weight.detach().nan_to_num(0, 0, 0)
+    return max(mean_weight(weight), float(finite.abs().max()) if weight.numel() else 0.0)
+
+
+def constant(name: str, value: Tensor, size: Size = mean_weight) -> Tensor:
     """What stands for a parameter that is not masked: all kept, and no bias."""
     bias = "bias" in name.rpartition(".")[2]  # also in calls that are not looked into
-    return torch.zeros_like(value) if bias else torch.full_like(value, mean_weight(value))
+    return torch.zeros_like(value) if bias else torch.full_like(value, size(value))
 
 
 def reach(
@@ -152,7 +182,7 @@ def reach(
     the input."""
     with untouched(model, "eval"), torch.enable_grad():
         running = mode(scored)
-        entry = Ones.like(example, torch.float32, scored=scored).entering(running.enter)
+        entry = Ones.like(example, compute_dtype(model), scored=scored).entering(running.enter)
         with running:
             reached = call(model, tensors, entry, output)
         R = output_sum(reached)

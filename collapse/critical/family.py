@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from collapse import masks as masking
-from collapse.connectivity import is_cut_layer, paths
+from collapse.connectivity import Size, is_cut_layer, paths, size_of
 from collapse.critical.result import Point
 from collapse.critical.work import towards
 from collapse.errors import RequestError
@@ -67,7 +67,11 @@ class Family:
     def living(self, masks: Masks) -> tuple[Masks, bool]:
         """Living weights, and whether the network is connected."""
         problem = self.problem
-        return paths(problem.model, masks, problem.example, output=problem.output)
+        return paths(problem.model, masks, problem.example, output=problem.output, size=self._size)
+
+    @functools.cached_property
+    def _size(self) -> Size:
+        return size_of(self.problem.model, self.problem.example, self.problem.output)
 
     def is_cut(self, layer: str) -> bool:
         """Whether every input→output path crosses a layer."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from collapse.connectivity import (
     ConnectionMode,
+    Size,
     constant,
     mean_weight,
     noisy,
@@ -18,7 +19,7 @@ from collapse.connectivity import (
     there,
     uneven,
 )
-from collapse.models import Inputs, Masks, Selector, prunable, stand_ins
+from collapse.models import Inputs, Masks, Selector, compute_dtype, prunable, stand_ins
 
 
 def cut_layers(
@@ -27,6 +28,7 @@ def cut_layers(
     *,
     output: Selector = None,
     without: Collection[str] = (),
+    size: Size = mean_weight,
 ) -> frozenset[str]:
     """The layers that every input→output path crosses (``connectivity.is_cut_layer`` is true).
 
@@ -35,6 +37,7 @@ def cut_layers(
 
     Args:
         without: layers that are empty already: the cut layers of what is left.
+        size: what stands for weights.
 
     Returns:
         Names; none where there is no path to begin with.
@@ -42,7 +45,8 @@ def cut_layers(
     layers = [name for name in prunable(model) if name not in without]
 
     def arrives(*gone: str) -> bool:
-        return dense_kernels(model, example, output=output, without={*without, *gone})[1]
+        gone_now = {*without, *gone}
+        return dense_kernels(model, example, output=output, without=gone_now, size=size)[1]
 
     def cuts(group: list[str]) -> list[str]:
         if not group or arrives(*group):
@@ -54,7 +58,12 @@ def cut_layers(
 
 
 def dense_kernels(
-    model: nn.Module, example: Inputs, *, output: Selector = None, without: Collection[str] = ()
+    model: nn.Module,
+    example: Inputs,
+    *,
+    output: Selector = None,
+    without: Collection[str] = (),
+    size: Size = mean_weight,
 ) -> tuple[Masks, bool]:
     """Which entries of each kernel are on a path when everything is kept, and whether there is one.
 
@@ -68,13 +77,13 @@ def dense_kernels(
 
     def parameter(name: str, value: Tensor) -> Tensor:
         if name not in layers:
-            return constant(name, value)
+            return constant(name, value, size)
         # One number for all units, so that a layer takes no memory and hardly any time.
-        kernel = torch.full_like(value[:1, :1], mean_weight(value) * (name not in without))
+        kernel = torch.full_like(value[:1, :1], size(value) * (name not in without))
         kernels[name] = kernel.requires_grad_(not without)
         return kernel.expand(value.shape)
 
-    tensors = stand_ins(model, dtype=torch.float32, parameter=parameter)
+    tensors = stand_ins(model, dtype=compute_dtype(model), parameter=parameter)
     scored = {name: tensors[name] for name in layers}
     wanted = {} if without else kernels
     gradients, arrived = reach(

@@ -182,7 +182,9 @@ class _Examination:
         """Layers that every path crosses now that others are gone."""
         if not (gone and self.routes.connected):
             return []
-        cuts = cut_layers(self.model, self.example, output=self.output, without=gone)
+        cuts = cut_layers(
+            self.model, self.example, output=self.output, without=gone, size=self.routes.size
+        )
         return [name for name in self.kept if name in cuts - self.routes.cuts]
 
     def distance(self, pruner: str) -> Distance | None:

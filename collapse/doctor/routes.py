@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from collapse.connectivity import Size, largest_weight, mean_weight
 from collapse.doctor.cuts import cut_layers, dense_kernels
 from collapse.doctor.facts import Verdict
 from collapse.doctor.units import Uses, walk
@@ -26,6 +27,7 @@ class Routes:
         tables: embeddings with columns of zeros, ``norms``: normalisations with zeros, as masks.
         uses: each layer's units, in the order of the forward.
         cuts: the layers that every path of the dense network crosses.
+        size: what stood for weights in all of this.
     """
 
     kernels: Masks
@@ -38,20 +40,27 @@ class Routes:
     norms: Masks
     uses: Uses
     cuts: frozenset[str]
+    size: Size
 
     @classmethod
     def of(cls, model: nn.Module, kept: Masks, example: Inputs, output: Selector) -> Routes:
         """Of a network in which these weights are left."""
+        size: Size = mean_weight
         kernels, connected_dense = dense_kernels(model, example, output=output)
+        if not connected_dense:
+            size = largest_weight
+            kernels, connected_dense = dense_kernels(model, example, output=output, size=size)
         tables, norms = _zero_columns(model, example, kept), _zero_norms(model)
-        alive, connected, uses = walk(model, kept | tables, example, output=output)
+        alive, connected, uses = walk(model, kept | tables, example, output=output, size=size)
         lit, silenced = alive, False
         if norms and connected:
-            lit, lives, _ = walk(model, kept | tables | norms, example, output=output)
+            every = kept | tables | norms
+            lit, lives, _ = walk(model, every, example, output=output, size=size)
             silenced = not lives
-        cuts = cut_layers(model, example, output=output)
+        cuts = cut_layers(model, example, output=output, size=size)
         return cls(
-            kernels, connected_dense, connected, alive, lit, silenced, tables, norms, uses, cuts
+            *(kernels, connected_dense, connected, alive, lit, silenced),
+            *(tables, norms, uses, cuts, size),
         )
 
     def reaches(self, layer: str) -> bool:

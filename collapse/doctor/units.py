@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from collapse.connectivity import ConnectionMode, paths, there
+from collapse.connectivity import ConnectionMode, Size, mean_weight, paths, there
 from collapse.errors import RequestError
 from collapse.masks.counts import count
 from collapse.models import (
@@ -112,11 +112,17 @@ def inputs_of(example: Inputs | Sequence[int], device: torch.device) -> Inputs:
 
 
 def walk(
-    model: nn.Module, masks: Mapping[str, Tensor], example: Inputs, *, output: Selector = None
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Inputs,
+    *,
+    output: Selector = None,
+    size: Size = mean_weight,
 ) -> tuple[Masks, bool, Uses]:
     """``connectivity.paths``, and each layer's units on the way, in the order of the forward."""
     uses: Uses = {}
-    alive, arrived = paths(model, masks, example, output=output, mode=partial(_Watching, uses))
+    mode = partial(_Watching, uses)
+    alive, arrived = paths(model, masks, example, output=output, mode=mode, size=size)
     return alive, arrived, uses
 
 

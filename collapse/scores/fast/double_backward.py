@@ -46,7 +46,7 @@ def unread(leaves: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _is_unread(weight: Tensor) -> bool:
-    """Not so of a weight with hooks, nor of one that others are made of: those need its gradient."""
+    """Not so of a weight with hooks, nor of a leaf of somebody else: those are read."""
     return any(weight is leaf for leaf in _unread.get()) and not weight._backward_hooks
 
 
