@@ -364,6 +364,7 @@ def _work(line: Connection, work: Callable[[Any, Update], Any]) -> None:
                 error.add_note(traceback.format_exc())
                 answer = error
             line.send((answer,))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is open, and Python may be leaving
 
 
 def _leave_with(parent: BaseProcess) -> None:

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from collapse.errors import RequestError
-from collapse.processes import Listed, _Shared, jobs_of, shared_out
+from collapse.processes import Listed, _others, _Shared, jobs_of, shared_out
 from tests.shared_tasks import (
     chained,
     killed_elsewhere,
+    lingering,
     noted,
     quiet,
     raising_elsewhere,
@@ -54,6 +55,16 @@ def test_one_process_keeps_the_order(tmp_path: Path) -> None:
     begun: list[float] = []
     found = shared_out(lambda t, watch: begun.append(t) or t, Listed([1.0, 3.0, 2.0]), 1, quiet)
     assert list(found) == list(found.values()) == begun == [1.0, 3.0, 2.0]
+
+
+def test_a_process_leaves_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where it is told to leave while it does so by itself."""
+    with _others(1, partial(lingering, os.getpid()), 1) as (line,):
+        line.send(0.0)
+        assert line.recv() == (0.0,)
+        line.close()
+        time.sleep(1)  # it is tidying up by now
+    assert capfd.readouterr().err == ""
 
 
 def test_a_killed_process_loses_nothing() -> None:
