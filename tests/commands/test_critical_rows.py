@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -95,3 +96,61 @@ def test_few_samples_of_large_inputs_are_said(run: Run) -> None:
         assert (said in out) is expected
     _, out, _ = run(critical, f"{words} --no-effective --pruners snip --samples-per-class 10")
     assert "scores that follow data" not in out  # of 200 then, as was asked for
+
+
+def test_an_extra_row_that_does_not_apply_is_a_note(run: Run, module_named) -> None:
+    """Nobody asked for the certified schedule; a network whose R is zero keeps the other rows."""
+    module_named(
+        "attention",
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)\n"
+        "        self.head = nn.Linear(8, 4)\n"
+        "    def forward(self, x): return self.head(self.body(x).mean(1))\n",
+    )
+    code, out, _ = run(
+        critical, "--model attention:Net --dataset gaussian --input-shape 5 8 --classes 4 --quiet "
+        "--pruners magnitude grasp synflow --iterations 1"
+    )  # fmt: skip
+    assert code == 0
+    assert "grasp" in out  # fused attention has no second derivative; the plain one has
+    assert "not counted" not in out  # the three maps of the attention are layers
+    assert "self_attn.k_proj_weight" in out or "self_attn.q_proj_weight" in out
+
+
+FAILING = """
+import torch
+from collapse.scores import pruner
+
+def spoiled(model, masks, bad):
+    weights = dict(model.named_parameters())
+    return {n: weights[n].detach().abs() * (torch.nan if bad else 1) for n in masks}
+
+@pruner(data="shape")
+def at_once(model, masks, inputs):
+    return spoiled(model, masks, True)
+
+@pruner(iterations=4, data="shape")
+def later(model, masks, inputs):  # the first pruning, to the maximum, is cut before
+    return spoiled(model, masks, inputs.iteration == 4)
+"""
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("at_once", 1), ("later", 1), ("later", 2)])
+def test_a_row_that_fails_leaves_the_others(
+    name: str, jobs: int, run: Run, module_named, tmp_path: Path
+) -> None:
+    module_named("failing", FAILING)
+    table = tmp_path / "rows.csv"
+    words = f"{SMALL} --iterations 4 --jobs {jobs}"
+    code, out, err = run(critical, f"{words} --pruners failing:{name} magnitude --out {table}")
+    assert code == 2
+    assert re.fullmatch(rf"error: no row for failing:{name}: .* is not finite.*\n", err), err
+    assert "magnitude" in out
+    assert name not in out
+    assert list(tables.read(table, "critical")[0]["pruner"]) == ["magnitude"]
+    code, out, err = run(critical, f"{words} --pruners failing:{name}")  # nothing is left to show
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no row" not in err
