@@ -9,14 +9,13 @@ from collapse.models import all_finite, call, cast, compute_dtype, running, stan
 from collapse.scores.first_operation import FirstOperation, has_infinity, has_nan
 from collapse.scores.inputs import ScoreInputs
 
-OF_THE_GRADIENT = ": the loss is finite and its gradient is not (the root or the power of a zero?)"
 
-
-def cause(model: nn.Module, inputs: ScoreInputs) -> str:
+def cause(model: nn.Module, inputs: ScoreInputs, *, differentiated: bool) -> str:
     """What made a score by a loss not finite, as the end of a sentence; empty if nothing is seen.
 
     Args:
         model: in the mode in which it was scored.
+        differentiated: whether the score is known to take the loss's gradient.
     """
     floats = [x for batch in inputs.batches for x in tensors_in(batch) if x.is_floating_point()]
     if not all(map(all_finite, floats)):
@@ -35,4 +34,6 @@ def cause(model: nn.Module, inputs: ScoreInputs) -> str:
             where = first.found.get("nan") or first.found.get("infinity")
             first_values = f"; the first values that are not finite come from {where}"
             return f": the loss is {loss.item():g}{first_values if where else ''}"
-    return OF_THE_GRADIENT
+    if not differentiated:
+        return ""
+    return ": the loss is finite and its gradient is not (the root or the power of a zero?)"

@@ -194,10 +194,10 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     try:
         check_scores(scores, pruner)
     except RequestError as error:
-        with untouched(model, mode, scoring_seed(inputs)):
-            why = not_finite.cause(model, inputs) if known.data == "labels" else ""
-        if SCORES[pruner] not in _ABOUT and why == not_finite.OF_THE_GRADIENT:
-            why = ""  # a user's function need not have taken one
+        why, declared = "", SCORES[pruner] in _ABOUT  # of a plain function nothing is known
+        if known.data == "labels":
+            with untouched(model, mode, scoring_seed(inputs)):
+                why = not_finite.cause(model, inputs, differentiated=declared)
         raise RequestError(f"{error}{why}") from None
     return scores
 
