@@ -34,8 +34,6 @@ from collapse.options import (
 from collapse.processes import Update, jobs_of, shared_out
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from collapse.critical import Answer, Critical, Family, Opened, Task, Trial
     from collapse.problem import Problem
 
@@ -95,74 +93,72 @@ def main(config: Config) -> None:
     plans = _plans(config)
     outputs = cli.Outputs(critical=config.out, layers=config.layers, plot=config.plot)
 
-    from collapse.critical import (
-        Rows,
-        check_search,
-        error_of,
-        expected,
-        frame_of,
-        is_searched,
-        one_pass,
-    )
+    from collapse.critical import check_search, error_of, frame_of, print_table
     from collapse.problem import check_loss, check_mode
 
     check_search(config.scan, config.tolerance)
     pruners = _load(config)
     check_mode(config.mode, *pruners)
     check_loss(config.loss, *pruners)
-    _problem.cache_clear()
-    _family.cache_clear()
-    problem = _problem(config, config.seeds[0])
-    device = str(problem.device)
     plans = [replace(plan, seed=seed) for seed in config.seeds for plan in plans]
-    costs = [expected(problem, plan, config.scan) for plan in plans]
-    a_pass = one_pass(problem)
-    seconds = [cost * a_pass for cost in costs]
-    jobs = jobs_of(config.jobs, device, sum(seconds))
-    if not any(map(is_searched, plans)):
-        jobs = min(jobs, len(plans))
-    if not config.quiet:
-        _announce(plans, seconds, jobs)
-    order = sorted(range(len(plans)), key=lambda n: -costs[n] if jobs > 1 else n)
-    agenda = Rows([plans[n] for n in order], [costs[n] for n in order], config.scan)
-    with cli.progress(1, config.quiet) as update:
-        answers = shared_out(partial(_done, config), agenda, jobs, update)
+    answers = _answers(config, plans)
     failed = {plan: error for plan in plans if (error := error_of(plan, answers)) is not None}
     found = [_row(config, plan, answers) for plan in plans if plan not in failed]
     if not found:
         raise RequestError(failed[plans[0]])
-    layer_rows = [layer for _, layers, _ in found for layer in layers]
     notes = list(dict.fromkeys(note for row in found for note in row[2]))
     if config.schedule is None:  # nobody asked for the certified row
-        extra = {plan: error for plan, error in failed.items() if plan.schedule == _EXTRA.schedule}
-        notes += [f"no row for the certified schedule: {error}" for error in extra.values()]
-        failed = {plan: error for plan, error in failed.items() if plan not in extra}
+        extra = [plan for plan in failed if plan.schedule == _EXTRA.schedule]
+        notes += [f"no row for the certified schedule: {failed.pop(plan)}" for plan in extra]
 
     import pandas as pd
 
+    device = str(_problem(config, config.seeds[0]).device)
     frame = frame_of([row for row, _, _ in found])
     outputs.write("critical", frame, device)
-    outputs.write("layers", pd.DataFrame(layer_rows), device)
+    outputs.write("layers", pd.DataFrame([row for _, rows, _ in found for row in rows]), device)
     if config.plot is not None:
         from collapse.plots import critical_bars, save
 
         save(critical_bars(frame), config.plot)
-    _print(frame, notes)
+    print_table(frame, notes)
     if failed:
         without = ", ".join(dict.fromkeys(plan.pruner for plan in failed))
         errors = "; ".join(dict.fromkeys(failed.values()))
         raise RequestError(f"no row for {without}: {errors}")
 
 
-def _announce(plans: Sequence[Pruning], seconds: Sequence[float], jobs: int) -> None:
+def _answers(config: Config, plans: Sequence[Pruning]) -> dict[Task, Answer]:
+    """What every row's tasks found, shared out to processes, the longest row first."""
+    from collapse.critical import Rows, expected, is_searched, one_pass
+
+    _problem.cache_clear()
+    _family.cache_clear()
+    problem = _problem(config, config.seeds[0])
+    costs = {plan: expected(problem, plan, config.scan) for plan in plans}
+    a_pass = one_pass(problem)
+    seconds = {plan: cost * a_pass for plan, cost in costs.items()}
+    jobs = jobs_of(config.jobs, str(problem.device), sum(seconds.values()))
+    if not any(map(is_searched, plans)):
+        jobs = min(jobs, len(plans))
+    if not config.quiet:
+        _announce(seconds, jobs)
+    order = sorted(plans, key=lambda plan: -costs[plan]) if jobs > 1 else plans
+    agenda = Rows({plan: costs[plan] for plan in order}, config.scan)
+    with cli.progress(1, config.quiet) as update:
+        return shared_out(partial(_done, config), agenda, jobs, update)
+
+
+def _announce(seconds: Mapping[Pruning, float], jobs: int) -> None:
     """Before a long wait: how long, and for what."""
-    whole = sum(seconds) / jobs
+    whole = sum(seconds.values()) / jobs
     if whole < 60:
         return
-    each = sorted(zip(seconds, plans, strict=True), key=lambda pair: -pair[0])[:3]
+    longest = sorted(seconds, key=lambda plan: -seconds[plan])[:3]
     parts = ", ".join(
-        f"{plan.pruner}{' certified' * (plan.schedule == 'certified')} {cli.duration(cost)}"
-        for cost, plan in each
+        f"{plan.pruner}{' certified' * (plan.schedule == 'certified')} "
+        f"{cli.duration(seconds[plan])}"
+        for plan in longest
     )
     print(
         f"about {cli.duration(whole)} ahead ({parts}), more where the collapse of an iterative "
@@ -281,129 +277,6 @@ def _plans(config: Config) -> list[Pruning]:
             for plan in plans
         ]
     return plans
-
-
-def _print(frame: pd.DataFrame, notes: Sequence[str]) -> None:
-    """The columns a reader wants first; everything is in ``--out``."""
-    rows = [row | _words(row) for row in cli.rows_of(frame)]
-    first = rows[0]
-    if any(row["collapsed_is_cut"] is False for row in rows):  # a branch says little by itself
-        rows.sort(key=lambda row: (-(row["connected_until"] or 0), -row["critical_compression"]))
-    cli.print_table(
-        f"{first['model']} on {first['dataset']} {first['input_shape']}: "
-        f"{first['parameters']:,} parameters in {first['layers']} layers, "
-        f"maximal compression {cli.number(first['maximal_compression'])}",
-        rows,
-        {
-            "pruner": "{pruner}",
-            **({"seed": "{seed:d}"} if frame["seed"].nunique() > 1 else {}),
-            "iterations": "{steps}",
-            "mode": "{mode}",
-            "critical": "{critical:>}",
-            "of maximum": "{share:>}",
-            "kept": "{kept:>}",
-            "connected until": "{connected:>}",
-            "collapse": "{collapse:>}",
-            "first to collapse": "{first}",
-            "effective": "{effective:>}",
-            "evidence": "{evidence}",
-        },
-        [*_notes(frame), *notes],
-        spare=("collapse", "effective", "of maximum", "kept", "mode"),
-    )
-
-
-def _words(row: dict[str, Any]) -> dict[str, Any]:
-    """What the table says in words of its own."""
-    collapse = row["collapse_compression"]
-    effective = row["effective_critical_compression"]
-    connected = row["connected_until"]
-    branch = " (branch)" if row["collapsed_is_cut"] is False else ""
-    share = row["critical_compression"] / row["maximal_compression"]
-    return {
-        "steps": _steps(row),
-        "critical": ("" if _exact(row) else "≈ ") + _number(row, row["critical_compression"]),
-        "share": f"{cli.number(100 * share)}%",
-        "kept": f"{row['critical_kept']:,}" if _exact(row) else _number(row, row["critical_kept"]),
-        "collapse": "none seen"
-        if collapse is None
-        else f"{_number(row, collapse)}{' *' if row['monotone'] is False else ''}",
-        "first": _layer(row) + branch,
-        "connected": "not looked for" if connected is None else _number(row, connected),
-        "effective": "none" if effective is None else _number(row, effective),
-    }
-
-
-def _steps(row: dict[str, Any]) -> str:
-    """How many iterations on which schedule, where rounding has no say in how many."""
-    if row["schedule"] != "certified":
-        return f"{row['iterations']} {'' if row['iterations'] == 1 else row['schedule']}".strip()
-    few = row["iterations"] == 1 or row["precision"].startswith("float64")
-    return f"{row['iterations']} certified" if few else "certified"
-
-
-def _exact(row: dict[str, Any]) -> bool:
-    """Whether rounding has no say: another number of threads or processor gives the same digits."""
-    whole = row["critical_kept"] == row["layers"]  # nothing collapses, up to the maximum
-    return row["mode"] is None or whole or row["precision"].startswith("float64")
-
-
-def _number(row: dict[str, Any], value: float) -> str:
-    """To the digits that are sure: of sums over samples in float32, a processor decides the third.
-
-    GraSP on VGG-16 read 733 on one and 732 on another.
-    """
-    if _exact(row):
-        return cli.number(value)
-    from collapse.scores import about
-
-    digits = 2 if about(row["pruner"]).data == "labels" else 3
-    return cli.number(float(f"{value:.{digits}g}"))
-
-
-def _layer(row: dict[str, Any]) -> str:
-    return (row["first_collapsed_layer"] or "").removesuffix(".weight")
-
-
-def _branches(row: dict[str, Any]) -> str:
-    """What a collapse in a branch means, with both numbers."""
-    until, maximal = row["connected_until"], row["maximal_compression"]
-    pruner = f"{row['pruner']}{' (certified)' if row['schedule'] == 'certified' else ''}"
-    collapse = _number(row, row["collapse_compression"])
-    if until is not None and until < row["collapse_compression"]:
-        return (
-            f"{pruner} cuts the network beyond {_number(row, until)}, before a layer is empty (the "
-            f"branch '{_layer(row)}' at {collapse})"
-        )
-    start = f"{pruner} drops the branch '{_layer(row)}' at {collapse}"
-    if until is None:
-        return start
-    whole = ", the maximum" * (until >= maximal)
-    return f"{start} and stays connected to {_number(row, until)}{whole}"
-
-
-def _notes(frame: pd.DataFrame) -> list[str]:
-    rows = cli.rows_of(frame)
-    notes = [_branches(row) for row in rows if row["collapsed_is_cut"] is False]
-    if rough := ", ".join(dict.fromkeys(row["pruner"] for row in rows if not _exact(row))):
-        notes.append(
-            f"≈ {rough}: scored in float32, where the order of a sum (threads, processor) decides "
-            "further digits"
-        )
-    if (~frame["monotone"].fillna(True)).any():
-        notes.append(
-            "* a layer also collapsed at this lower compression: for an iterative pruner collapse "
-            "is not monotone in compression"
-        )
-    if tested := [row for row in rows if not row["certified"]]:
-        low = min(tested, key=lambda row: row["bracket_low"])
-        high = max(row["bracket_high"] for row in tested)
-        notes.append(
-            f"search: tested, not proved: {_number(low, low['bracket_low'])} is the largest "
-            "compression that was seen to leave no layer empty; beyond it nothing is ruled out up "
-            f"to {cli.number(high)}"
-        )
-    return notes
 
 
 run = partial(cli.run, Config, main, prog="python -m collapse.critical")

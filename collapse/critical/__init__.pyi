@@ -9,6 +9,7 @@ from .family import Family as Family
 from .result import Critical as Critical
 from .result import Point as Point
 from .search import critical_compression as critical_compression
+from .shown import print_table as print_table
 from .table import frame_of as frame_of
 from .table import measure as measure
 from .table import rows_of as rows_of

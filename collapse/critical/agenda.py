@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,14 +61,13 @@ class Rows:
     """The rows that ``processes.shared_out`` is to do, and how far each is.
 
     Args:
-        plans: one row each, in the order to begin them in.
-        costs: of each, about, in any unit.
+        costs: of each row, about, in any unit, in the order to begin them in.
         scan: as of the searches.
     """
 
-    def __init__(self, plans: Sequence[Pruning], costs: Sequence[float], scan: int) -> None:
-        self._costs = dict(zip(plans, costs, strict=True))
-        self._expected = {plan: 1 + scan if is_searched(plan) else 1 for plan in plans}
+    def __init__(self, costs: Mapping[Pruning, float], scan: int) -> None:
+        self._costs = costs
+        self._expected = {plan: 1 + scan if is_searched(plan) else 1 for plan in costs}
 
     def needed(self, answers: Mapping[Task, Answer]) -> list[Task]:
         """The next task of every row that has one."""

@@ -39,7 +39,7 @@ def test_rows_are_the_same_from_several_processes(run: Run, tmp_path: Path) -> N
 def test_a_search_is_as_far_as_its_prunings() -> None:
     """What is shown while it runs: guesses that were not needed do not count twice."""
     one, search = Pruning("magnitude"), Pruning("synflow")
-    rows = Rows([search, one], [30.0, 10.0], scan=4)
+    rows = Rows({search: 30.0, one: 10.0}, scan=4)
     assert rows.needed({}) == [Task(search), Task(one)]
     assert rows.guesses({}, 5) == []
     assert rows.share({}) == 0
@@ -74,11 +74,11 @@ def test_a_long_wait_is_announced(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [Pruning("snip"), Pruning("synflow"), Pruning("synflow", schedule="certified")]
-    critical._announce(tasks, [10.0, 200.0, 30.0], 2)
+    critical._announce(dict(zip(tasks, (10.0, 200.0, 30.0), strict=True)), 2)
     assert capsys.readouterr().err.startswith(
         "about 2 min ahead (synflow 3 min, synflow certified 30 s, snip 10 s), more where"
     )
-    critical._announce(tasks, [10.0, 20.0, 30.0], 2)
+    critical._announce(dict.fromkeys(tasks, 20.0), 2)
     assert capsys.readouterr().err == ""
     for seconds, said in ((1e-9, ""), (1.0, "ahead (magnitude ")):  # of one pass
         monkeypatch.setattr("collapse.critical.one_pass", lambda _, seconds=seconds: seconds)
