@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -155,3 +157,42 @@ def test_a_bias_carries_no_path_through_packed_sequences() -> None:
     masks["lstm.weight_ih_l0"].zero_()
     assert not connected(model, masks, example)
     assert not living(model, masks, example)["head.weight"].any()
+
+
+class _Gated(torch.autograd.Function):
+    """``x ⊙ tanh(x Wᵀ + b)``, computed again in the backward pass, which cannot be looked into."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return x * torch.tanh(x @ weight.t() + bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, bias = ctx.saved_tensors
+        gate = torch.tanh(x @ weight.t() + bias)
+        inner = gradients[0] * x * (1 - gate**2)
+        return gradients[0] * gate + inner @ weight, inner.t() @ x, inner.sum(0)
+
+
+class Gate(nn.Module):
+    """A gate in one call, or in torch's own."""
+
+    def __init__(self, one_call: bool) -> None:
+        super().__init__()
+        self.first, self.gate, self.one_call = nn.Linear(3, 3), nn.Linear(3, 3), one_call
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.one_call:
+            return _Gated.apply(x, self.gate.weight, self.gate.bias)
+        return x * torch.tanh(self.gate(x))
+
+
+@pytest.mark.parametrize("one_call", [False, True])
+def test_a_bias_opens_no_gate(one_call: bool) -> None:
+    model, x = Gate(one_call), torch.ones(2, 3)
+    masks = masking.dense(model)
+    assert connected(model, masks, x)
+    masks["gate.weight"] = torch.zeros(3, 3, dtype=torch.bool)
+    assert not connected(model, masks, x)
