@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +29,7 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import limits, medians
 from collapse import masks as masking
 from collapse.connectivity import living
 from collapse.conservation import ledger
@@ -57,18 +56,6 @@ class Config:
 
     only: tuple[Part, ...] = ("selection", "scoring", "checks")
     repeats: int = 5
-
-
-def medians(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds of each, all taking turns; the first turn does not count."""
-    spent: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            if turn:
-                spent[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in spent.items()}
 
 
 def selection(repeats: int) -> None:
@@ -139,24 +126,6 @@ def plain(model: nn.Module, pruner: str, batches: list[tuple[Tensor, Tensor]]) -
         value = sum((a * b).sum() for a, b in zip(local, first, strict=True))
         parts.append(torch.autograd.grad(value, leaves))
     return {n: g * p.detach() for n, g, p in zip(masks, total(parts), leaves, strict=True)}
-
-
-def limits() -> tuple[float, float]:
-    """Operations and bytes a second that large matrices and arrays reach here."""
-    a, b = torch.rand(2, 2048, 2048)
-    images, weight = torch.rand(32, 256, 16, 16), torch.rand(256, 256, 3, 3)
-    images, weight = (x.to(memory_format=torch.channels_last) for x in (images, weight))
-    array = torch.rand(2**26)
-    spent = medians(
-        {
-            "product": lambda: a @ b,
-            "convolution": lambda: F.conv2d(images, weight, padding=1),
-            "read": lambda: array.sum(),
-        },
-        5,
-    )
-    convolution = 2 * 32 * 16**2 * 256**2 * 9 / spent["convolution"]
-    return max(2 * 2048**3 / spent["product"], convolution), 4 * 2**26 / spent["read"]
 
 
 def scoring(repeats: int) -> None:

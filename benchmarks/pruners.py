@@ -5,6 +5,9 @@
 DIR is a checkout of ganguli-lab/Synaptic-Flow. Both sides get networks of the same architecture and
 inputs of the same number and shape, scored in eval mode, in turn, in one process; building the
 networks is not timed. Memory is the peak of a process of its own for each side, imports included.
+The limit is the least time that ours could take on this machine: the operations of its products
+and convolutions at the speed of large ones, and its bytes at that of a large array, each surviving
+weight read twice an iteration and its score written and read once.
 """
 
 from __future__ import annotations
@@ -28,17 +31,19 @@ from typing import Annotated, Any
 import torch
 import tyro
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import limits
 from collapse import masks as masking
 from collapse.models import build
 from collapse.options import Pruning
 from collapse.processes import keep_freed_memory
-from collapse.pruning import prune
+from collapse.pruning import Pruned, prune
 
 CLASSES = 100
 
 # Builds a network, and prunes it.
-Side = tuple[Callable[[], nn.Module], Callable[[nn.Module], None]]
+Side = tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,11 @@ def ours(case: Case) -> Side:
     def prepare() -> nn.Module:
         return build(case.model, input_shape=case.shape, classes=case.classes, init="kaiming")
 
-    def work(model: nn.Module) -> None:
+    def work(model: nn.Module) -> Pruned:
         result = prune(model, data, options, compression=case.compression)
         total = masking.total(result.masks)
         assert masking.kept(result.masks) == masking.keep_count(total, case.compression)
+        return result
 
     return prepare, work
 
@@ -171,6 +177,19 @@ def seconds(side: Side) -> float:
     return time.perf_counter() - start
 
 
+def least(case: Case) -> float:
+    """Seconds that ours would take at this machine's limits."""
+    prepare, work = ours(case)
+    with FlopCounterMode(display=False) as counter:
+        pruned: Pruned = work(prepare())
+    double = pruned.scores.precision.startswith("float64")
+    speed, bandwidth = limits(torch.float64 if double else torch.float32)
+    kept = [sum(step.kept_by_layer.values()) for step in pruned.steps]
+    visited = sum([masking.total(pruned.masks), *kept[:-1]])
+    moved = 4 * (8 if double else 4) * visited
+    return counter.get_total_flops() / speed + moved / bandwidth
+
+
 def peak(config: Config, name: str, side: str) -> float:
     """Gigabytes of a process that does one side once, imports included (about 0.5 with torch)."""
     words = [sys.executable, __file__, "--authors", str(config.authors), "--only", name]
@@ -202,7 +221,8 @@ def main(config: Config) -> None:
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{versions}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(
-        f"{'case':20s}{'ours':>9s}{'theirs':>9s}{'ratio':>8s}{'GB':>7s}{'theirs':>8s}{'ratio':>8s}"
+        f"{'case':20s}{'ours':>9s}{'theirs':>9s}{'ratio':>8s}{'limit':>9s}"
+        f"{'GB':>7s}{'theirs':>8s}{'ratio':>8s}"
     )
     rows: list[dict[str, Any]] = []
     for name in config.only:
@@ -216,12 +236,14 @@ def main(config: Config) -> None:
             "theirs": statistics.median(b for _, b in pairs),
             "ratio": statistics.median(b / a for a, b in pairs),
             "pairs": len(pairs),
+            "limit": least(case),
             "memory": memory[0],
             "theirs_memory": memory[1],
         }
         rows.append(row)
         print(
             f"{name:20s}{row['ours']:8.2f}s{row['theirs']:8.2f}s{row['ratio']:8.2f}"
+            f"{row['limit']:8.2f}s"
             f"{memory[0]:7.2f}{memory[1]:8.2f}{memory[0] / memory[1]:8.2f}",
             flush=True,
         )
