@@ -24,7 +24,12 @@ from collapse.flow import (
 
 
 def neurons(trace: Trace, operation: Operation) -> Iterator[Row]:
-    """Incoming saliency, bias included, against outgoing saliency."""
+    """Incoming saliency, bias included, against outgoing saliency.
+
+    Of units that carry data: what makes a weight (``u @ v``) has none.
+    """
+    if all(use.learned for use in operation.uses):
+        return
     into, out = incoming(operation), operation.out
     if law(operation) == "batchnorm" and out is not None:
         s_gamma, s_beta, _ = affine(operation)

@@ -95,6 +95,8 @@ def law(operation: Operation) -> str:
         carries = operation.use(0, "input") is not None
         learned = all(use is not None and use.parameter is not None for use in affine)
         return "batchnorm" if learned and carries else "outside"
+    if name == "grid_sample" and len(operation.uses) > 1:  # of places that are computed, too
+        return "outside"
     if name in _HOMOGENEOUS:
         return "homogeneous"
     data = [use for use in operation.uses if not use.learned]

@@ -66,9 +66,9 @@ def _note_tensor(
     x: Tensor,
     gradient: Tensor,
 ) -> None:
-    flow = x * gradient
+    flow = _product(x, gradient)
     if direction is not None:
-        use.along = float((to_float64(gradient) * direction).sum())
+        use.along = float(to_float64(_product(direction, gradient)).sum())
     made = min(1, flow.ndim - 1) if made is None else made
     read = made if read is None else read
     units = {axis: _by_unit(flow, axis) for axis in {made, read}}
@@ -78,6 +78,11 @@ def _note_tensor(
     flow = flow.abs_()
     flows = {axis: Flow(units[axis], _by_unit(flow, axis)) for axis in units}
     use.by_output, use.by_input = flows[made], flows[read]
+
+
+def _product(x: Tensor, gradient: Tensor) -> Tensor:
+    """``t ⊙ ∂R/∂t``; of complex numbers, of both their parts."""
+    return (x.conj() * gradient).real if x.is_complex() else x * gradient
 
 
 def _by_unit(flow: Tensor, axis: int) -> Tensor:

@@ -32,6 +32,7 @@ Masks = dict[str, Tensor]
 
 def all_finite(x: Tensor) -> bool:
     """Whether no entry is NaN or infinite. aminmax lets both through and allocates nothing."""
+    x = torch.view_as_real(x) if x.is_complex() else x
     return x.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
 
 

@@ -73,6 +73,46 @@ class Computed(nn.Module):
         return self.head((x @ self.three).relu()) + F.linear(x, self.three[:, :5].t())
 
 
+class LowRank(nn.Module):
+    """Weights that are products of two parameters, one of them square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((8, 2), (2, 3), (8, 3), (3, 8))
+        self.a, self.b, self.c, self.d = (nn.Parameter(torch.randn(*size)) for size in sizes)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x.mean((2, 3)), self.a @ self.b).relu()
+        return self.head(F.linear(x, self.c @ self.d).relu())
+
+
+class SpatialTransformer(nn.Module):
+    """Sampled at places that are computed, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where, self.map = nn.Linear(3, 6), nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        to = self.where(x.mean((2, 3))).view(-1, 2, 3)
+        grid = F.affine_grid(to, list(x.shape), align_corners=False)
+        sampled = F.grid_sample(x, grid, align_corners=False)
+        return self.head(self.map(sampled).relu().mean((2, 3)))
+
+
+class Fourier(nn.Module):
+    """Through complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.fft.fft(self.first(x.mean((2, 3)))).real.relu())
+
+
 class Masked(nn.Module):
     """Causal attention with scores of −inf."""
 
@@ -167,6 +207,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "coordinates": Coordinates,
     "standardised weights": Standardised,
     "computed weights": Computed,
+    "weights of low rank": LowRank,
+    "spatial transformer": SpatialTransformer,
+    "fourier": Fourier,
     "attention masked with -inf": Masked,
 }
 

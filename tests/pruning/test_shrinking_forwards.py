@@ -50,3 +50,45 @@ def test_a_forward_that_makes_constants_is_refused_and_left_as_it_was() -> None:
     assert set(vars(model)) == names
     with pytest.raises(RequestError, match="expected a network of one tensor, .* got dict"):
         shrink(_Optional(), masking.dense(_Optional()), {"x": torch.randn(4, 6)})  # type: ignore[arg-type]  # a mistake
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_constants_folded_into_a_bias_of_single_precision(seed: int) -> None:
+    """The sum of constants is rounded to the bias's precision; both networks agree before that."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+    masks = masking.dense(model)
+    masks["0.weight"][:8] = False
+    small, x = shrink(model, masks, torch.randn(4, 6)), torch.randn(4, 6)
+    masking.apply(model, masks)
+    assert small.get_submodule("0").out_features == 8
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model(x))
+
+
+class _Tied(nn.Module):
+    """An autoencoder with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.embed(x).relu(), self.embed.weight.t())
+
+
+def test_a_weight_that_is_read_again_keeps_its_size() -> None:
+    model, x = _Tied().double(), torch.randn(4, 6).double()
+    masks = masking.dense(model)
+    masks["embed.weight"][:2] = False
+    small = shrink(model, masks, x)
+    assert small.get_submodule("embed").out_features == 4
+    masking.apply(model, masks)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_a_name_of_a_traced_network() -> None:
+    model = nn.Sequential()
+    model.add_module("code", nn.Linear(6, 4))
+    with pytest.raises(RequestError, match="has a 'code' of its own: expected another name"):
+        shrink(model, masking.dense(model), torch.randn(4, 6))

@@ -88,8 +88,14 @@ def traced(model: nn.Module) -> fx.Graph:
 
     Raises:
         RequestError: it cannot be traced, it makes constants, or its forward is another in train
-            mode.
+            mode; or a name in it is one of torch.fx's own.
     """
+    for name in ("code", "graph"):
+        if name in {**model._modules, **model._parameters, **model._buffers}:
+            raise RequestError(
+                f"cannot be shrunk: a traced network (torch.fx) has a '{name}' of its own: "
+                "expected another name for the model's"
+            )
     graphs, before = [], set(vars(model))
     for mode in ("eval", "train"):
         with untouched(model, mode):
@@ -146,10 +152,12 @@ def analysed(
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     shared = _sharing(model)
     drawn = {path for path, module in modules.items() if isinstance(module, DROPOUTS)}
+    # Of tied weights: F.linear(h, self.embed.weight.t()).
+    read = {str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr"}
 
     def alone(path: str) -> bool:
         stateless = next(modules[path].parameters(), None) is None and path not in drawn
-        return stateless or (calls[path] == 1 and path not in shared)
+        return stateless or (calls[path] == 1 and path not in shared | read)
 
     rules: dict[fx.Node, Rule] = {}
     for node in order:

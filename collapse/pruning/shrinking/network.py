@@ -119,7 +119,7 @@ def shrunk(
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     reached = {first[id(tensors[name])] for name in found.reached if name in tensors}
     result = Shrunk(network, places, writing.left, reached, found.zero_inputs())
-    _check_same(model, masks, result, example, output)
+    _check_same(model, masks, result, example, output, writing.unrounded)
     return result
 
 
@@ -161,21 +161,32 @@ def shrink(
 
 
 def _check_same(
-    model: nn.Module, masks: Mapping[str, Tensor], small: Shrunk, example: Tensor, output: Selector
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    small: Shrunk,
+    example: Tensor,
+    output: Selector,
+    unrounded: Mapping[str, Tensor],
 ) -> None:
-    """Raise RequestError unless both networks agree on noise, in eval and in train mode."""
+    """Raise RequestError unless both networks agree on noise, in eval and in train mode.
+
+    Args:
+        unrounded: by name, what tensors of the smaller network were before they were rounded.
+    """
     batch = example[:1].repeat(4, *(1,) * (example.ndim - 1))
     if batch.is_floating_point():
         draw = torch.Generator().manual_seed(0)
         batch = torch.randn(batch.shape, dtype=torch.float64, generator=draw).to(batch.device)
 
     def result(network: nn.Module, mode: Mode, x: Tensor) -> Tensor:
-        used = masks if network is model else {}
-        tensors = stand_ins(
-            network,
-            dtype=torch.float64,
-            parameter=lambda n, x: x.masked_fill(~used[n], 0) if n in used else x,
-        )
+        def masked(name: str, value: Tensor) -> Tensor:
+            return value.masked_fill(~masks[name], 0) if name in masks else value
+
+        def exact(name: str, value: Tensor) -> Tensor:
+            return unrounded[name].to(value) if name in unrounded else value
+
+        parameter = masked if network is model else exact
+        tensors = stand_ins(network, dtype=torch.float64, parameter=parameter)
         with untouched(model, mode), untouched(network, mode), torch.no_grad():
             found: Tensor = call(network, tensors, x, output)
             return found

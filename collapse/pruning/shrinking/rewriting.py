@@ -39,6 +39,7 @@ class Rewriting:
         places: where each parameter and buffer of a resized module comes from.
         left: the output and input units of each weight.
         values: a parameter or buffer of the masked network, by name.
+        unrounded: biases that constants were folded into, in float64.
     """
 
     analysed: Analysed
@@ -52,6 +53,7 @@ class Rewriting:
     entry: fx.Node | None = None
     left: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     shifts: set[fx.Node] = field(default_factory=set)
+    unrounded: dict[str, Tensor] = field(default_factory=dict)
 
     def network(self) -> fx.GraphModule:
         """The smaller network."""
@@ -280,10 +282,11 @@ class Rewriting:
             names = {"in_channels": sizes["in"], "out_channels": sizes["out"], "groups": groups}
         new = self._cut(path, module, weight, **names)
         if rule.folded is not None:
-            bias = rule.folded[rows].to(new.weight)  # type: ignore[arg-type]  # a tensor
+            bias = rule.folded[rows]
             learns = new.weight.requires_grad if new.bias is None else new.bias.requires_grad
-            bias = bias if new.bias is None else bias + new.bias.detach()  # type: ignore[operator]
-            new.bias = nn.Parameter(bias, requires_grad=bool(learns))
+            bias = bias if new.bias is None else bias + new.bias.detach().to(bias)  # type: ignore[operator]
+            self.unrounded[f"{path}.bias"] = bias
+            new.bias = nn.Parameter(bias.to(new.weight), requires_grad=bool(learns))  # type: ignore[arg-type]
         self._add(path, new)
 
     def _with_shifts(self, node: fx.Node, rows: Tensor) -> Tensor:
