@@ -1,5 +1,18 @@
 __version__: str
 
+from . import connectivity as connectivity
+from . import conservation as conservation
+from . import critical as critical
+from . import data as data
+from . import flow as flow
+from . import imp as imp
+from . import masks as masks
+from . import models as models
+from . import pruning as pruning
+from . import runs as runs
+from . import scores as scores
+from . import testing as testing
+from . import train as train
 from .connectivity import connected as connected
 from .connectivity import living as living
 from .critical import Critical as Critical

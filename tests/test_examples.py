@@ -27,6 +27,8 @@ def test_the_reference_has_every_public_name() -> None:
     documented = [resolve(name) for name in NAMES]
     for name in collapse.__all__:
         public = getattr(collapse, name)
+        if inspect.ismodule(public):  # a room: what it holds is documented
+            continue
         assert any(public is found for found in documented), f"{name} is on no reference page"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def place_of(model: nn.Module, error: BaseException) -> str:
     """`` in 'head' (Linear: F.linear)``; nothing where the forward was not reached."""
     frames = _frames(error)
     paths = {id(module): path for path, module in model.named_modules()}
-    running = [m for frame, _ in frames if id(m := frame.f_locals.get("self")) in paths]
+    running = [m for frame, _ in frames if id(m := _owner(frame)) in paths]
     if not running:
         return ""
     path, kind = paths[id(running[-1])], type(running[-1]).__name__
@@ -119,6 +120,13 @@ def place_of(model: nn.Module, error: BaseException) -> str:
         what = f"{what}, {line}" if what else line
     inside = f"'{path}' ({kind}" if path else f"{kind} ("
     return f" in {inside}{': ' if path and what else ''}{what})"
+
+
+def _owner(frame: FrameType) -> Any:
+    """Whose method runs: ``self``, whatever its name is."""
+    code = frame.f_code
+    first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    return first if hasattr(type(first), code.co_name) else None
 
 
 def _operation(frame: traceback.FrameSummary) -> str:
@@ -156,7 +164,7 @@ def _cause(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     if _AT_RANDOM in words:
         return f" ({_EXACT})"
     if _SIZES.search(words) and isinstance(inputs, Tensor) and floats:
-        return " (another shape: --input-shape C H W, with --dataset gaussian)"
+        return " (another shape: --input-shape C H W, with --dataset gaussian but for the doctor)"
     return ""
 
 

@@ -21,6 +21,13 @@ def import_user(name: str, kind: str) -> Any:
         RequestError: the import fails, or the module has no such name (the nearest are given).
     """
     module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py") or os.sep in module_name:
+        path = os.path.relpath(module_name).removesuffix(".py")
+        dotted = path.replace(os.sep, ".").strip(".") or "module"
+        raise RequestError(
+            f"{kind} '{name}': expected package.module:name, as seen from the current folder, got "
+            f"the path of a file; nearest: {dotted}:{attribute or 'name'}"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

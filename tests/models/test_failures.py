@@ -35,7 +35,7 @@ def _own(body: nn.ModuleDict, x: Tensor) -> Tensor:
     raise KeyError("no such thing")
 
 
-SHAPE = r" \(another shape: --input-shape C H W, with --dataset gaussian\)$"
+SHAPE = r" \(another shape: --input-shape C H W, with --dataset gaussian but for the doctor\)$"
 WANTED = r"\(_Model.forward takes x; given"
 FLOATS, IDS = torch.zeros(2, 7), torch.tensor([[1, 9]])
 # What is run, on what, and what the message says in this order.
@@ -115,3 +115,15 @@ def test_a_pruner_of_ones_own_says_so_too() -> None:
     inputs = ScoreInputs([(FLOATS, torch.zeros(2).long())])
     with pytest.raises(RequestError, match="'body.head'"):
         score(model, "snip", {"body.head.weight": masking.dense(model)["body.head.weight"]}, inputs)
+
+
+def test_a_method_whose_self_has_another_name() -> None:
+    class Inner(nn.Module):
+        def forward(s, x: Tensor) -> Tensor:  # noqa: N805
+            raise ValueError("expected an even height")
+
+    with pytest.raises(
+        RequestError, match=r"in '1' \(Inner: test_failures.py line \d+\): ValueError"
+    ):
+        model = nn.Sequential(nn.Identity(), Inner())
+        call(model, stand_ins(model), torch.zeros(2, 4))

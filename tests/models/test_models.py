@@ -181,6 +181,8 @@ def test_torchvision_and_timm_names() -> None:
         ("vgg17", "unknown model 'vgg17'; nearest: vgg19, vgg16, vgg13"),
         ("torchvision:resnet19", "unknown torchvision model 'resnet19'; nearest: resnet"),
         ("timm:resnet19", "unknown timm model 'resnet19'; nearest:"),
+        ("nets.py:small", r"got the path of a file; nearest: nets:small"),
+        ("./my/nets.py:small", r"got the path of a file; nearest: my\.nets:small"),
         ("no_such_module:factory", "importing 'no_such_module' failed with ModuleNotFoundError"),
     ],
 )
