@@ -1,7 +1,8 @@
 """Every operation as one that only says *connected or not*.
 
 Normalisations and activations pass, a maximum becomes a mean, and what does not come from the input
-(biases, class tokens, positions) adds nothing.
+(biases, class tokens, positions) adds nothing. A number that is added is remembered: a factor
+``1 + g`` is open, whether ``g`` is there or not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from collapse.models import opened, tensors_in
 
 def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
+
+
+def _positive(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Another tensor than ``x``, which is no open factor."""
+    return x.view_as(x)
 
 
 def _gate(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -104,17 +110,21 @@ def _linear_maps() -> list[Callable[..., Any]]:
 
 _PASS = (
     *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
-    *("hardswish", "hardtanh", "softplus", "softsign", "tanhshrink", "tanh", "logsigmoid"),
+    *("hardswish", "hardtanh", "softsign", "tanhshrink", "tanh", "logsigmoid"),
     *("hardshrink", "softshrink", "floor", "ceil", "trunc", "fix"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "threshold"),
     *("feature_alpha_dropout", "batch_norm", "layer_norm", "group_norm", "instance_norm"),
     *("rms_norm", "local_response_norm", "normalize", "clamp", "clamp_min", "clamp_max", "clip"),
-    *("abs", "sqrt", "rsqrt", "exp", "log", "log1p", "square", "sign", "round", "masked_fill"),
+    *("abs", "sqrt", "rsqrt", "log", "log1p", "square", "sign", "round", "masked_fill"),
 )
+# Not zero at zero, either, but no gates by themselves: open factors.
+_POSITIVE = ("softplus", "exp")
 _GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "reciprocal")
 _COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__")
 _QUOTIENTS = ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__itruediv__")
 _SUMS = ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__")
+_FACTORS = ("mul", "multiply", "__mul__", "__rmul__", "matmul", "mm", "bmm", "__matmul__", "einsum")
+_DIFFERENCES = ("sub", "subtract", "__sub__", "__rsub__")
 _JOINS = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
 _CREATIONS = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
@@ -137,6 +147,7 @@ def _functions(*names: str) -> list[Callable[..., Any]]:
 def _replacements() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {
         **dict.fromkeys(_functions(*_PASS), _first),
+        **dict.fromkeys(_functions(*_POSITIVE), _positive),
         **dict.fromkeys(_functions(*_GATES), _gate),
         **dict.fromkeys(_functions(*_COMPARISONS), lambda x, *_, **__: torch.ones_like(x).bool()),
         **{function: _reduced(function) for function in _functions(*_MAXIMA)},
@@ -150,6 +161,8 @@ def _replacements() -> dict[Any, Callable[..., Any]]:
     return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
+_OPEN = 2.0  # what stands for the number in an open factor
+
 # Where normalisations have their scales; their shifts come behind them.
 _NORMS: dict[Any, int] = {
     F.batch_norm: 3,
@@ -158,6 +171,10 @@ _NORMS: dict[Any, int] = {
     torch.instance_norm: 1,
     **dict.fromkeys(_functions("layer_norm", "group_norm", "rms_norm"), 2),
 }
+
+
+def _is_zero(x: Any) -> bool:
+    return not bool(x.any()) if isinstance(x, Tensor) else isinstance(x, int | float) and x == 0
 
 
 class ConnectionMode(TorchFunctionMode):
@@ -179,9 +196,13 @@ class ConnectionMode(TorchFunctionMode):
     opened = frozenset({F.multi_head_attention_forward})
     creations = frozenset(_functions(*_CREATIONS))
     choices = frozenset(_functions("where"))
+    factors = frozenset(_functions(*_FACTORS))
+    positive = frozenset(_functions(*_POSITIVE))
+    differences = frozenset(_functions(*_DIFFERENCES))
 
     def __init__(self, scored: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._open: dict[int, Tensor] = {}  # a number was added to them
         self._names = {id(tensor): name for name, tensor in scored.items()}
         self._from_input: dict[int, Tensor] = {}  # held, so that ids stay
         self._scored = {id(tensor): tensor for tensor in scored.values()}
@@ -203,10 +224,25 @@ class ConnectionMode(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         given = list(tensors_in((args, options)))
-        if func in self.creations or not any(id(x) in self._from_input for x in given):
+        entered = [x for x in given if id(x) in self._from_input]
+        if func in self.creations or not entered:
             if func in _NORMS:  # standardises a weight: what is kept of it stays kept
                 func = _first
+            elif func in self.differences and all(id(x) in self._scored for x in given):
+                func = torch.add  # by hand: equal entries less their mean would be nothing
             return self._of_parameters(func, func(*args, **options), given)
+        if self._is_open(func, args, entered):
+            return self._opened(self._come_through(func, args, options, given))
+        return self._come_through(func, args, options, given)
+
+    def _come_through(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        given: list[Tensor],
+    ) -> Any:
+        """The replacement of a call that something from the input has entered."""
         if func in self.opened:
             with self:
                 return opened(func)(*args, **options)
@@ -231,6 +267,8 @@ class ConnectionMode(TorchFunctionMode):
         if self._is_map(func, given):
             args = tuple(noisy(x) if id(x) in self._from_input else x for x in args)
             return self._mark(noisy(func(*args, **options)))
+        if func in self.factors and sum(id(x) in self._from_input for x in given) > 1:
+            return self._mark(self._product(func, args, options))
         return self._mark(self.replacements.get(func, func)(*args, **options))
 
     def linear(
@@ -241,6 +279,39 @@ class ConnectionMode(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else options["weight"]
             args = (uneven(args[0], weight), *args[1:])
         return noisy(func(*args, **options))
+
+    def _is_open(self, func: Callable[..., Any], args: Any, entered: list[Tensor]) -> bool:
+        """Whether a result is not zero where nothing comes through: 1 + g, what is made of it."""
+        opened = [id(x) in self._open for x in entered]
+        if func in self.sums:
+            return any(opened) or any(isinstance(x, int | float) and x != 0 for x in args)
+        if func in self.linear_maps or (func in self.products and len(entered) == 1):
+            return False  # it adds a bias to what comes out
+        if func in self.factors and any(_is_zero(x) for x in args):  # a state that begins at zero
+            return False
+        return func in self.positive or all(opened)
+
+    def _opened(self, result: Any) -> Any:
+        self._open.update({id(tensor): tensor for tensor in tensors_in(result)})
+        return result
+
+    def _product(
+        self, func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Tensor:
+        """Of factors that are there, and of open ones, which are wherever the others are."""
+
+        def each(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+            if isinstance(x, list | tuple):
+                return type(x)(each(part, change) for part in x)
+            return change(x) if isinstance(x, Tensor) else x
+
+        # Not 1 + x: of ``1 - sigmoid``, that would take away what the gate has.
+        open_ = each(args, lambda x: x + _OPEN if id(x) in self._open else x)
+        result: Tensor = func(*open_, **options)
+        if all(id(x) in self._open for x in tensors_in(args) if id(x) in self._from_input):
+            closed = each(args, lambda x: torch.full_like(x, _OPEN) if id(x) in self._open else x)
+            result = result - func(*closed, **options)  # what does not come from the input
+        return result
 
     def _is_map(self, func: Callable[..., Any], given: list[Tensor]) -> bool:
         """Whether a matrix product is by a weight."""
