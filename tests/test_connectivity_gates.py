@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import collapse
 from collapse import masks as masking
 from collapse.connectivity import paths
 
@@ -84,6 +85,46 @@ class Standardised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.linear(x, self._standard(self.first.weight)).tanh()
         return self.head(F.linear(x, self._standard(self.second.weight)).tanh())
+
+
+class Normalised(nn.Module):
+    """Weights of length one (a cosine classifier), by torch's function or by hand."""
+
+    def __init__(self, norm: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        # Of equal weights: sizes at which their derivative is zero, not almost.
+        self.first, self.head = nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.norm(self.first.weight)).tanh()
+        return F.linear(F.normalize(x), self.norm(self.head.weight))
+
+
+LENGTH_ONE: dict[str, Callable[[], nn.Module]] = {
+    "by function": lambda: Normalised(F.normalize),
+    "by hand": lambda: Normalised(lambda w: w / w.norm(dim=1, keepdim=True)),
+    "by a root": lambda: Normalised(lambda w: w * torch.rsqrt(w.pow(2).sum(1, keepdim=True))),
+    "by a reciprocal": lambda: Normalised(lambda w: w * (1 / w.norm(dim=1, keepdim=True))),
+    "by a gain": lambda: Normalised(
+        lambda w: F.batch_norm(w[None], None, None, 2 * torch.ones(w.shape[1]), training=True)[0]
+    ),
+    "by variance": lambda: Standardised(True),
+    "by deviation": lambda: Standardised(False),
+}
+
+
+@pytest.mark.parametrize("name", LENGTH_ONE)
+def test_weights_whose_size_does_not_matter_are_reached(name: str) -> None:
+    model = LENGTH_ONE[name]()
+    x = torch.zeros(1, model.get_parameter("first.weight").shape[1])
+    masks = masking.dense(model)
+    alive, connected = paths(model, masks, x)
+    assert connected
+    assert all(bool(alive[layer].all()) for layer in masks)
+    found = collapse.doctor(model, x)
+    assert {layer.verdict for layer in found.layers} == {"healthy"}
+    assert all(layer.is_cut for layer in found.layers)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -24,6 +24,10 @@ def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
 
+def _ones(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.ones_like(x)
+
+
 def _positive(x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Another tensor than ``x``, which is no open factor."""
     return x.view_as(x)
@@ -161,8 +165,6 @@ def _replacements() -> dict[Any, Callable[..., Any]]:
     return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
-_OPEN = 2.0  # what stands for the number in an open factor
-
 # Where normalisations have their scales; their shifts come behind them.
 _NORMS: dict[Any, int] = {
     F.batch_norm: 3,
@@ -171,6 +173,18 @@ _NORMS: dict[Any, int] = {
     torch.instance_norm: 1,
     **dict.fromkeys(_functions("layer_norm", "group_norm", "rms_norm"), 2),
 }
+
+
+# What prepares a weight: standardised, what is kept of it stays kept. By hand, equal entries less
+# their mean would be nothing, and divided by their norm would not depend on what they are.
+_OF_WEIGHTS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(_NORMS, _first),
+    **dict.fromkeys(_functions("normalize", *_QUOTIENTS), _first),
+    **dict.fromkeys(_functions("rsqrt", "reciprocal", "__rtruediv__"), _ones),
+    **dict.fromkeys(_functions(*_DIFFERENCES), torch.add),
+}
+
+_OPEN = 2.0  # what stands for the number in an open factor
 
 
 def _is_zero(x: Any) -> bool:
@@ -198,7 +212,6 @@ class ConnectionMode(TorchFunctionMode):
     choices = frozenset(_functions("where"))
     factors = frozenset(_functions(*_FACTORS))
     positive = frozenset(_functions(*_POSITIVE))
-    differences = frozenset(_functions(*_DIFFERENCES))
 
     def __init__(self, scored: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -226,10 +239,8 @@ class ConnectionMode(TorchFunctionMode):
         given = list(tensors_in((args, options)))
         entered = [x for x in given if id(x) in self._from_input]
         if func in self.creations or not entered:
-            if func in _NORMS:  # standardises a weight: what is kept of it stays kept
-                func = _first
-            elif func in self.differences and all(id(x) in self._scored for x in given):
-                func = torch.add  # by hand: equal entries less their mean would be nothing
+            if func in _OF_WEIGHTS and given and id(given[0]) in self._scored:
+                func = _OF_WEIGHTS[func]
             return self._of_parameters(func, func(*args, **options), given)
         if self._is_open(func, args, entered):
             return self._opened(self._come_through(func, args, options, given))
