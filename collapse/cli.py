@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import re
@@ -64,13 +65,17 @@ def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
     """Call ``main`` and exit with what it returns, or with one line and a code where it raises."""
     keep_freed_memory()
     share_cores()
+    _unwritten.clear()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as >&- does: nobody reads it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no × shows a ?
         sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()
     except RequestError as error:
-        _fail(str(error))
+        _fail("; ".join([str(error), *_unwritten]))
     except (RuntimeError, MemoryError) as error:
         # torch's, by name (a GPU's) and by its words (a CPU's): drawing a figure needs no torch.
         words = isinstance(error, MemoryError) or "allocate memory" in str(error)
@@ -78,12 +83,49 @@ def guarded(main: Callable[[], int | None]) -> typing.NoReturn:
             raise
         _fail(f"out of memory: {first_line(error)}; try a smaller --batch-size or input")
     except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
+        _drop_output()
         code = 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        _fail(f"cannot write the output: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    if _unwritten:
+        _fail("; ".join(dict.fromkeys(_unwritten)))
     sys.exit(code)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a disk that output was sent to
+# Why files were not written; said after what else there is to show.
+_unwritten: list[str] = []
+
+
+def later(write: Callable[[], object]) -> None:
+    """Write a file. Where that fails, the command goes on, and the error follows with exit code 2.
+
+    What was computed is shown then, also where the disk is full.
+    """
+    try:
+        write()
+    except RequestError as error:
+        _unwritten.append(str(error))
+
+
+def _drop_output() -> None:
+    """What is still to be printed goes nowhere, without a word from Python when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # not a file, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Console(Console):
+    """rich's, which would end the process with exit code 1 where a reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
 
 
 def _fail(message: str) -> typing.NoReturn:
@@ -182,11 +224,11 @@ class Outputs:
         self.asked = {name: path for name, path in files.items() if path is not None}
 
     def write(self, table: str, frame: pd.DataFrame, device: object = "cpu") -> None:
-        """Write a table if it was asked for."""
+        """Write a table if it was asked for, as ``later`` does."""
         if table in self.asked:
             from collapse import tables
 
-            tables.write(frame, self.asked[table], table, str(device))
+            later(lambda: tables.write(frame, self.asked[table], table, str(device)))
 
 
 def number(value: float) -> str:
@@ -219,7 +261,7 @@ def print_table(
         notes: lines below it.
         spare: headings of the columns that a narrow terminal can do without, best first.
     """
-    console = Console(emoji=False)  # a network's name may look like one
+    console = _Console(emoji=False)  # a network's name may look like one
     room = console.width if console.is_terminal or "COLUMNS" in os.environ else PIPED
     cells = {name: [name, *(_cell(form, row) for row in rows)] for name, form in columns.items()}
     dropped_last = [name for name in spare if name in columns]
@@ -301,7 +343,7 @@ def progress(total: float, quiet: bool) -> Iterator[Callable[[str, float], None]
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         *(TimeElapsedColumn(), TextColumn("left: {task.fields[left]}")),
-        console=Console(stderr=True, emoji=False),
+        console=_Console(stderr=True, emoji=False),
         disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )

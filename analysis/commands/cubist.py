@@ -52,7 +52,7 @@ def main(config: Config) -> None:
         from analysis.leaderboard.figure import dead
         from collapse.plots import save
 
-        save(dead(table), config.plot)
+        cli.later(partial(save, dead(table), config.plot))
     numbers = ["dead_share", "cut", "empty_layers"]
     means = table[["pruner", "kept"]].join(table[numbers].astype(float))
     means = means.groupby(["pruner", "kept"], sort=False).mean().reset_index()

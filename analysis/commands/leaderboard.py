@@ -77,7 +77,7 @@ def main(config: Config) -> int:
         from analysis.leaderboard.figure import shares
         from collapse.plots import save
 
-        save(shares(frame), config.plot)
+        cli.later(partial(save, shares(frame), config.plot))
     failed = frame[frame["problem"].notna()]
     for row in cli.rows_of(failed):
         print(f"{row['network']} {row['weights']} {row['pruner']}: {row['problem']}")

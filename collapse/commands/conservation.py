@@ -110,7 +110,7 @@ def main(config: Config) -> int:
     if config.plot is not None:
         from collapse.plots import save, score_against_inverse_size
 
-        save(score_against_inverse_size(layers), config.plot)
+        cli.later(partial(save, score_against_inverse_size(layers), config.plot))
     return _print(config, found, prepared.notes)
 
 

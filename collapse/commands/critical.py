@@ -120,7 +120,7 @@ def main(config: Config) -> None:
     if config.plot is not None:
         from collapse.plots import critical_bars, save
 
-        save(critical_bars(frame), config.plot)
+        cli.later(partial(save, critical_bars(frame), config.plot))
     print_table(frame, notes)
     if failed:
         without = ", ".join(dict.fromkeys(plan.pruner for plan in failed))

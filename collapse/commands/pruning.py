@@ -111,7 +111,7 @@ def main(config: Config) -> int:
     if config.out is not None:
         about = {name: str(value) for name, value in settings.items()}
         about["initial_weights"] = masks.weights_identity(prepared.model)
-        masks.save_masks(result.masks, config.out, **about)
+        cli.later(partial(masks.save_masks, result.masks, config.out, **about))
     outputs.write("layers", frame, prepared.device)
     outputs.write("trace", trace, prepared.device)
     empty = masks.collapsed(result.masks)

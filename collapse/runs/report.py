@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
 from collapse import cli, tables
@@ -28,7 +30,8 @@ def run_and_report(experiment: Experiment, execution: Execution, outputs: cli.Ou
     if plot := files.pop("plot", None):
         from collapse.plots import save, score_dynamics
 
-        save(score_dynamics(contract(run, experiment, "score_dynamics")), plot)
+        drawn = score_dynamics(contract(run, experiment, "score_dynamics"))
+        cli.later(partial(save, drawn, plot))
     for table in files:
         frame = contract(run, experiment, table)
         outputs.write(table, frame, choose_device(experiment.setup.device))
