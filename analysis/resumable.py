@@ -296,7 +296,8 @@ class Progress:
     def _at(self, number: int, text: str, share: float) -> None:
         self._share = share
         done = self._done + share * self._left[number]
-        self._update(text, done / (self._done + sum(self._left.values())))
+        whole = self._done + sum(self._left.values())
+        self._update(text, done / whole if whole else 1.0)  # nothing is trained
 
 
 def complete(

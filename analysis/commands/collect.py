@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Config(Runs, Data):
     """Put the tables of all runs of a sweep together, also while it runs.
 
-    Runs that have not finished give the rows that they have; their column `finished` is false.
+    Runs that have not finished give the rows that they have; their column `finished` is false. One
+    whose files are not what was written is left out and named, with exit code 1.
 
     Attributes:
         spec: the sweep's TOML file.
@@ -41,27 +42,42 @@ class Config(Runs, Data):
     out: File = None
 
 
-def main(config: Config) -> None:
-    """Run the request."""
+def main(config: Config) -> int:
+    """Run the request; the exit code is 1 where a run is corrupt."""
     outputs = cli.Outputs(**{config.table: config.out})
 
     from analysis.sweeps import spec
 
     experiments = spec.read(config.spec, data_root=config.data_root)
-    frame = collected(experiments, config.runs, config.table)
+    corrupt: dict[str, str] = {}
+    frame = collected(experiments, config.runs, config.table, corrupt)
+    for name, error in corrupt.items():
+        print(
+            f"run {name} is corrupt ({error}): left out; python -m analysis sweep does it again",
+            file=sys.stderr,
+        )
     if config.out is None:
         frame.to_csv(sys.stdout, index=False)
-        return
+        return int(bool(corrupt))
     outputs.write(config.table, frame)
     finished = frame.drop_duplicates("run")["finished"].astype(bool)
     print(
         f"{len(frame):,} rows of {len(finished)} runs, {int(finished.sum())} of them finished: "
         f"{config.out}"
     )
+    return int(bool(corrupt))
 
 
-def collected(experiments: Sequence[Experiment], runs: Path, table: str) -> pd.DataFrame:
+def collected(
+    experiments: Sequence[Experiment],
+    runs: Path,
+    table: str,
+    corrupt: dict[str, str] | None = None,
+) -> pd.DataFrame:
     """The rows of every run that has any, with the settings of each point of the grid.
+
+    Args:
+        corrupt: takes the names of runs that are left out because they are, and why.
 
     Returns:
         The columns of the contract, then ``run, target_compression, levels, finished`` and the
@@ -74,6 +90,11 @@ def collected(experiments: Sequence[Experiment], runs: Path, table: str) -> pd.D
     parts = []
     for experiment in experiments:
         run = experiment.run(runs)
+        status = run.status()
+        if status["state"] == "corrupt":
+            if corrupt is not None:
+                corrupt[run.name] = status["error"]
+            continue
         with suppress(RequestError):  # nothing yet
             part = run.table(table)
             settings = {k: v for k, v in experiment.row().items() if k not in part.columns}
@@ -83,7 +104,7 @@ def collected(experiments: Sequence[Experiment], runs: Path, table: str) -> pd.D
                     run=run.name,
                     target_compression=experiment.compression,
                     levels=experiment.rewinding.levels,
-                    finished=run.status()["state"] == "done",
+                    finished=status["state"] == "done",
                 )
             )
     first = list(tables.COLUMNS[table])

@@ -14,7 +14,8 @@ from collapse.options import Data, File, Runs
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Runs, Data):
-    """Show each run of a sweep: done, running, paused, failed or waiting, also while it runs.
+    """Show each run of a sweep, also while it runs: done, running, paused, failed, waiting or
+    corrupt.
 
     Attributes:
         spec: the sweep's TOML file.

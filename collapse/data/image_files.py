@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -78,7 +79,7 @@ class Source:
             images, labels = [], []
             # PIL releases the interpreter's lock while it decodes.
             with ThreadPoolExecutor() as pool:
-                for image, label in pool.map(lambda pair: (self._image(pair[0]), pair[1]), encoded):
+                for image, label in pool.map(self._image, encoded, itertools.count()):
                     images.append(image)
                     labels.append(label)
         except (OSError, pa.ArrowException, zipfile.BadZipFile, KeyError) as error:
@@ -100,14 +101,28 @@ class Source:
             classes,
         )
 
-    def _image(self, read: Callable[[], bytes]) -> np.ndarray:
+    def _image(self, encoded: Encoded, number: int) -> tuple[np.ndarray, int]:
+        read, label = encoded
         try:
             image = Image.open(io.BytesIO(read())).convert("RGB")
         except UnidentifiedImageError as error:
-            raise RequestError(f"dataset '{self.name}' holds a file that is no image") from error
+            raise RequestError(
+                f"dataset '{self.name}' holds a file that is no image: {self._place(number)}"
+            ) from error
+        except OSError as error:
+            raise RequestError(
+                f"dataset '{self.name}' cannot be read ({first_line(error)}): expected a whole "
+                f"image as {self._place(number)}"
+            ) from error
         if self.size is not None and image.size != self.size[::-1]:
             image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(image).transpose(2, 0, 1)
+        return np.asarray(image).transpose(2, 0, 1), label
+
+    def _place(self, number: int) -> str:
+        """Where an image lies, by its number in the split."""
+        if number < len(self.files) and self.files[number].suffix.lower() in _SUFFIXES:
+            return f"'{self.files[number]}'"
+        return f"row {number} of the split '{self.split}', counted from 0"
 
 
 def folders(root: Path) -> list[str]:
@@ -175,6 +190,11 @@ def _read_parquet(shards: tuple[Path, ...]) -> tuple[Iterator[Encoded], int]:
     for table in tables:
         if not pa.types.is_integer(table[label].type) or table[label].null_count:
             raise RequestError(f"'{shards[0]}': expected integer labels without gaps in '{label}'")
+        if not pa.types.is_struct(table[image].type) or "bytes" not in _fields(table[image].type):
+            raise RequestError(
+                f"'{shards[0]}': expected a struct with a field bytes in the column '{image}', got "
+                f"{table[image].type}"
+            )
         if table[image].null_count:
             raise RequestError(f"'{shards[0]}': expected an image in every row of '{image}'")
     labels = np.concatenate([table[label].to_numpy() for table in tables])
@@ -190,6 +210,10 @@ def _read_parquet(shards: tuple[Path, ...]) -> tuple[Iterator[Encoded], int]:
                     position += 1
 
     return encoded(), max(_class_count(schema, label), int(labels.max(initial=-1)) + 1)
+
+
+def _fields(struct: pa.StructType) -> list[str]:
+    return [field.name for field in struct]
 
 
 def _class_count(schema: pa.Schema, label: str) -> int:

@@ -163,6 +163,17 @@ def test_status_and_collect_at_any_moment(run: Run, grid: Path, tmp_path: Path) 
     assert csv[0].startswith("model,dataset,input_shape,pruner")
     assert len(csv) == 1 + 8
 
+    # Another run's table: whole, and wrong here.
+    one, other = (experiment.run(Path("runs")) for experiment in experiments[1:3])
+    (one.folder / "training.parquet").write_bytes((other.folder / "training.parquet").read_bytes())
+    _, printed, _ = run(COMMAND, f"status {grid}")
+    assert "6 runs: 5 done, 1 corrupt" in printed
+    assert "training.parquet does not have its checksum" in " ".join(printed.split())
+    code, printed, err = run(COMMAND, f"collect {grid} --out {out}")
+    assert (code, printed.split(":")[0]) == (1, "30 rows of 5 runs, 5 of them finished")
+    assert err.startswith(f"run {one.name} is corrupt (training.parquet does not have its checks")
+    assert one.name not in set(tables.read(out, "training")[0]["run"])
+
 
 def test_one_failed_run_takes_nothing_down(run: Run, grid: Path) -> None:
     grid.write_text(GRID.replace("[1, 10]", "[10, 1e6]"))
