@@ -74,6 +74,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("exponent", "precision", "layer", "layer_index", "parameters", "kept"),
     ),
 }
+# What numbers lie between, in whatever table; empty cells are allowed.
+_RATIO, _COUNT, _PERCENT = (1.0, float("inf")), (0.0, float("inf")), (0.0, 100.0)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("compression", "maximal_compression", "critical_compression"), _RATIO),
+    **dict.fromkeys(("collapse_compression", "effective_critical_compression"), _RATIO),
+    **dict.fromkeys(("seed", "layer_index", "parameters", "kept", "effective_kept"), _COUNT),
+    **dict.fromkeys(("top1", "top5", "best_top1"), _PERCENT),
+    "density": (0.0, 1.0),
+}
+_WORDS = ("model", "dataset", "pruner")
 _PACKAGES = ("layer-collapse", "torch", "torchvision", "numpy", "pandas", "pyarrow")
 
 
@@ -242,4 +252,24 @@ def read(path: Path, table: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
         raise RequestError(
             f"'{path}': expected {metadata['rows']:,} rows, got {len(frame):,}: was it cut?"
         )
+    _check_values(path, frame)
     return frame, metadata
+
+
+def _check_values(path: Path, frame: pd.DataFrame) -> None:
+    """Raise RequestError for words where numbers are meant, numbers out of range, and no words."""
+    import pandas as pd
+
+    for column in frame.columns:
+        there = frame[column].dropna()
+        if column in RANGES:
+            (low, high), values = RANGES[column], pd.to_numeric(there, errors="coerce")
+            wrong = values.isna() | (values < low) | (values > high)
+            expected = f"numbers from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
+        elif column in _WORDS:
+            wrong, expected = ~there.map(lambda x: isinstance(x, str)).astype(bool), "names"
+        else:
+            continue
+        if wrong.any():
+            got = there[wrong].iloc[0]
+            raise RequestError(f"'{path}', column '{column}': expected {expected}, got '{got}'")

@@ -14,7 +14,8 @@ from collapse.files import atomic, check_writable
 
 
 def _frame() -> pd.DataFrame:
-    row = dict.fromkeys(tables.COLUMNS["layers"], 1.5)
+    row = dict.fromkeys(tables.COLUMNS["layers"], 1.5) | {"density": 0.15}
+    row |= dict.fromkeys(("model", "dataset", "pruner"), "x")
     return pd.DataFrame([{**row, "layer": 'a,"b"', "mode": None}, {**row, "layer": "c#"}])
 
 
@@ -25,7 +26,7 @@ def test_round_trip(tmp_path: Path, suffix: str) -> None:
     frame, metadata = tables.read(path, "layers")
     assert list(frame.columns) == list(tables.COLUMNS["layers"])
     assert frame["layer"].tolist() == ['a,"b"', "c#"]
-    assert frame["density"].tolist() == [1.5, 1.5]
+    assert frame["density"].tolist() == [0.15, 0.15]
     assert frame["mode"].isna().tolist() == [True, False]
     assert metadata["device"] == "cpu"
     assert metadata["command"]
@@ -97,6 +98,7 @@ def _umask() -> int:
 def test_json_keeps_every_digit(tmp_path: Path) -> None:
     """Also of numbers so small that ten decimals are nothing."""
     values = dict.fromkeys(tables.COLUMNS["conserved_quantity"], 0)
+    values |= dict.fromkeys(("model", "dataset", "pruner"), "x")
     frame = pd.DataFrame([{**values, "value": 1.2345678901234567e-9, "drift": 1 / 3}])
     for suffix in ("json", "csv", "parquet"):
         path = tmp_path / f"t.{suffix}"
@@ -135,3 +137,29 @@ def test_who_makes_a_table_declares_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert tables.read(path, "mine")[0]["answer"].tolist() == [42]
     with pytest.raises(RequestError, match="expected table 'yours' .*got 'mine'"):
         tables.read(path, "yours")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("density", "x", "expected numbers from 0 to 1, got 'x'"),
+        ("density", -0.5, "expected numbers from 0 to 1, got '-0.5'"),
+        ("compression", 0.5, "expected numbers from 1 up, got '0.5'"),
+        ("kept", "many", "expected numbers from 0 up, got 'many'"),
+        ("best_top1", 1e9, "expected numbers from 0 to 100, got '1000000000.0'"),
+        ("pruner", 0, "expected names, got '0'"),
+        ("density", None, None),
+        ("best_top1", 100.0, None),
+    ],
+)
+def test_values_that_no_table_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: object, said: str | None
+) -> None:
+    monkeypatch.setitem(tables.COLUMNS, "values", (column,))
+    path = tmp_path / "t.json"
+    tables.write(pd.DataFrame({column: [value]}), path, "values", "cpu")
+    if said is None:
+        assert len(tables.read(path, "values")[0]) == 1
+        return
+    with pytest.raises(RequestError, match=f"column '{column}': {said}"):
+        tables.read(path, "values")
