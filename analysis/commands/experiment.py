@@ -10,7 +10,7 @@ from analysis import experiments
 from analysis.processes import PRESETS
 from collapse import cli
 from collapse.errors import RequestError, unknown
-from collapse.options import Execution, File, check_pruners
+from collapse.options import Execution, File, check_once, check_pruners, check_seed
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,21 @@ def check_names(config: Any) -> None:
     """Whether networks, data and pruners can be meant, before torch is imported to look at them.
 
     Raises:
-        RequestError: an unknown name; the nearest are given.
+        RequestError: an unknown name (the nearest are given), a value that is given twice, a seed
+            that is none.
     """
     setup = config.setup
+    for name in ("models", "datasets", "pruners", "compressions", "seeds"):
+        check_once(f"--{name}", tuple(getattr(config, name, None) or ()))
+    for seed in getattr(config, "seeds", None) or ():
+        check_seed(seed, "--seeds")
+    if hasattr(config, "seed"):
+        check_seed(config.seed)
     for model in [setup.model] if setup.model else getattr(config, "models", ()):
         for dataset in [setup.dataset] if setup.dataset else getattr(config, "datasets", ()):
             replace(setup, model=model, dataset=dataset).check()
     pruners = [config.pruner] if hasattr(config, "pruner") else getattr(config, "pruners", ())
-    check_pruners(*dict.fromkeys(pruners))
+    check_pruners(*pruners)
 
 
 def _preset_of(arguments: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,21 @@ def test_presets_and_schema(name: str) -> None:
     assert module.Config.__doc__
     for preset in module.PRESETS.values():  # as the command looks at it, before any work
         check_names(preset)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": (0, -1)}, "--seeds: expected a number from 0"),
+        ({"seeds": (0, 0)}, "--seeds: expected different values, got '0' twice"),
+        ({"compressions": (10.0, 10.0)}, "--compressions: expected different values, got '10.0'"),
+        ({"pruners": ("snip", "snip")}, "--pruners: expected different values, got 'snip' twice"),
+        ({"models": ("fc", "fc")}, "--models: expected different values, got 'fc' twice"),
+    ],
+)
+def test_values_that_no_grid_has(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_names(replace(grid.PRESETS["smoke"], **changed))
 
 
 def test_densities_are_those_of_the_largest_weights(resources: Resources) -> None:
