@@ -9,6 +9,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed, two a multiply-add.
+
+    torch's ``FlopCounterMode`` follows modules, too, with hooks that keep maps whole.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (cost := flop_registry.get(func.overloadpacket)) is not None:
+            self.count += cost(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def medians(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

@@ -31,9 +31,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import limits
+from benchmarks.machine import Operations, limits
 from collapse import masks as masking
 from collapse.models import build
 from collapse.options import Pruning
@@ -180,14 +179,14 @@ def seconds(side: Side) -> float:
 def least(case: Case) -> float:
     """Seconds that ours would take at this machine's limits."""
     prepare, work = ours(case)
-    with FlopCounterMode(display=False) as counter:
+    with Operations() as operations:
         pruned: Pruned = work(prepare())
     double = pruned.scores.precision.startswith("float64")
     speed, bandwidth = limits(torch.float64 if double else torch.float32)
     kept = [sum(step.kept_by_layer.values()) for step in pruned.steps]
     visited = sum([masking.total(pruned.masks), *kept[:-1]])
     moved = 4 * (8 if double else 4) * visited
-    return counter.get_total_flops() / speed + moved / bandwidth
+    return operations.count / speed + moved / bandwidth
 
 
 def peak(config: Config, name: str, side: str) -> float:
