@@ -119,7 +119,7 @@ def test_a_pruner_of_ones_own_says_so_too() -> None:
 
 def test_a_method_whose_self_has_another_name() -> None:
     class Inner(nn.Module):
-        def forward(s, x: Tensor) -> Tensor:  # noqa: N805
+        def forward(s, x: Tensor) -> Tensor:  # noqa: N805  # the name is what is tested
             raise ValueError("expected an even height")
 
     with pytest.raises(

@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.machine import Operations
 from collapse import masks as masking
 from collapse.options import Pruning
 from collapse.problem import Problem
@@ -45,20 +44,6 @@ class _Square(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         return 2 * ctx.saved_tensors[0] * gradient
-
-
-class _Operations(TorchDispatchMode):
-    """Counts multiplications and additions of products and convolutions."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.count += flop_registry[func.overloadpacket](
-                *args, **(kwargs or {}), out_val=result
-            )
-        return result
 
 
 def _add_in_place(x: Tensor) -> Tensor:
@@ -210,7 +195,7 @@ def test_large_maps_take_an_eighth_of_the_operations() -> None:
     counts = []
     for below in (0.0, positions.BELOW):
         start = begin(problem, Pruning(), masking.dense(problem.model))
-        with _Operations() as operations:
+        with Operations() as operations:
             LiveBlocks(start, places=partial(PositionClasses, below, least=0)).score(1)
         counts.append(operations.count)
     assert counts[1] < counts[0] / 8

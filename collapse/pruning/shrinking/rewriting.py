@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -282,11 +282,12 @@ class Rewriting:
             names = {"in_channels": sizes["in"], "out_channels": sizes["out"], "groups": groups}
         new = self._cut(path, module, weight, **names)
         if rule.folded is not None:
+            own, like = cast("Tensor | None", new.bias), cast(Tensor, new.weight)
             bias = rule.folded[rows]
-            learns = new.weight.requires_grad if new.bias is None else new.bias.requires_grad
-            bias = bias if new.bias is None else bias + new.bias.detach().to(bias)  # type: ignore[operator]
+            bias = bias if own is None else bias + own.detach().to(bias)
             self.unrounded[f"{path}.bias"] = bias
-            new.bias = nn.Parameter(bias.to(new.weight), requires_grad=bool(learns))  # type: ignore[arg-type]
+            learns = (like if own is None else own).requires_grad
+            new.bias = nn.Parameter(bias.to(like), requires_grad=learns)
         self._add(path, new)
 
     def _with_shifts(self, node: fx.Node, rows: Tensor) -> Tensor:
