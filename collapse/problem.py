@@ -57,7 +57,8 @@ class Problem:
         include, exclude: patterns of parameters to prune as well, and of layers not to prune.
         given: the user's own network; ``model`` is the plain one of the same function and, where
             they are parameters already, the same tensors (``models.plain``).
-        few: a word on samples that are fewer than the paper's, where nobody asked for that.
+        sample_notes: that the samples are fewer than the paper's where nobody asked for that,
+            that files of the dataset are missing.
 
     Example:
         >>> images, classes = torch.ones(2, 4), torch.tensor([0, 1])
@@ -73,7 +74,7 @@ class Problem:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     given: nn.Module = None  # type: ignore[assignment]  # set below
-    few: str = ""
+    sample_notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise RequestError for what is no model or no batches."""
@@ -170,7 +171,7 @@ class Problem:
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know of the numbers: what is not counted, reached or quantised."""
         notes = [
-            self.few,
+            *self.sample_notes,
             self.uncounted,
             models.unreached_words(self.unreached),
             models.without_gradient_words(self._reach.without_gradient),
@@ -236,9 +237,9 @@ def prepare(
     device, function = choose_device(setup.device), load_loss(loss)
     if setup.dataset == TOKENS:
         model, batches, function = _on_tokens(setup, seed, labelled, function)
-        few = ""
+        sample_notes: list[str] = []
     else:
-        model, batches, few = _on_dataset(setup, seed, labelled, dataset)
+        model, batches, sample_notes = _on_dataset(setup, seed, labelled, dataset)
     problem = Problem(
         model.to(device),
         models.moved(batches, device),
@@ -246,7 +247,7 @@ def prepare(
         function,
         include=setup.include,
         exclude=setup.exclude,
-        few=few,
+        sample_notes=tuple(sample_notes),
     )
     if setup.output is not None:
         _check_selects(problem)
@@ -304,8 +305,8 @@ def _on_dataset(
     seed: int,
     labelled: bool,
     dataset: data.Dataset | data.Given | None,
-) -> tuple[nn.Module, Sequence[Batch], str]:
-    """The network, its batches, and a word on samples that are fewer than the paper's."""
+) -> tuple[nn.Module, Sequence[Batch], list[str]]:
+    """The network, its batches, and what a reader has to know of these."""
     if dataset is None:
         dataset = data.for_scoring(
             setup.dataset,
@@ -317,21 +318,21 @@ def _on_dataset(
     check_setup(setup, dataset)
     model = _built(setup, dataset.input_shape, setup.classes or dataset.classes, seed)
     if isinstance(dataset, data.Given):
-        return model, dataset.batches if labelled else dataset.one(), ""
+        return model, dataset.batches if labelled else dataset.one(), []
     if not labelled:
         first = slice(0, 1)
-        return model, [(dataset.inputs(first), dataset.labels[first])], ""
+        return model, [(dataset.inputs(first), dataset.labels[first])], []
     batches = dataset.score_batches(
         setup.samples_per_class, samples=setup.samples, batch_size=setup.batch_size, seed=seed
     )
-    few = ""
+    notes = [dataset.note]
     if dataset.bounded and setup.samples is setup.samples_per_class is None:
         count = sum(len(labels) for _, labels in batches)
-        few = (
+        notes.append(
             f"scores that follow data are of {count} samples, because inputs are larger than "
             f"64×64; the paper's are of {PER_CLASS} a class (--samples-per-class {PER_CLASS})"
         )
-    return model, batches, few
+    return model, batches, notes
 
 
 def check_mode(mode: Mode | None, *pruners: str) -> None:

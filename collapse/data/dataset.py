@@ -28,6 +28,7 @@ class Dataset:
         labels: int64 ``[n]``.
         classes: how many there are.
         mean, std: of each channel on the scale 0 to 1, for normalisation.
+        note: what a reader has to know of it, in words: that files of it are missing.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Dataset:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    note: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

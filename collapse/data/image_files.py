@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,10 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 _TINY = "tiny-imagenet-200"
 
 
+# How the hub names one of several shards: train-00001-of-00004.parquet.
+_OF_SHARDS = re.compile(r"-(\d+)-of-(\d+)$")
+
+
 @dataclass(frozen=True)
 class Source:
     """Image files of one split, not yet read.
@@ -48,6 +53,7 @@ class Source:
         size: (height, width) to resize to; None keeps the images' own, which must then agree.
         read: gives the encoded images with their labels, and the number of classes.
         classes: their names, where folders have them; another list gives other labels.
+        note: what is not there, in words; empty if nothing is known to be missing.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Source:
     size: Size
     read: Callable[[], tuple[Iterator[Encoded], int]]
     classes: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -145,11 +152,25 @@ def find(root: Path, name: str, split: str, size: Size) -> Source | None:
         if not shards and (base / "data").is_dir():
             shards = tuple(sorted((base / "data").glob(f"{split}-*.parquet")))
         if shards:
-            return Source(name, split, shards, size, partial(_read_parquet, shards))
+            read, note = partial(_read_parquet, shards), _missing(name, split, shards)
+            return Source(name, split, shards, size, read, note=note)
         for folder in (base / split, *([base / "val"] if split == "test" else [])):
             if folder.is_dir():
                 return _image_folder(name, split, folder, size, base / "train")
     return None
+
+
+def _missing(name: str, split: str, shards: tuple[Path, ...]) -> str:
+    """A word on shards that the others' names speak of and that are not there."""
+    matches = [_OF_SHARDS.search(shard.stem) for shard in shards]
+    there = {int(match[1]) for match in matches if match}
+    expected = max((int(match[2]) for match in matches if match), default=0)
+    if missing := sorted(set(range(expected)) - there):
+        return (
+            f"'{name}' is not whole: {expected - len(missing)} of {expected} files of its {split} "
+            f"split are in '{shards[0].parent}'"
+        )
+    return ""
 
 
 def _image_folder(name: str, split: str, folder: Path, size: Size, train: Path) -> Source:

@@ -132,8 +132,9 @@ def for_scoring(
 def _images(name: str, split: Split, root: Path, input_shape: tuple[int, ...] | None) -> Dataset:
     """Images that lie under ``root``, or that torchvision downloads there."""
     size = (input_shape[-2], input_shape[-1]) if input_shape and len(input_shape) >= 3 else None
-    found = image_files.find(root, name, split, size)
+    found, note = image_files.find(root, name, split, size), ""
     if found is not None:
+        note = found.note
         images, labels, count = _cached(found)
     elif name in _TORCHVISION:
         images, labels, count = _download(name, split, root)
@@ -152,7 +153,7 @@ def _images(name: str, split: Split, root: Path, input_shape: tuple[int, ...] | 
     channels = images.shape[1]
     if len(mean) != channels:
         mean, std = (0.5,) * channels, (0.5,) * channels
-    return Dataset(name, images, labels, max(count, _CLASSES.get(name, 0)), mean, std)
+    return Dataset(name, images, labels, max(count, _CLASSES.get(name, 0)), mean, std, note)
 
 
 def _users(name: str, split: Split, **offered: Any) -> Dataset | Given:
@@ -272,15 +273,16 @@ def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]
     from torchvision import datasets
 
     builder = getattr(datasets, _TORCHVISION[name])
-    new = not root.exists()
+    # Made for a download that may never come.
+    new = [folder for folder in (root, root / builder.__name__) if not folder.exists()]
     try:
         try:
             source = builder(str(root), train=split == "train", download=False)
         except RuntimeError:  # torchvision's word for files that are not there
             source = builder(str(root), train=split == "train", download=True)
     except Exception as error:  # network, checksum and pickle errors have no common type
-        if new and root.is_dir():  # made for a download that never came
-            _remove_empty(root)
+        for folder in reversed(new):
+            _remove_empty(folder)
         raise RequestError(
             f"dataset '{name}' is not in '{root}' and cannot be downloaded "
             f"({first_line(error)}); where there is a network, run "
@@ -294,11 +296,10 @@ def _download(name: str, split: Split, root: Path) -> tuple[Tensor, Tensor, int]
 
 
 def _remove_empty(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
+    """What holds no files, and the folder too if that is all of it."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def cache_folder() -> Path:

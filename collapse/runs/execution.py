@@ -81,7 +81,8 @@ def perform(
     prepared = _prepared(experiment)
     device, settings = prepared.device, experiment.settings()
     precision = "bfloat16" if has_bfloat16(device, settings.precision) else "float32"
-    notes = prepared.notes
+    of_data = [split.note for split in experiment.datasets() if split.note]
+    notes = list(dict.fromkeys([*prepared.notes, *of_data]))
     with run.claimed(str(device), precision=precision, notes=notes, wait=wait) as state:
         if (run.folder / "done.json").exists():  # while we waited
             return run

@@ -303,8 +303,9 @@ class Run:
                 (self.folder / name).unlink()
 
     def fail(self, message: str) -> None:
-        """Note why it stopped; its state stays."""
-        self._write_json("failed.json", {"error": message})
+        """Note why it stopped, where the folder can be written; its state stays."""
+        with suppress(RequestError):
+            self._write_json("failed.json", {"error": message})
         self._note("failed", error=message)
 
     def status(self) -> dict[str, Any]:

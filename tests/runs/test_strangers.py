@@ -113,6 +113,13 @@ def test_a_wrong_request_touches_no_run(tmp_path: Path, run: RunCommand) -> None
         assert not list((tmp_path / "none").glob("*"))
 
 
+def test_a_run_whose_failure_cannot_be_noted_ends_no_sweep(tmp_path: Path) -> None:
+    run = replace(SMALL, compression=4).run(tmp_path)
+    (run.folder / "failed.json").mkdir(parents=True)
+    run.fail("whatever it was")
+    assert run.status()["state"] == "waiting"
+
+
 def test_an_emptied_list_of_checksums_is_no_proof(tmp_path: Path, capsys) -> None:
     run = perform(SMALL, Execution(runs=tmp_path))
     (run.folder / "done.json").write_text("{}")
