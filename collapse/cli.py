@@ -228,7 +228,12 @@ class Outputs:
         if table in self.asked:
             from collapse import tables
 
-            later(lambda: tables.write(frame, self.asked[table], table, str(device)))
+            self.hand(table, lambda path: tables.write(frame, path, table, str(device)))
+
+    def hand(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have a file written if it was asked for, as ``later`` does."""
+        if name in self.asked:
+            later(lambda: write(self.asked[name]))
 
 
 def number(value: float) -> str:

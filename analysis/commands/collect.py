@@ -49,8 +49,7 @@ def main(config: Config) -> int:
     from analysis.sweeps import spec
 
     experiments = spec.read(config.spec, data_root=config.data_root)
-    corrupt: dict[str, str] = {}
-    frame = collected(experiments, config.runs, config.table, corrupt)
+    frame, corrupt = collected(experiments, config.runs, config.table)
     for name, error in corrupt.items():
         print(
             f"run {name} is corrupt ({error}): left out; python -m analysis sweep does it again",
@@ -69,31 +68,25 @@ def main(config: Config) -> int:
 
 
 def collected(
-    experiments: Sequence[Experiment],
-    runs: Path,
-    table: str,
-    corrupt: dict[str, str] | None = None,
-) -> pd.DataFrame:
+    experiments: Sequence[Experiment], runs: Path, table: str
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """The rows of every run that has any, with the settings of each point of the grid.
-
-    Args:
-        corrupt: takes the names of runs that are left out because they are, and why.
 
     Returns:
         The columns of the contract, then ``run, target_compression, levels, finished`` and the
-        table's further ones. Points that share a run (nothing pruned) each have its rows.
+        table's further ones (points that share a run, nothing pruned, each have its rows); and of
+        runs that are left out because they are corrupt, why.
     """
     import pandas as pd
 
     from collapse import tables
 
-    parts = []
+    parts, corrupt = [], {}
     for experiment in experiments:
         run = experiment.run(runs)
         status = run.status()
         if status["state"] == "corrupt":
-            if corrupt is not None:
-                corrupt[run.name] = status["error"]
+            corrupt[run.name] = status["error"]
             continue
         with suppress(RequestError):  # nothing yet
             part = run.table(table)
@@ -109,10 +102,11 @@ def collected(
             )
     first = list(tables.COLUMNS[table])
     if not parts:
-        return pd.DataFrame(columns=[*first, "run", "target_compression", "levels", "finished"])
+        empty = [*first, "run", "target_compression", "levels", "finished"]
+        return pd.DataFrame(columns=empty), corrupt
     frame = pd.concat([part.astype(object) for part in parts], ignore_index=True).infer_objects()
     more = [column for column in frame.columns if column not in first]
-    return frame.reindex(columns=[*first, *more])
+    return frame.reindex(columns=[*first, *more]), corrupt
 
 
 run = partial(cli.run, Config, main, prog="python -m analysis collect")

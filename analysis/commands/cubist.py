@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from collapse import cli
+from collapse import cli, plots
 from collapse.errors import RequestError
 from collapse.options import File, check_once, check_pruners, check_seed
 
@@ -43,16 +43,12 @@ def main(config: Config) -> None:
         )
     outputs = cli.Outputs(cubist=config.out, plot=config.plot)
 
-    from analysis.leaderboard import registered
+    from analysis.leaderboard import figure, registered
     from analysis.leaderboard.cubist import TABLE, optima
 
     table = optima(config.pruners or registered(), seeds=config.seeds, width=config.width)
     outputs.write(TABLE, table)
-    if config.plot is not None:
-        from analysis.leaderboard.figure import dead
-        from collapse.plots import save
-
-        cli.later(partial(save, dead(table), config.plot))
+    outputs.hand("plot", lambda path: plots.save(figure.dead(table), path))
     numbers = ["dead_share", "cut", "empty_layers"]
     means = table[["pruner", "kept"]].join(table[numbers].astype(float))
     means = means.groupby(["pruner", "kept"], sort=False).mean().reset_index()

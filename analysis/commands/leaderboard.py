@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from collapse import cli
+from collapse import cli, plots
 from collapse.errors import RequestError
 from collapse.files import atomic, check_writable
 from collapse.options import DataRoot, Execution, File, Quiet, Runs, check_pruners, shown
@@ -52,7 +52,7 @@ def main(config: Config) -> int:
 
     from dataclasses import replace
 
-    from analysis.leaderboard import PRESETS, TABLE, board, page, registered
+    from analysis.leaderboard import PRESETS, TABLE, board, figure, page, registered
     from analysis.resumable import Resources
     from collapse import tables
     from collapse.problem import choose_device
@@ -73,11 +73,7 @@ def main(config: Config) -> int:
     outputs.write(TABLE, frame)
     with atomic(config.out) as temporary:
         temporary.write_text(page(frame, tables.provenance(TABLE, "cpu")), encoding="utf-8")
-    if config.plot is not None:
-        from analysis.leaderboard.figure import shares
-        from collapse.plots import save
-
-        cli.later(partial(save, shares(frame), config.plot))
+    outputs.hand("plot", lambda path: plots.save(figure.shares(frame), path))
     failed = frame[frame["problem"].notna()]
     for row in cli.rows_of(failed):
         print(f"{row['network']} {row['weights']} {row['pruner']}: {row['problem']}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from collapse import cli
+from collapse import cli, plots
 from collapse.errors import RequestError
 from collapse.options import File, Mode, Pruning, Scoring, Setup, check_pruners, check_seed, shown
 
@@ -107,10 +107,7 @@ def main(config: Config) -> int:
     table = found.table().assign(**settings)[list(tables.COLUMNS["conservation"])]
     outputs.write("conservation", table, prepared.device)
     outputs.write("layers", layers, prepared.device)
-    if config.plot is not None:
-        from collapse.plots import save, score_against_inverse_size
-
-        cli.later(partial(save, score_against_inverse_size(layers), config.plot))
+    outputs.hand("plot", lambda path: plots.save(plots.score_against_inverse_size(layers), path))
     return _print(config, found, prepared.notes)
 
 

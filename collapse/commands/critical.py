@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from collapse import cli
+from collapse import cli, plots
 from collapse.errors import RequestError
 from collapse.options import (
     PAPER_PRUNERS,
@@ -117,10 +117,7 @@ def main(config: Config) -> None:
     frame = frame_of([row for row, _, _ in found])
     outputs.write("critical", frame, device)
     outputs.write("layers", pd.DataFrame([row for _, rows, _ in found for row in rows]), device)
-    if config.plot is not None:
-        from collapse.plots import critical_bars, save
-
-        cli.later(partial(save, critical_bars(frame), config.plot))
+    outputs.hand("plot", lambda path: plots.save(plots.critical_bars(frame), path))
     print_table(frame, notes)
     if failed:
         without = ", ".join(dict.fromkeys(plan.pruner for plan in failed))

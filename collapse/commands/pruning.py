@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from collapse import cli
@@ -108,10 +109,13 @@ def main(config: Config) -> int:
 
     frame = pd.DataFrame([{**settings, **row} for row in rows])
     trace = result.trace().assign(**settings).reindex(columns=list(tables.COLUMNS["trace"]))
-    if config.out is not None:
-        about = {name: str(value) for name, value in settings.items()}
-        about["initial_weights"] = masks.weights_identity(prepared.model)
-        cli.later(partial(masks.save_masks, result.masks, config.out, **about))
+    about = {name: str(value) for name, value in settings.items()}
+
+    def save(path: Path) -> None:
+        identity = masks.weights_identity(prepared.model)
+        masks.save_masks(result.masks, path, **about, initial_weights=identity)
+
+    outputs.hand("masks", save)
     outputs.write("layers", frame, prepared.device)
     outputs.write("trace", trace, prepared.device)
     empty = masks.collapsed(result.masks)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
-from collapse import cli, tables
+from collapse import cli, plots, tables
 from collapse.imp import State
 from collapse.options import Execution
 from collapse.problem import check_mode, choose_device
@@ -26,13 +26,12 @@ def run_and_report(experiment: Experiment, execution: Execution, outputs: cli.Ou
             update(text, state.trained)
 
         run = perform(experiment, execution, on_boundary=report)
-    files = dict(outputs.asked)
-    if plot := files.pop("plot", None):
-        from collapse.plots import save, score_dynamics
 
-        drawn = score_dynamics(contract(run, experiment, "score_dynamics"))
-        cli.later(partial(save, drawn, plot))
-    for table in files:
+    def draw(path: Path) -> None:
+        plots.save(plots.score_dynamics(contract(run, experiment, "score_dynamics")), path)
+
+    outputs.hand("plot", draw)
+    for table in (name for name in outputs.asked if name != "plot"):
         frame = contract(run, experiment, table)
         outputs.write(table, frame, choose_device(experiment.setup.device))
     _print(run, experiment)

@@ -147,7 +147,7 @@ def test_status_and_collect_at_any_moment(run: Run, grid: Path, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         sweeping.here(experiments[1:2], Execution(), lambda outcome: None, on_boundary=stop)
     assert overview(experiments, Path("runs"))["state"].to_list()[1] == "paused"
-    frame = collected(experiments, Path("runs"), "training")
+    frame, _ = collected(experiments, Path("runs"), "training")
     assert frame.groupby("run")["finished"].first().sum() == 2
     rows = frame[~frame["finished"].astype(bool)]
     assert rows["epoch"].to_list() == [0, 1, 1] * 2  # of both pruners' points
@@ -287,7 +287,7 @@ def test_a_cluster_that_loses_a_node_returns_every_result(grid: Path) -> None:
         cluster.shutdown()
     assert [outcome.state for outcome in outcomes] == ["done"] * 8
     assert set(overview(experiments, Path("runs"))["state"]) == {"done"}
-    frame = collected(experiments, Path("runs"), "training")
+    frame, _ = collected(experiments, Path("runs"), "training")
     assert len(frame) == 8 * 11
     assert frame["run"].nunique() == 8
     for path in Path("runs").glob("*/journal.jsonl"):
