@@ -376,7 +376,8 @@ class Execution(Runs, Quiet):
     Attributes:
         exact: deterministic algorithms only, so that a killed and resumed run ends bit-identical
             to an undisturbed one on the same machine.
-        compile: torch.compile the network (with CUDA graphs on a GPU).
+        compile: torch.compile the network (with CUDA graphs on a GPU); of a smaller network on a
+            CPU its BatchNorms and poolings, which takes half a minute once.
         shrink: train a physically smaller network where masks leave channels that do nothing.
         save_every: epochs between two saved states.
     """

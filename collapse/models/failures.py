@@ -54,6 +54,11 @@ def forward_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     except (torch.OutOfMemoryError, RequestError):
         raise
     except Exception as error:  # the forward is the user's and may raise anything
+        if "InvalidCxxCompiler" in first_line(error):  # within an error of torch's compiler
+            raise RequestError(
+                "--compile needs a C++ compiler, and torch found none: expected g++ or clang, or "
+                "leave --compile out"
+            ) from error
         kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         given = f"an input of {shapes(inputs)}" if isinstance(inputs, Tensor) else shapes(inputs)
         raise RequestError(

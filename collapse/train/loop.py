@@ -36,6 +36,7 @@ from collapse.models import (
 from collapse.options import Training
 from collapse.seeding import derive
 from collapse.train import recipes
+from collapse.train.fused import fuse
 from collapse.train.measures import channels_last, hits_of, row_of
 from collapse.train.recipes import Settings
 from collapse.train.smaller import Smaller
@@ -71,7 +72,7 @@ class Trainer:
         seed: of order, augmentation and dropout; each epoch of each level has its own streams, so
             an epoch can be repeated without the ones before it.
         output: selects a tensor from a forward that returns several.
-        compiled: torch.compile the forward.
+        compiled: torch.compile the forward (of a smaller network on a CPU its norms and poolings).
         shrink: train a smaller network where masks leave channels that do nothing.
         say: told, in a line, if that cannot be done.
 
@@ -135,7 +136,9 @@ class Trainer:
         """Train this network from now on."""
         self.network, self.parameters = network, parameters
         self.forward: Callable[..., Any] = network
-        if self.compiled:  # on a GPU its launches are captured in CUDA graphs
+        if self.compiled and self.smaller is not None and self.device.type == "cpu":
+            fuse(self.smaller.network)  # as a whole it would be no faster
+        elif self.compiled:  # on a GPU its launches are captured in CUDA graphs
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self.forward = torch.compile(network, mode=mode)
         self.optimizer = torch.optim.SGD(

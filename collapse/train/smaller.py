@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from collapse.models import Masks, Selector
 from collapse.pruning.shrinking import Shrunk, shrunk
@@ -35,7 +35,7 @@ class Smaller:
     parameters: dict[str, nn.Parameter]
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> fx.GraphModule:
         """What is trained."""
         return self.shrunk.network
 
