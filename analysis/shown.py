@@ -18,6 +18,7 @@ from analysis.agreement import (
     Comparison,
     alike,
     first_empty,
+    looked,
 )
 from collapse import cli
 
@@ -84,12 +85,15 @@ def first_collapses(densities: pd.DataFrame | None) -> str:
     if densities is None or densities.empty:
         return f"not run: {claim}"
     ours, theirs = first_empty(densities), first_empty(published.load("densities"))
+    apart = disagreeing(densities)
     agree = [pruner for pruner in theirs if pruner in ours and alike(ours[pruner], theirs[pruner])]
     each = "; ".join(
         f"{pruner} {ours[pruner]} (published: {first})" if pruner in ours else f"{pruner} not run"
         for pruner, first in theirs.items()
     )
-    verdict = "reproduced" if len(agree) == len(theirs) else "partly" if agree else "NOT reproduced"
+    verdict = "reproduced" if len(agree) == len(theirs) else "partly"
+    if not agree:
+        verdict = "NOT reproduced" if apart else "not run that far"
     return (
         f"{verdict}: {claim}: the same layer, at a compression at most one step of the grid "
         f"(x{GRID_STEP:g}) away, for {len(agree)} of {len(theirs)} pruners: {each}"
@@ -102,7 +106,8 @@ def disagreeing(densities: pd.DataFrame | None) -> list[str]:
         return []
     theirs = first_empty(published.load("densities"))
     ours = first_empty(densities)
-    return [name for name in theirs if name in ours and not alike(ours[name], theirs[name])]
+    run = {name: ours[name] for name in theirs if name in ours and looked(ours[name], theirs[name])}
+    return [name for name, first in run.items() if not alike(first, theirs[name])]
 
 
 def second_seed(ours: pd.DataFrame | None, other: pd.DataFrame | None) -> list[str]:
@@ -269,7 +274,7 @@ def _words(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 
 def _made(table: pd.DataFrame | None) -> list[str]:
     """How accuracies were trained, because a shorter schedule is another experiment."""
-    if table is None or "epochs" not in table or table.empty:
+    if table is None or table.empty or not {"dataset", "epochs", "train_images"} <= {*table}:
         return []
     made = table.value_counts(["dataset", "epochs", "train_images"]).reset_index()
     lines = [

@@ -252,6 +252,12 @@ class Runs:
 
     runs: Folder = Path("runs")
 
+    def __post_init__(self) -> None:
+        """Raise RequestError where a file stands in the folder's way."""
+        there = next((path for path in (self.runs, *self.runs.parents) if path.exists()), None)
+        if there is not None and not there.is_dir():
+            raise RequestError(f"--runs '{self.runs}': expected a folder, but '{there}' is a file")
+
 
 @dataclass(frozen=True)
 class Setup:

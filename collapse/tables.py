@@ -80,6 +80,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("compression", "maximal_compression", "critical_compression"), _RATIO),
     **dict.fromkeys(("collapse_compression", "effective_critical_compression"), _RATIO),
     **dict.fromkeys(("seed", "layer_index", "parameters", "kept", "effective_kept"), _COUNT),
+    **dict.fromkeys(("iterations", "epochs", "epoch", "level", "levels"), _COUNT),
+    **dict.fromkeys(("train_images", "elements", "score_abs_sum", "peak_bytes"), _COUNT),
+    **dict.fromkeys(("max_prune_to_cut_ratio", "loss", "seconds"), (float("-inf"), float("inf"))),
     **dict.fromkeys(("top1", "top5", "best_top1"), _PERCENT),
     "density": (0.0, 1.0),
 }
@@ -266,8 +269,14 @@ def _check_values(path: Path, frame: pd.DataFrame) -> None:
             (low, high), values = RANGES[column], pd.to_numeric(there, errors="coerce")
             wrong = values.isna() | (values < low) | (values > high)
             expected = f"numbers from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
+            if low == float("-inf"):
+                expected = "numbers"
         elif column in _WORDS:
             wrong, expected = ~there.map(lambda x: isinstance(x, str)).astype(bool), "names"
+        elif column == "finished":
+            there = frame[column]
+            wrong = ~there.astype(str).str.lower().isin(["true", "false"])
+            expected = "true or false"
         else:
             continue
         if wrong.any():

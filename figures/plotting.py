@@ -83,10 +83,11 @@ class View:
         if done.empty:
             there = f"{self.note(rows)} are finished"
             raise RequestError(f"nothing to draw: {there}; run the experiment again to go on")
+        for column in {"model": None, "pruner": None, **dict.fromkeys(one)}:
+            if column in done and done[column].isna().any():
+                raise RequestError(f"table '{name}': the column '{column}' has empty cells")
         for column in one:
             values = done[column].unique()
-            if pd.isna(values).any():
-                raise RequestError(f"table '{name}': the column '{column}' has empty cells")
             if len(values) > 1:
                 few = ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
                 raise RequestError(f"one panel shows one {column}: expected one, got {few}")

@@ -1,6 +1,6 @@
 """How far our results agree with the published ones, and where collapse first occurs in both."""
 
-from analysis.agreement.collapses import GRID_STEP, First, alike, first_empty
+from analysis.agreement.collapses import GRID_STEP, First, alike, first_empty, looked
 from analysis.agreement.comparisons import (
     COMPARISONS,
     FEWEST_KEPT,
@@ -23,4 +23,5 @@ __all__ = [
     "alike",
     "compare",
     "first_empty",
+    "looked",
 ]

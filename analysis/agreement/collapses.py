@@ -57,9 +57,19 @@ def first_empty(table: pd.DataFrame) -> dict[str, First]:
     return found
 
 
+def looked(ours: First, theirs: First) -> bool:
+    """Whether ours was looked for as far as a collapse like theirs may be away."""
+    if ours.layers:
+        return True
+    step = GRID_STEP if theirs.layers else 1 / GRID_STEP
+    return ours.compression >= theirs.compression * step * (1 - 1e-9)
+
+
 def alike(ours: First, theirs: First) -> bool:
     """The same layers, at compressions at most one step of the grid apart."""
     if ours.layers != theirs.layers:
         return False
+    if not ours.layers:
+        return looked(ours, theirs)
     apart = max(ours.compression, theirs.compression) / min(ours.compression, theirs.compression)
     return apart <= GRID_STEP * (1 + 1e-9)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
+from analysis.questions import finished
 from collapse import tables
+from collapse.errors import RequestError
 
 tables.declare("agreement", "figure", "verdict", "ours", "published", "deviation", "within")
 # Layers of fewer weights move by chance: one weight is a large step of their density.
@@ -80,10 +82,10 @@ def compare(name: str, ours: pd.DataFrame) -> Comparison:
         ours: its table; unfinished rows are not compared, nor those of other networks.
 
     Raises:
-        RequestError: nothing is published for it.
+        RequestError: nothing is published for it, or a row does not say what it is of.
     """
     theirs = published.load(name)
-    ours = ours[ours["finished"].astype(bool)]
+    ours = ours[finished(ours)]
     for column, values in published.NETWORKS[name].items():
         ours = ours[ours[column].isin(values)]
     ours = _one_schedule(ours)
@@ -261,6 +263,11 @@ def _beside(
     scale: Callable[[pd.Series], pd.Series] | None,
 ) -> pd.DataFrame:
     """Every published point with ours, if there is one, and the difference on a scale."""
+    for key in keys:
+        if ours[key].isna().any():
+            raise RequestError(
+                f"column '{key}' of our table: expected a value in every row, got an empty cell"
+            )
     ours, theirs = (_aligned(part) for part in (ours, theirs))
     on = [f"{key}_" if key == "compression" else key for key in keys]
     mine = ours[[*on, value]].drop_duplicates(on).rename(columns={value: "ours"})

@@ -30,8 +30,8 @@ class Config:
     plot: File = None
 
 
-def main(config: Config) -> None:
-    """Run the request."""
+def main(config: Config) -> int:
+    """Run the request; the exit code is 1 if a pruner failed."""
     check_pruners(*config.pruners)
     check_once("--seeds", config.seeds)
     for seed in config.seeds:
@@ -49,11 +49,13 @@ def main(config: Config) -> None:
     table = optima(config.pruners or registered(), seeds=config.seeds, width=config.width)
     outputs.write(TABLE, table)
     outputs.hand("plot", lambda path: plots.save(figure.dead(table), path))
+    seeds = f"{len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}"
+    failed = list(cli.rows_of(table[table["problem"].notna()].drop_duplicates("pruner")))
     numbers = ["dead_share", "cut", "empty_layers"]
     means = table[["pruner", "kept"]].join(table[numbers].astype(float))
     means = means.groupby(["pruner", "kept"], sort=False).mean().reset_index()
     cli.print_table(
-        f"{table['model'].iloc[0]}: means over {len(config.seeds)} seeds",
+        f"{table['model'].iloc[0]}: means over {seeds}",
         cli.rows_of(means),
         {
             "pruner": "{pruner}",
@@ -62,9 +64,9 @@ def main(config: Config) -> None:
             "cut": "{cut:.0%}",
             "empty layers": "{empty_layers:.2g}",
         },
-        [f"{row['pruner']}: {row['problem']}"
-         for row in cli.rows_of(table[table["problem"].notna()].drop_duplicates("pruner"))],
-    )  # fmt: skip
+        [f"{row['pruner']}: {row['problem']}" for row in failed],
+    )
+    return 1 if failed else 0
 
 
 run = partial(cli.run, Config, main, prog="python -m analysis cubist")

@@ -73,8 +73,10 @@ def main(config: Config) -> int:
     problems = {name: part.problem for name, part in report.parts.items() if part.problem}
     for name, problem in problems.items():
         print(f"{name}: could not be computed: {problem}")
+    for name, why in report.notes:
+        print(f"{name}: could not be computed: {why}")
     print(f"{config.out} ({len(page.encode()) / 1e6:.2f} MB)")
-    return 1 if problems else 0
+    return 1 if problems or report.notes else 0
 
 
 run = partial(cli.run, Config, main, prog="python -m analysis report")

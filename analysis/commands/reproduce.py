@@ -58,6 +58,7 @@ class Config(Machine):
 def main(config: Config) -> None:
     """Run the request."""
     start, budget = time.monotonic(), seconds_of(config.budget)
+    config.execution.check()
     for name in config.figures:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)

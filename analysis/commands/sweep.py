@@ -104,6 +104,7 @@ def main(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
+    config.execution.check()
     if config.retries < 0:
         raise RequestError(f"--retries: expected 0 or more, got {config.retries}")
     if config.time_limit is not None and not 0 < config.time_limit < 1e9:

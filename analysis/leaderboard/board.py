@@ -236,7 +236,8 @@ def _beside(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     small = table["network"] == table["network"].iloc[-1]
     for (pruner, compression), part in runs.groupby(["pruner", "compression"], sort=False):
         here = small & (table["weights"] == "random") & (table["pruner"] == pruner)
-        found = statistics.mean(part["top1"].astype(float))
+        measured = part["top1"] if "top1" in part else pd.Series([None] * len(part))
+        found = statistics.mean(measured.astype(float))
         for suffix, value in (("", found.estimate), ("_low", found.low), ("_high", found.high)):
             table.loc[here, f"top1_{compression:g}{suffix}"] = value
         failed = part["problem"].dropna()

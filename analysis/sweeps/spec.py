@@ -15,13 +15,15 @@ from __future__ import annotations
 import itertools
 import tomllib
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from collapse import cli
 from collapse.errors import RequestError, first_line, unknown
-from collapse.options import Pruning, Rewinding, Setup, Training
+from collapse.options import Pruning, Rewinding, Setup, Training, check_once
 from collapse.runs import Experiment
 
 _SECTIONS: dict[str, type] = {
@@ -77,10 +79,23 @@ def read(path: Path, **elsewhere: Any) -> list[Experiment]:
         values = _values(value, options[name][1])
         if not values:
             raise RequestError(f"spec '{path}': {key} is empty: expected at least one value")
-        grid.append([(name, _typed(path, name, options[name][1], one)) for one in values])
+        typed = tuple(_typed(path, name, options[name][1], one) for one in values)
+        with _named(path):
+            check_once(key, typed)
+        grid.append([(name, one) for one in typed])
     if "model" not in content:
         raise RequestError(f"spec '{path}' names no model: expected model = \"NAME\"")
-    return [_experiment(dict(point), elsewhere) for point in itertools.product(*grid)]
+    with _named(path):
+        return [_experiment(dict(point), elsewhere) for point in itertools.product(*grid)]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong in the block is the specification's."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"spec '{path}': {error}") from None
 
 
 def _values(value: Any, kind: Any) -> list[Any]:
@@ -95,11 +110,8 @@ def _typed(path: Path, name: str, kind: Any, value: Any) -> Any:
     """The value as the command line would read it, with its messages."""
     option: Any = make_dataclass("Option", [(name, kind)], frozen=True)
     words = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-    try:
-        parsed = cli.parse(option, [f"--{name.replace('_', '-')}", *words], "spec")
-    except RequestError as error:
-        raise RequestError(f"spec '{path}': {error}") from None
-    return getattr(parsed, name)
+    with _named(path):
+        return getattr(cli.parse(option, [f"--{name.replace('_', '-')}", *words], "spec"), name)
 
 
 def _experiment(point: dict[str, Any], elsewhere: dict[str, Any]) -> Experiment:
@@ -115,4 +127,6 @@ def _experiment(point: dict[str, Any], elsewhere: dict[str, Any]) -> Experiment:
         else:
             part = replace(getattr(experiment, section), **{name: value})
             experiment = replace(experiment, **{section: part})
+    experiment.setup.check()
+    experiment.pruning.check()
     return experiment

@@ -120,6 +120,11 @@ def about(name: str) -> About:
     Raises:
         RequestError: unknown pruner.
     """
+    if not isinstance(name, str):
+        raise RequestError(
+            f"pruner: expected a name, got {name!r}; give a function of your own one with "
+            "@collapse.scores.pruner"
+        )
     if name not in SCORES:
         raise unknown("pruner", name, SCORES)
     return _ABOUT.get(SCORES[name], About())
@@ -205,12 +210,13 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
 def _by_user(
     pruner: str, model: nn.Module, masks: Masks, inputs: ScoreInputs
 ) -> Mapping[str, Tensor]:
-    """A user's own function gets a model of its own, and may raise anything."""
+    """A user's own function gets a model and masks of its own, and may raise anything."""
+    own = {name: mask.clone() for name, mask in masks.items()}
     try:
-        return SCORES[pruner](_pruned_copy(model, masks), masks, inputs)
+        return SCORES[pruner](_pruned_copy(model, masks), own, inputs)
     except (RequestError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a user's pruner may raise anything
+    except (Exception, SystemExit) as error:  # a user's pruner may raise anything
         raise RequestError(
             f"pruner '{pruner}' failed: {type(error).__name__}: {first_line(error)}{line_of(error)}"
         ) from error

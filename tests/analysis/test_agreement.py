@@ -172,6 +172,46 @@ def test_the_first_line_is_the_papers_claim_and_fails_with_it() -> None:
     assert disagreeing(None) == []
 
 
+def test_what_was_not_looked_for_far_enough_is_no_disagreement() -> None:
+    """Figure 2 until compression 256: SynFlow, never empty, agrees so far; SNIP is known."""
+    published_ = _ours("densities")
+    short = published_[published_["compression"] <= 256]
+    alone = short[short["pruner"] == "synflow"]
+    assert disagreeing(short) == disagreeing(alone) == []
+    assert first_collapses(alone).startswith("not run that far: ")
+    assert first_collapses(short).startswith("partly: ")
+    emptied = alone.assign(density=alone["density"].where(alone["layer_index"] > 1, 0.0))
+    assert disagreeing(emptied) == ["synflow"]
+    assert first_collapses(emptied).startswith("NOT reproduced: ")
+    # None up to where it ends is as published, however much further it was looked.
+    whole = published_[published_["pruner"] == "synflow"]
+    far = whole.assign(compression=whole["compression"] * 4**3)
+    assert disagreeing(pd.concat([whole, far])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"finished": "abc"}, "column 'finished': expected true or false, got 'abc'"),
+        ({"finished": None}, "column 'finished': expected true or false"),
+        ({"compression": None}, "column 'compression' of our table: expected a value in every"),
+        ({"schedule": None}, "column 'schedule' of our table: expected a value in every row"),
+        ({"iterations": "ten"}, "column 'iterations': expected numbers from 0 up, got 'ten'"),
+        ({"max_prune_to_cut_ratio": "x"}, "'max_prune_to_cut_ratio': expected numbers, got 'x'"),
+    ],
+)
+def test_an_odd_table_is_one_line(
+    change: dict[str, str | None], message: str, tmp_path: Path, capsys
+) -> None:
+    frame = _ours("cuts").reindex(columns=[*tables.COLUMNS["cuts"]]).assign(**change)
+    tables.write(frame, tmp_path / "cuts.csv", "cuts")
+    with pytest.raises(SystemExit) as stop:
+        command.run(["--results", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert (stop.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert message in printed.err
+
+
 def test_the_headline_counts_what_was_run_of_what_is_published() -> None:
     cuts = compare("cuts", _ours("cuts").query("schedule == 'linear'"))
     second = headline({"cuts": cuts}, None).splitlines()[1]

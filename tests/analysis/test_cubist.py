@@ -70,5 +70,11 @@ def test_wrong_requests(capsys: pytest.CaptureFixture[str]) -> None:
         spiral(1)
     with pytest.raises(RequestError, match="a --width of 4 or more and .* got 2 and 1"):
         command.main(command.Config(width=2, seeds=(0,)))
-    command.main(command.Config(pruners=("magnitude",), seeds=(0,)))
-    assert "mlp-2-16-16-16-1: means over 1 seeds" in capsys.readouterr().out
+    assert command.main(command.Config(pruners=("magnitude",), seeds=(0,))) == 0
+    assert "mlp-2-16-16-16-1: means over 1 seed" in capsys.readouterr().out
+
+
+def test_a_pruner_that_fails_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    fails = f"{__name__}:_fails"
+    assert command.main(command.Config(pruners=("magnitude", fails), seeds=(0,))) == 1
+    assert "failed: ValueError: not today" in capsys.readouterr().out

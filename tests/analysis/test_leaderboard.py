@@ -76,6 +76,13 @@ def test_a_failure_is_in_its_rows_and_the_rest_goes_on(table: pd.DataFrame) -> N
     assert not failed["finished"].any()
 
 
+def test_a_board_of_failures_alone_says_each(pruners, tmp_path: Path) -> None:
+    resources = Resources(Execution(runs=tmp_path / "runs", quiet=True))
+    found = board(PRESETS["smoke"], ("broken",), resources)
+    assert found["problem"].str.contains("not today").all()
+    assert found["top1_10"].isna().all()
+
+
 def test_what_is_done_is_not_done_again(
     table: pd.DataFrame, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:

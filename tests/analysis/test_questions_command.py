@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from collapse.options import Setup
 from tests.drawn_tables import table_of
 
 HASTY = replace(study.HASTY, epochs=1)
+KEPT = Path(__file__).parents[2] / "analysis" / "results" / "questions"
 
 
 def test_wrong_requests() -> None:
@@ -110,6 +112,7 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("--preset", "desktop"): "unknown preset 'desktop'",
         ("--jobs", "0"): "--jobs: expected at least 1, got 0",
         ("--out", "/dev/null/x"): "cannot write",
+        ("--runs", "/dev/null"): "--runs '/dev/null': expected a folder, but '/dev/null' is a file",
     }.items():
         with pytest.raises(SystemExit) as stop:
             command.run(["--runs", str(tmp_path), *words])
@@ -118,14 +121,22 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_that_nobody_asked_for_hinders_no_answer(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mode.parquet").write_text("junk")
+    shutil.copy(KEPT / "effective.parquet", tmp_path)
+    command._write_answers(tmp_path, ["effective"])
+    printed = capsys.readouterr()
+    assert "mode: left out: table" in printed.err
+    assert set(tables.read(tmp_path / "answers.csv", "answers")[0]["question"]) == {"effective"}
+    with pytest.raises(RequestError, match="cannot be read"):
+        command._write_answers(tmp_path, ["effective", "mode"])
+
+
 @pytest.mark.parametrize(
     "name", [*experiments.EXPERIMENTS, *experiments.QUESTIONS, *experiments.FURTHER]
 )
 def test_every_experiment_has_the_presets(name: str) -> None:
     assert set(experiments.find(name).PRESETS) == set(PRESETS)
-
-
-KEPT = Path(__file__).parents[2] / "analysis" / "results" / "questions"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in KEPT.glob("*.parquet")))

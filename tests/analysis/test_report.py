@@ -37,6 +37,8 @@ class TwoBranches(nn.Module):
 class Nan(TwoBranches):
     def forward(self, x):
         return super().forward(x) * float("nan")
+def ill(model, masks, inputs):
+    raise ValueError("not today")
 """
 
 
@@ -353,6 +355,10 @@ def test_the_command(
     assert (code, err) == (0, "")
     assert text.startswith(f"{out} (")
     assert out.read_text().startswith("<!doctype html>")
+    ill = ("--model", two_branches.model, "--pruners", "magnitude", "branches:ill", *small[4:])
+    code, text, err = call(*ill, "--out", str(tmp_path / "ill.html"))
+    assert (code, err) == (1, "")
+    assert "branches:ill: could not be computed: pruner 'branches:ill' failed: ValueError" in text
     code, _, err = call(*small, "--out", str(tmp_path / "page.htm"))
     assert (code, "expected a suffix of .html" in err) == (2, True)
     code, _, err = call("--model", "vgg61", "--out", str(tmp_path / "none.html"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -142,6 +143,8 @@ def test_reproduces_mistakes(tmp_path: Path) -> None:
         reproduce.main(_config(tmp_path, figures=("acuracy",)))
     with pytest.raises(RequestError, match="--budget: expected a time"):
         reproduce.main(_config(tmp_path, budget="soon"))
+    with pytest.raises(RequestError, match="--save-every: expected at least 1, got 0"):
+        reproduce.main(replace(_config(tmp_path), execution=Execution(save_every=0)))
     with pytest.raises(RequestError, match="--figures: expected at least one"):
         reproduce.main(_config(tmp_path, figures=()))
     (tmp_path / "results").mkdir(exist_ok=True)

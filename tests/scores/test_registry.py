@@ -152,6 +152,38 @@ def test_scores_of_any_real_form_are_ranked(form: str, mlp: Model) -> None:
     assert critical_compression(mlp, batches, Pruning("formed")).critical_kept > 0
 
 
+def test_a_pruner_that_writes_into_its_masks_changes_none(mlp: Model) -> None:
+    def greedy(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> Scores:
+        weights = dict(model.named_parameters())
+        scores = {name: weights[name].detach().abs() for name in masks}
+        for mask in masks.values():
+            mask.zero_()
+        return scores
+
+    SCORES["greedy"] = greedy
+    ours, theirs = (
+        prune(mlp, [(torch.ones(1, 6), torch.zeros(1).long())], Pruning(name), compression=4).masks
+        for name in ("greedy", "magnitude")
+    )
+    assert all(torch.equal(ours[name], mask) for name, mask in theirs.items())
+
+
+def test_a_function_in_a_names_place_is_one_line(mlp: Model) -> None:
+    with pytest.raises(
+        RequestError, match=r"expected a name, got <function by_hand .*scores.pruner"
+    ):
+        prune(mlp, [], Pruning(by_hand), compression=2)  # type: ignore[arg-type]
+
+
+def test_a_pruner_that_leaves_the_process_is_one_line(mlp: Model) -> None:
+    def leaves(model: Model, masks: dict[str, Tensor], inputs: ScoreInputs) -> Scores:
+        raise SystemExit(3)
+
+    SCORES["leaves"] = leaves
+    with pytest.raises(RequestError, match="pruner 'leaves' failed: SystemExit: 3"):
+        score(mlp, "leaves", masking.dense(mlp), ScoreInputs())
+
+
 def test_nan_of_a_users_function_blames_no_gradient(mlp: Model) -> None:
     SCORES["spoiled"] = lambda model, masks, inputs: {
         name: torch.full(mask.shape, torch.nan) for name, mask in masks.items()
