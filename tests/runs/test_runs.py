@@ -406,12 +406,6 @@ def test_time_limit_stops_within_an_epoch_and_goes_on(tmp_path: Path, undisturbe
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="cannot write"):
-        perform(SMALL, Execution(runs=tmp_path / "file"))
-
-
 def test_every_result_is_listed_for_comparison(undisturbed: Run) -> None:
     others = {"config.json", "done.json", "environment.json", "journal.jsonl", "timing.parquet"}
     assert {path.name for path in undisturbed.folder.iterdir()} == {*RESULTS, *others}

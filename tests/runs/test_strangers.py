@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from collapse.commands import imp as command
+from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Execution, Setup
 from collapse.runs import perform
@@ -111,6 +112,18 @@ def test_a_wrong_request_touches_no_run(tmp_path: Path, run: RunCommand) -> None
     for wrong in ("--init foo", "--compression 1e30", "--train-samples 7", "--model nope"):
         assert run(command, f"{line} {wrong} --runs {tmp_path / 'none'}")[0] == 2
         assert not list((tmp_path / "none").glob("*"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    early = Execution(runs=tmp_path / "file")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot write"):
+        perform(SMALL, early)
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(
+            RequestError, match=r"--runs .* expected a folder, but '.*file' is a file"
+        ):
+            Execution(runs=runs)
 
 
 def test_a_run_whose_failure_cannot_be_noted_ends_no_sweep(tmp_path: Path) -> None:
