@@ -115,7 +115,8 @@ class _Normalised(torch.autograd.Function):
         ctx.save_for_backward(x, weight, scale, parts)
         ctx.rectified = rectified
         ctx.mark_non_differentiable(mean, variance)
-        return _like(x, _compiled(_scaled)(rows, parts, rectified)), mean, variance
+        found = _compiled(_scaled)(rows, parts, rectified)
+        return _channels(found, *x.shape), mean, variance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -132,7 +133,7 @@ class _Normalised(torch.autograd.Function):
             factors = torch.stack([a, -a * scale * of_weight / count, -a * of_bias / count])
             factors = factors.repeat(1, together)
             of_rows = _compiled(_gradient)(rows, gradient, parts, factors, ctx.rectified)
-            found = _like(x, of_rows)
+            found = _channels(of_rows, *x.shape)
         return found, of_weight, of_bias, None, None
 
 
@@ -142,20 +143,24 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x)  # not what it gives, which an operation in place may overwrite
         n, channels, height, width = x.shape
-        found = _compiled(_greatest)(_in_memory(x, n, height, width, channels))
-        found = found.permute(0, 3, 1, 2)
-        ctx.save_for_backward(x, found)
-        return found  # type: ignore[no-any-return]
+        found = _compiled(_greatest)(_in_memory(x, *_last(x)))
+        return _channels(found, n, channels, height // 2, width // 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, found = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        sizes = [(t.shape[0], *t.shape[2:], t.shape[1]) for t in (x, found, gradient)]
-        given = [_in_memory(t, *size) for t, size in zip((x, found, gradient), sizes, strict=True)]
-        return _like(x, _compiled(_to_the_first)(*given))
+        given = [_in_memory(tensor, *_last(tensor)) for tensor in (x, gradient)]
+        return _channels(_compiled(_to_the_first)(*given), *x.shape)
+
+
+def _last(x: Tensor) -> tuple[int, int, int, int]:
+    """A tensor's sizes with the channels last."""
+    n, channels, height, width = x.shape
+    return n, height, width, channels
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
@@ -178,10 +183,12 @@ def _in_memory(x: Tensor, *size: int) -> Tensor:
     return x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), size, strides)
 
 
-def _like(x: Tensor, numbers: Tensor) -> Tensor:
-    """The inverse: ``[n, C, H, W]`` in channels_last."""
-    n, channels, height, width = x.shape
-    return numbers.view(n, height, width, channels).permute(0, 3, 1, 2)
+def _channels(numbers: Tensor, n: int, channels: int, height: int, width: int) -> Tensor:
+    """The inverse: ``[n, C, H, W]`` in channels_last; no view, so that it may be overwritten."""
+    strides = (height * width * channels, 1, width * channels, channels)
+    return numbers.new_empty(0).set_(
+        numbers.untyped_storage(), numbers.storage_offset(), (n, channels, height, width), strides
+    )
 
 
 # --- What is compiled: rows of numbers, and vectors as long as a row ---------------------------
@@ -245,7 +252,8 @@ def _greatest(positions: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
 
 
-def _to_the_first(positions: Tensor, greatest: Tensor, gradient: Tensor) -> Tensor:
+def _to_the_first(positions: Tensor, gradient: Tensor) -> Tensor:
+    greatest = _greatest(positions)
     a, b, c, _ = (corner == greatest for corner in _corners(positions))
     firsts = (a, ~a & b, ~a & ~b & c, ~a & ~b & ~c)
     parts = [torch.where(first, gradient, 0.0) for first in firsts]

@@ -98,6 +98,14 @@ def test_the_first_of_several_greatest_has_the_gradient(compiler: str) -> None:
     assert torch.equal(got["y"], expected["y"])
 
 
+def test_what_is_overwritten_in_place_is_needed_no_more(compiler: str) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2), nn.ReLU(inplace=True)).double()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    expected, got = _step(copy.deepcopy(network), x), _step(_fused(network), x)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, msg=name)
+
+
 class _Twice(nn.Module):
     """A norm that is called twice, one that is read twice, and others that are no plain ones."""
 
