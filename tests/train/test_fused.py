@@ -146,12 +146,12 @@ def test_a_batch_of_one_number_a_channel_is_pytorchs_error(compiler: str) -> Non
 @pytest.mark.slow
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
     torch.compiler.reset()
     network = _fused(_network(3)).float()
     x = torch.ones(8, 3, 14, 14)
+    none = torch._inductor.config.patch({"cpp.cxx": (None, str(tmp_path / "none"))})
     said = "--compile needs a C.. compiler, and torch found none"
-    with pytest.raises(RequestError, match=said), forward_errors(network, x):
+    with none, pytest.raises(RequestError, match=said), forward_errors(network, x):
         network(x)
 
 
