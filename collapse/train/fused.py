@@ -66,6 +66,7 @@ class Norm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Ordinary outside of training, and where there is nothing to take a variance of."""
         count = input.numel() // input.shape[1]
+        found: Tensor
         if not self.training or count < 2:
             found = super().forward(input)
             return F.relu(found) if self.rectified else found
@@ -81,7 +82,7 @@ class Norm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 class Pool(nn.MaxPool2d):
@@ -90,8 +91,10 @@ class Pool(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         """Ordinary outside of training and on odd sizes."""
         if not self.training or input.ndim != 4 or input.shape[2] % 2 or input.shape[3] % 2:
-            return super().forward(input)  # type: ignore[no-any-return]
-        return _Pooled.apply(input)  # type: ignore[no-any-return]
+            ordinary: Tensor = super().forward(input)
+            return ordinary
+        found: Tensor = _Pooled.apply(input)
+        return found
 
 
 class _Normalised(torch.autograd.Function):

@@ -172,7 +172,7 @@ def test_a_function_in_a_names_place_is_one_line(mlp: Model) -> None:
     with pytest.raises(
         RequestError, match=r"expected a name, got <function by_hand .*scores.pruner"
     ):
-        prune(mlp, [], Pruning(by_hand), compression=2)  # type: ignore[arg-type]
+        prune(mlp, [], Pruning(by_hand), compression=2)  # type: ignore[arg-type]  # the mistake
 
 
 def test_a_pruner_that_leaves_the_process_is_one_line(mlp: Model) -> None:
