@@ -85,7 +85,6 @@ def first_collapses(densities: pd.DataFrame | None) -> str:
     if densities is None or densities.empty:
         return f"not run: {claim}"
     ours, theirs = first_empty(densities), first_empty(published.load("densities"))
-    apart = disagreeing(densities)
     agree = [pruner for pruner in theirs if pruner in ours and alike(ours[pruner], theirs[pruner])]
     each = "; ".join(
         f"{pruner} {ours[pruner]} (published: {first})" if pruner in ours else f"{pruner} not run"
@@ -93,7 +92,7 @@ def first_collapses(densities: pd.DataFrame | None) -> str:
     )
     verdict = "reproduced" if len(agree) == len(theirs) else "partly"
     if not agree:
-        verdict = "NOT reproduced" if apart else "not run that far"
+        verdict = "NOT reproduced" if disagreeing(densities) else "not run that far"
     return (
         f"{verdict}: {claim}: the same layer, at a compression at most one step of the grid "
         f"(x{GRID_STEP:g}) away, for {len(agree)} of {len(theirs)} pruners: {each}"

@@ -234,10 +234,11 @@ def _one(point: Point, resources: Resources) -> pd.DataFrame:
 def _beside(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The accuracies in the rows of the small network, which come last but for the trained ones."""
     small = table["network"] == table["network"].iloc[-1]
+    if "top1" not in runs:  # every training failed
+        runs = runs.assign(top1=None)
     for (pruner, compression), part in runs.groupby(["pruner", "compression"], sort=False):
         here = small & (table["weights"] == "random") & (table["pruner"] == pruner)
-        measured = part["top1"] if "top1" in part else pd.Series([None] * len(part))
-        found = statistics.mean(measured.astype(float))
+        found = statistics.mean(part["top1"].astype(float))
         for suffix, value in (("", found.estimate), ("_low", found.low), ("_high", found.high)):
             table.loc[here, f"top1_{compression:g}{suffix}"] = value
         failed = part["problem"].dropna()
