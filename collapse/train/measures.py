@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collapse.pruning.shrinking.parts import Picked
+
 
 def channels_last(network: nn.Module) -> None:
-    """Give convolution weights the memory format that convolutions are fastest in."""
+    """Give convolution weights the memory format that convolutions are fastest in.
+
+    Units of a smaller network's feature maps are then picked as is fastest there.
+    """
+    for module in network.modules():
+        if isinstance(module, Picked):
+            module.by_product = True
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

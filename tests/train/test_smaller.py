@@ -17,6 +17,7 @@ from collapse.models import build, prunable
 from collapse.options import Pruning, Rewinding
 from collapse.problem import Problem
 from collapse.pruning import prune
+from collapse.pruning.shrinking.parts import Picked
 from collapse.train import Trainer
 from tests.pruning.test_shrinking import CASES, _drawn_masks
 from tests.train.test_train import SETTINGS, _drawn
@@ -178,3 +179,35 @@ def test_what_leaves_nothing_smaller_is_trained_masked() -> None:
     empty = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in prunable(model).items()}
     trainer.hold(empty)  # a constant: its last bias is left
     trainer.epoch(0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_units_picked_by_a_product_are_the_same_bits(dtype: torch.dtype) -> None:
+    picked = Picked(-3, torch.tensor([4, -1, 0, 7, -1]))
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 9, 5, 4, generator=draw).to(dtype)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for picked.by_product in (False, True):
+        y = picked(x)
+        weights = torch.randn(y.shape, generator=draw.manual_seed(1)).to(dtype)
+        (gradient,) = torch.autograd.grad(y, x, weights.to(memory_format=torch.channels_last))
+        found.append((y, gradient))
+    for expected, got in zip(*found, strict=True):
+        assert torch.equal(expected, got)
+        assert got.dtype == dtype
+        # All that follows has this format, too: in another one it would take several times as long.
+        assert got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(picked(x.contiguous()), picked(x))
+    assert torch.equal(picked(x.double()), picked(x).double())
+
+
+def test_a_residual_networks_branches_are_picked_by_products() -> None:
+    dataset = _drawn(9, (3, 32, 32))
+    model = build("resnet20", classes=3)
+    problem = Problem(model, [(dataset.inputs()[:1], dataset.labels[:1])])
+    trainer = Trainer(model, dataset, dataset, SETTINGS)
+    trainer.hold(prune(problem, compression=100).masks)
+    picked = [module for module in trainer.network.modules() if isinstance(module, Picked)]
+    assert picked
+    assert all(module.by_product for module in picked)
