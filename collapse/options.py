@@ -40,6 +40,8 @@ DATASETS = (
     *("digits", "gaussian", "sparse-gaussian", "mnist", "cifar10", "cifar100"),
     *("tinyimagenet", "imagenet", "tokens"),
 )
+# How weights are drawn anew (``models.paper.INITS`` draws).
+INITS = ("kaiming", "kaiming_fan_out", "kaiming_uniform", "xavier", "xavier_uniform", "orthogonal")
 TOKENS = "tokens"  # random ones, for scoring a network of token ids
 PAPER_PRUNERS = ("random", "magnitude", "snip", "grasp", "synflow")
 # How many weights each layer keeps (``pruning.allocations``), or as many as a pruner leaves it.
@@ -306,11 +308,18 @@ class Setup:
     exclude: Annotated[tuple[str, ...], shown("PATTERN ...", "none")] = ()
 
     def check(self) -> None:
-        """Whether model and dataset can be meant, before torch is imported to build them.
+        """Whether model, dataset and numbers can be meant, before torch is imported.
 
         Raises:
-            RequestError: an unknown name; the nearest are given.
+            RequestError: an unknown name (the nearest are given), or a number below 1.
         """
+        if self.init is not None and self.init not in INITS:
+            raise unknown("init", self.init, INITS)
+        for name in ("classes", "samples_per_class", "samples", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise RequestError(f"{option}: expected at least 1, got {value}")
         if ":" not in self.model and self.model not in NETWORKS:
             raise unknown_model(self.model)
         name, root = self.dataset.removeprefix(FRAMED), data_folder(self.data_root)

@@ -24,7 +24,7 @@ from figures.intervals import (
 from figures.outcomes import NUMBERS, POINTS, pruned_to
 from figures.plotting import plots
 
-view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS, shown=INTERVALS)
+view = plots(TABLE, one=(), numbers=NUMBERS, points=POINTS, shown=INTERVALS, known={"mode": MODES})
 
 
 _LINES = {"train": "-", "eval": ":", "warm": "--"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial, update_wrapper
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.questions import finished
-from collapse.errors import RequestError
+from collapse.errors import RequestError, unknown
 from collapse.plots import style
 from collapse.tables import COLUMNS, SETTINGS
 
@@ -45,6 +45,7 @@ class View:
     numbers: Sequence[str]
     points: Sequence[str]
     shown: str = ""
+    known: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         update_wrapper(self, self.draw)
@@ -70,8 +71,8 @@ class View:
         """The finished rows, if they can be drawn.
 
         Raises:
-            RequestError: a column is missing, there is no row or none is finished, or no or several
-                values in a column of ``one``.
+            RequestError: a column is missing, there is no row or none is finished, no or several
+                values in a column of ``one``, or one that is not ``known``.
         """
         name = self.table
         for column in (*COLUMNS.get(name, SETTINGS), *self.one, *self.numbers, "finished"):
@@ -91,6 +92,10 @@ class View:
             if len(values) > 1:
                 few = ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
                 raise RequestError(f"one panel shows one {column}: expected one, got {few}")
+        for column, allowed in self.known.items():
+            for value in done[column].dropna().unique():
+                if value not in allowed:
+                    raise RequestError(f"table '{name}': {unknown(column, str(value), allowed)}")
         return done
 
     def note(self, rows: pd.DataFrame) -> str:
@@ -125,6 +130,7 @@ def plots(
     numbers: Sequence[str] = (),
     points: Sequence[str] = (),
     shown: str = "",
+    known: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], View]:
     """Make a ``View`` of a function that draws the finished rows of a table on axes.
 
@@ -134,8 +140,9 @@ def plots(
         numbers: columns that must be finite numbers.
         points: what tells points apart beside the settings, compression and levels.
         shown: what its points, bars and bands are, in words; stands below the whole figure.
+        known: the values that a column can have, where each is drawn in its own way.
     """
-    return lambda draw: View(draw, table, one, numbers, points, shown)
+    return lambda draw: View(draw, table, one, numbers, points, shown, known)
 
 
 def settings_of(table: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.questions.sanity import TABLE, answer
+from collapse.options import CONTROLS
 from collapse.plots import style
 from figures.intervals import TOGETHER, beside, chosen, in_turn, title, zero_line
 from figures.outcomes import NUMBERS, POINTS
@@ -13,7 +14,6 @@ from figures.plotting import plots
 
 PANELS = ("compression",)
 SAME_Y = True
-CONTROLS = ("shuffled", "reinitialised", "inverted")
 
 
 def message(table: pd.DataFrame) -> str:
@@ -31,6 +31,7 @@ def message(table: pd.DataFrame) -> str:
     numbers=(*NUMBERS, "best_top1"),
     points=POINTS,
     shown=TOGETHER,
+    known={"control": CONTROLS},
 )
 def plot(rows: pd.DataFrame, ax: Axes) -> None:
     """Top-1 accuracy of each control minus that of the mask itself, by pruner.

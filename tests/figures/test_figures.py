@@ -274,6 +274,9 @@ def test_what_cannot_be_drawn_is_said_in_one_line(name: str) -> None:
     for one in figure.plot.one:
         with pytest.raises(RequestError, match=f"one panel shows one {one}: expected one, got"):
             figure.plot(pd.concat([table, table.assign(**{one: "other"})]))
+    for column in figure.plot.known:
+        with pytest.raises(RequestError, match=f"unknown {column} 'other'; one of:"):
+            panels(figure, table.assign(**{column: "other"}))
     with pytest.raises(RequestError, match="'finished': expected true or false, got 'no'"):
         panels(figure, table.assign(finished="no"))
     for column in ("model", "pruner", *getattr(figure, "PANELS", ()), *figure.plot.one):

@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from collapse import masks as masking
+from collapse import options
 from collapse.errors import RequestError
 from collapse.models import ARCHITECTURES, build, check_finite, initialise, prunable
+from collapse.models.paper import INITS
 from collapse.models.vgg_resnet import BUILDERS
 from collapse.options import NETWORKS, pruner_names
 from collapse.scores import SCORES
@@ -225,6 +227,7 @@ def test_factories(module_named) -> None:
 
 
 def test_the_names_without_torch_are_those_that_are_built() -> None:
+    assert tuple(INITS) == options.INITS
     assert set(ARCHITECTURES) == set(NETWORKS) == {*BUILDERS, "fc", "conv"}
     assert set(pruner_names()) <= set(SCORES)
 
