@@ -125,7 +125,6 @@ class Trainer:
             raise RequestError(
                 "every parameter is frozen: expected one with requires_grad=True to train"
             )
-        self.momentum: dict[str, Tensor] = {}  # of the whole model, while a smaller one is trained
         self.smaller: Smaller | None = None
         self.held: dict[str, Tensor] = {}  # masks of layers with pruned weights, as factors
         self._train(model, self.trainable)
@@ -173,9 +172,7 @@ class Trainer:
             if not bool(mask.all())
         }
 
-    def _smaller(
-        self, masks: Mapping[str, Tensor], momentum: Mapping[str, Tensor]
-    ) -> Smaller | None:
+    def _smaller(self, masks: Mapping[str, Tensor], momentum: dict[str, Tensor]) -> Smaller | None:
         """A smaller network to train; None if it would be no smaller, or cannot be."""
         if all(bool(mask.all()) for mask in masks.values()):
             return None
@@ -199,13 +196,14 @@ class Trainer:
 
     def forget_momentum(self) -> None:
         """It starts anew."""
-        self.momentum.clear()
+        if self.smaller is not None:
+            self.smaller.momentum.clear()
         self.optimizer.state.clear()
 
     def _momentum(self) -> dict[str, Tensor]:
         """Of the whole model."""
         if self.smaller is not None:
-            return self.momentum
+            return self.smaller.momentum
         states = {n: self.optimizer.state.get(p, {}) for n, p in self.parameters.items()}
         return {
             n: s["momentum_buffer"]
@@ -215,7 +213,8 @@ class Trainer:
 
     def _set_momentum(self, momentum: dict[str, Tensor]) -> None:
         """Of the whole model."""
-        self.momentum = momentum
+        if self.smaller is not None:
+            self.smaller.momentum = momentum
         self.optimizer.state.clear()
         for name, parameter in self.parameters.items():
             if name in momentum:
@@ -261,7 +260,7 @@ class Trainer:
                 hits += hits_of(logits, y)
                 sizes.append(len(y))
         if self.smaller is not None:
-            self.smaller.write_back(self.model, self.optimizer, self.momentum, len(sizes))
+            self.smaller.write_back(self.model, self.optimizer, len(sizes))
         clock.lap()
         tested = self._tested()
         clock.lap()

@@ -23,16 +23,18 @@ from collapse.pruning.shrinking import Shrunk, shrunk
 WORTHWHILE = 0.9
 
 
-@dataclass(frozen=True)
+@dataclass
 class Smaller:
     """A smaller network that is trained in a model's place.
 
     Attributes:
         parameters: what is trained, by the model's names.
+        momentum: of the whole model when it was last written back, by its names.
     """
 
     shrunk: Shrunk
     parameters: dict[str, nn.Parameter]
+    momentum: dict[str, Tensor]
 
     @property
     def network(self) -> fx.GraphModule:
@@ -45,7 +47,7 @@ class Smaller:
         model: nn.Module,
         masks: Mapping[str, Tensor],
         example: Tensor,
-        momentum: Mapping[str, Tensor],
+        momentum: dict[str, Tensor],
         output: Selector,
     ) -> Smaller | None:
         """None if it would hardly be smaller.
@@ -62,7 +64,7 @@ class Smaller:
         ids = {id(p): name for name, p in model.named_parameters()}
         own = {n: ids[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
         parameters = {own[n]: p for n, p in found.network.named_parameters() if p.requires_grad}
-        return cls(found, parameters)
+        return cls(found, parameters, momentum)
 
     def masks(self, masks: Mapping[str, Tensor]) -> Masks:
         """The masks of the smaller network's weights."""
@@ -88,14 +90,9 @@ class Smaller:
             parts[name].copy_(self.shrunk.gather(name, whole[name]))
 
     @torch.no_grad()
-    def write_back(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        momentum: dict[str, Tensor],
-        steps: int,
-    ) -> None:
+    def write_back(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         """Bring the model and its momentum from before some steps to after them."""
+        momentum = self.momentum
         decayed = _decay(optimizer.param_groups[0], steps)
         states = {n: optimizer.state.get(p, {}) for n, p in self.parameters.items()}
         for name, parameter in model.named_parameters():
