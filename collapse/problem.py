@@ -89,8 +89,14 @@ class Problem:
 
     @classmethod
     def of(cls, model: nn.Module | Problem, batches: Sequence[Batch] = ()) -> Problem:
-        """A problem as it is; a model with its batches."""
+        """A problem as it is; a model with its batches.
+
+        Raises:
+            RequestError: batches beside a problem, which has its own; or as ``Problem``.
+        """
         if isinstance(model, Problem):
+            if len(batches):
+                raise RequestError("batches: expected none beside a Problem, which has its own")
             return model
         if isinstance(batches, Tensor | Mapping):
             models.check_batches([batches])

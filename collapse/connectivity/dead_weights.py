@@ -54,6 +54,9 @@ def living(
     Returns:
         Masks that are a subset of ``masks``. Effective density is their density.
 
+    Raises:
+        RequestError: masks of another network, or a forward that fails on the example.
+
     Example:
         >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> kept = {"0.weight": torch.eye(2).bool(), "1.weight": torch.tensor([[True, False]])}
@@ -74,6 +77,9 @@ def connected(
 ) -> bool:
     """Whether a path of kept weights leads from the input to the output; see ``living``.
 
+    Raises:
+        RequestError: as ``living``.
+
     Example:
         >>> chain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> into_the_first, from_the_second = [[True, True], [False, False]], [[False, True]]
@@ -82,6 +88,7 @@ def connected(
         >>> connected(chain, masks, torch.zeros(1, 2))
         False
     """
+    check_fit(model, masks)
     return paths(model, masks, example, output=output)[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from collapse.flow import hidden_units
 from collapse.models import Selector, plain, untouched
 from collapse.options import Mode
 from collapse.plots import line_of_logs
-from collapse.scores import Batch, ScoreInputs, Scores, loss_gradient
+from collapse.scores import Batch, ScoreInputs, Scores, loss_gradient, warmed
 
 
 def neuron_sums(
@@ -67,17 +68,25 @@ def neuron_sums(
 def signed_saliency(
     model: nn.Module, batches: Sequence[Batch], mode: Mode, output: Selector = None
 ) -> dict[str, Tensor]:
-    """``θ ⊙ ∂L/∂θ`` of weights and biases: SNIP before its absolute value, which is conserved."""
+    """``θ ⊙ ∂L/∂θ`` of weights and biases: SNIP before its absolute value, which is conserved.
+
+    Returns:
+        By parameter name, in the parameters' shapes.
+
+    Raises:
+        RequestError: what scoring by snip raises.
+    """
     model = plain(model)
     every = masking.dense(model, biases=True)
     inputs = ScoreInputs(batches, mode, output=output)
-    with untouched(model, mode), torch.enable_grad():
+    warm = warmed(model, every, inputs) if mode == "warm" else contextlib.nullcontext()
+    with untouched(model, mode), warm, torch.enable_grad():
         leaves, gradients = loss_gradient(model, every, inputs)
     return {name: gradients[name] * leaf.detach() for name, leaf in leaves.items()}
 
 
 def layer_statistics(scores: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Slope and correlation of log mean |score| against log inverse layer size (figures 3, 4).
+    """Slope and correlation of log |mean score| against log inverse layer size (figures 3, 4).
 
     Scores that are conserved have slope and correlation 1: equal sums, so means like 1 / size.
 
@@ -89,7 +98,11 @@ def layer_statistics(scores: Mapping[str, Tensor]) -> tuple[float, float]:
 
 
 def inverse_size_fit(sizes: Mapping[str, int], sums: Mapping[str, float]) -> tuple[float, float]:
-    """``layer_statistics`` from layer sizes and sums, e.g. ``Audit.saliency``."""
+    """``layer_statistics`` from layer sizes and sums, e.g. ``Audit.saliency``.
+
+    Raises:
+        RequestError: as ``layer_statistics``.
+    """
     totals = [abs(sums[name]) for name in sizes]
     if len(set(sizes.values())) < 2 or min(totals) == 0:
         raise RequestError(

@@ -133,13 +133,18 @@ class Critical:
 
     @property
     def certified(self) -> bool:
+        """Whether Theorem 3 holds for every layer: no layer and no path is lost on the way."""
+        return self.evidence == "certified schedule"
+
+    @property
+    def proved(self) -> bool:
         """Whether the critical compression is proved, not only tested."""
         return self.evidence != "search"
 
     @property
     def bracket(self) -> tuple[float, float]:
         """Two compressions that the true critical compression is known to lie between."""
-        high = self.critical_compression if self.certified else self.maximal_compression
+        high = self.critical_compression if self.proved else self.maximal_compression
         return self.critical_compression, high
 
 

@@ -22,6 +22,7 @@ from collapse.critical.family import Family
 from collapse.critical.prefixes import Prefixes, fewest
 from collapse.critical.result import Critical, fewest_alive
 from collapse.critical.trials import is_searched, searched
+from collapse.errors import RequestError
 from collapse.models import Masks
 from collapse.options import TOLERANCE, Pruning
 from collapse.problem import Problem
@@ -32,7 +33,7 @@ from collapse.pruning import (
     Step,
     prune,
 )
-from collapse.scores import Batch, Scores
+from collapse.scores import Batch
 
 
 def critical_compression(
@@ -77,6 +78,8 @@ def critical_compression(
     problem, options = Problem.of(model, batches), Problem.options(options)
     _ = problem.example  # there is one
     family = Family(problem, options, effective, watch or unwatched)
+    for layer in masking.collapsed(family.start):
+        raise RequestError(f"layer '{layer}' has already collapsed: expected weights in each")
     if options.schedule == "certified":
         found = _certified(family)
     elif not is_searched(options):
@@ -99,7 +102,7 @@ def _one_shot(family: Family) -> Critical:
     """Score once; every number kept is then a prefix of one ranking."""
     start = family.start
     total = masking.kept(start)
-    scores = family.score() if total > len(start) else Scores({})
+    scores = family.score()
     scope = family.options.scope
 
     ranked = Prefixes(scores, start)
@@ -124,9 +127,7 @@ def _one_shot(family: Family) -> Critical:
             return bisected(lambda keep: look(keep)[0], low, high)
         return fewest(look, ranked, low, high)
 
-    if not scores:
-        layer, rank = next(iter(start)), total
-    elif scope == "global":
+    if scope == "global":
         layer, rank = masking.first_to_collapse(scores, start)
     else:
         sizes = [mask.numel() for mask in start.values()]

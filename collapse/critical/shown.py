@@ -128,7 +128,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
             "* a layer also collapsed at this lower compression: for an iterative pruner collapse "
             "is not monotone in compression"
         )
-    if tested := [row for row in rows if not row["certified"]]:
+    if tested := [row for row in rows if row["evidence"] == "search"]:
         low = min(tested, key=lambda row: row["bracket_low"])
         high = max(row["bracket_high"] for row in tested)
         notes.append(

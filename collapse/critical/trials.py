@@ -81,6 +81,7 @@ def concluded(family: Family, course: Course, trials: Mapping[int, Trial]) -> Cr
     found = course.found(verdicts(trials))
     tested = {keep: trials[keep] for keep in sorted(found.tested, reverse=True)}
     points = [one.point for one in tested.values()]
+    points = points or [family.point(family.start, family.score())]  # there was nothing to prune
     survived = [keep for keep, one in tested.items() if one.point.collapsed is None]
     collapsed = [keep for keep in tested if keep not in survived]
     critical = min(survived, default=course.total)

@@ -12,6 +12,7 @@ from collapse import masks as masking
 from collapse import tables
 from collapse.connectivity import paths
 from collapse.doctor.units import inputs_of
+from collapse.errors import RequestError
 from collapse.models import Inputs, Masks, Selector, all_finite, plain, prunable
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class Watch:
         self, model: nn.Module, example: Inputs | Sequence[int], *, output: Selector = None
     ) -> None:
         self.model, self.output = model, output
-        self.example = inputs_of(example, next(model.parameters()).device)
+        if (weight := next(model.parameters(), None)) is None:
+            raise RequestError("the model has no parameters: expected weights to watch")
+        self.example = inputs_of(example, weight.device)
         self.history: list[Pulse] = []
         self._first: Masks = {}
         self._lived: frozenset[str] = frozenset()

@@ -27,7 +27,7 @@ from collapse.models import Masks, Selector, check_in_place
 from collapse.options import Pruning, Rewinding, Training
 from collapse.problem import Problem
 from collapse.pruning import Pruned, prune, target
-from collapse.scores import Batch
+from collapse.scores import Batch, about
 from collapse.train import Trainer, recipes
 
 # The tables of a run. training and score_dynamics are of the contract; the others add columns.
@@ -104,8 +104,9 @@ def imp(
 ) -> Tickets:
     """Train, prune and rewind ``levels`` times, then train the ticket; the model in place.
 
-    After level ``l`` of ``n`` exactly ``ceil(N / compression^(l/n))`` weights are kept. After
-    rewinding, survivors equal the rewind point bit for bit, momentum and buffers included.
+    After level ``l`` of ``n`` exactly ``ceil(N / compression^(l/n))`` weights are kept; from masks
+    at compression ``c`` on, the level's is ``c (compression / c)^(l/n)``. After rewinding,
+    survivors equal the rewind point bit for bit, momentum and buffers included.
 
     Args:
         compression: of the ticket, total / kept.
@@ -146,11 +147,20 @@ def imp(
         output=output,
         on_boundary=on_boundary or (lambda state: None),
     )
-    device = next(model.parameters()).device
-    problem = Problem(model, [(train.inputs(slice(0, 1)).to(device), train.labels[:1])], output)
+    device = next((parameter.device for parameter in model.parameters()), None)
+    problem = Problem(
+        model, [(train.inputs(slice(0, 1)).to(device=device), train.labels[:1])], output
+    )
     model = run.model = problem.model
     start = problem.dense() if masks is None else masks
-    check(masking.sizes(start), compression, rewinding, run.settings)
+    if masks is not None:
+        masking.check_fit(model, start)
+    survivors = masking.kept(start)
+    check(masking.sizes(start), compression, rewinding, run.settings, survivors)
+    run.before = masking.total(start) / survivors
+    for name in run.pruning.pruners:
+        if about(name).data != "none":
+            _ = Problem(model, batches).example  # there is one
     run.trainer = Trainer(
         model,
         train,
@@ -164,7 +174,6 @@ def imp(
     )
     run.groups = conserving_units(run.trainer)
     if state is None:
-        masking.check_fit(model, start)
         state = State(level=0, epoch=0, masks=start)
         if rewinding.levels == 0:
             run.prune(state, compression)
@@ -182,20 +191,31 @@ def imp(
 
 
 def check(
-    sizes: dict[str, int], compression: float, rewinding: Rewinding, settings: recipes.Settings
+    sizes: dict[str, int],
+    compression: float,
+    rewinding: Rewinding,
+    settings: recipes.Settings,
+    survivors: int | None = None,
 ) -> None:
     """Fail before the work on what cannot be done: levels, rewind point, compression.
+
+    Args:
+        survivors: of masks to start from; all without them.
 
     Raises:
         RequestError: see above.
     """
     check_rounds(compression, rewinding, settings)
     total = sum(sizes.values())
-    target(total, len(sizes), total, compression)
+    target(total, len(sizes), total if survivors is None else survivors, compression)
 
 
 def check_rounds(compression: float, rewinding: Rewinding, settings: recipes.Settings) -> None:
-    """The part of ``check`` that needs no network."""
+    """The part of ``check`` that needs no network.
+
+    Raises:
+        RequestError: as ``check``.
+    """
     masking.keep_count(1, compression)
     if rewinding.rewind not in ("weights", "learning-rate"):
         raise unknown("rewind", rewinding.rewind, ("weights", "learning-rate"))
@@ -220,13 +240,17 @@ class _Run:
     batches: Sequence[Batch]
     output: Selector
     on_boundary: Callable[[State], None]
+    before: float = 1.0  # the compression of the masks that it starts from
     trainer: Trainer = field(init=False)
     groups: list[HiddenUnits] = field(init=False)
 
     def compression_at(self, level: int) -> float:
         """The goal of a level: the same factor each time."""
-        levels = self.rewinding.levels
-        return self.compression if levels == level else self.compression ** (level / levels)
+        levels, before = self.rewinding.levels, self.before
+        if levels == level:
+            return self.compression
+        factor: float = (self.compression / before) ** (level / levels)
+        return before * factor
 
     def train_level(self, state: State) -> None:
         self.trainer.hold(state.masks)
@@ -304,12 +328,15 @@ class _Run:
         self.on_boundary(state)
 
     def _close_level(self, state: State) -> None:
-        """Accuracies into the level's row; the dense level has none from pruning."""
+        """Accuracies into the level's row; the first level has none from pruning."""
         levels = state.rows["levels"]
         if not levels or levels[-1]["level"] != state.level:
-            total = masking.total(state.masks)
-            dense = {"compression": 1.0, "kept": total, "collapsed_layers": 0}
-            levels.append({"level": state.level, **dense})
+            start = {
+                "compression": self.before,
+                "kept": masking.kept(state.masks),
+                "collapsed_layers": len(masking.collapsed(state.masks)),
+            }
+            levels.append({"level": state.level, **start})
         tests = [
             row
             for row in state.rows["training"]

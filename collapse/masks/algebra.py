@@ -122,7 +122,7 @@ def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> pd.Dat
         both / either (None where neither keeps anything).
 
     Raises:
-        RequestError: masks of different networks.
+        RequestError: masks of different networks, or none.
 
     Example:
         >>> half = {"a": torch.tensor([True, True, False, False])}
@@ -132,6 +132,8 @@ def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> pd.Dat
     import pandas as pd
 
     check_same(first, second, "masks")
+    if not first:
+        raise RequestError("masks are empty: expected one mask a layer")
     rows = []
     for index, (name, mask) in enumerate(first.items(), start=1):
         n, a, b = mask.numel(), count(mask), count(second[name])

@@ -68,7 +68,7 @@ def density(masks: Mapping[str, Tensor]) -> float:
     """kept / total, between 0 and 1.
 
     Raises:
-        RequestError: there are no masks.
+        RequestError: there are no masks, or none has an entry.
 
     Example:
         >>> density({"weight": torch.tensor([[True, False, False, False]])})
@@ -76,7 +76,7 @@ def density(masks: Mapping[str, Tensor]) -> float:
     """
     if not isinstance(masks, Mapping):
         raise RequestError(f"expected masks by name of layer, got {type(masks).__name__}")
-    if not masks:
+    if not total(masks):
         raise RequestError("masks are empty: expected one mask a layer")
     return kept(masks) / total(masks)
 

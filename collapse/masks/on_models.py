@@ -53,7 +53,18 @@ def _pairs(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, 
 
 @contextmanager
 def applied(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """The model with pruned parameters at zero, inside the block only; bit-identical after it."""
+    """The model with pruned parameters at zero, inside the block only; bit-identical after it.
+
+    Raises:
+        RequestError: as ``apply``.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.ones_(layer.weight)
+        >>> with applied(layer, {"weight": torch.tensor([[True, False]])}):
+        ...     layer(torch.ones(1, 2)).item()
+        1.0
+    """
     check_fit(model, masks)
     tensors = [parameter.detach() for parameter, _ in _pairs(model, masks)]
     for module in filter(computed, model.modules()):
@@ -93,6 +104,12 @@ def check_fit(model: nn.Module, masks: Mapping[str, Tensor], where: str = "masks
 def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
     """Write masks as safetensors, whole or not at all, with their order and any metadata.
 
+    Args:
+        metadata: words to keep beside them, under any name but ``order`` (``about_masks``).
+
+    Raises:
+        RequestError: that name, or a file that cannot be written.
+
     Example:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
@@ -102,6 +119,8 @@ def save_masks(masks: Mapping[str, Tensor], path: Path, **metadata: str) -> None
         ...     load_masks(path)
         {'weight': tensor([[ True, False]])}
     """
+    if "order" in metadata:
+        raise RequestError("metadata 'order' is the layers' own: expected another name")
     tensors = {name: mask.to("cpu", torch.bool).contiguous() for name, mask in masks.items()}
     # A state dict on disk is sorted; parameter order decides ties, so it is kept apart. One key
     # only: safetensors writes several in any order, and equal masks give equal files.
@@ -178,6 +197,9 @@ def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Hand masks over to ``torch.nn.utils.prune``, in place, on every module that uses a weight.
 
     Afterwards each such module has ``weight_orig`` and ``weight_mask``, as if pruned there.
+
+    Raises:
+        RequestError: the masks are of another network.
 
     Example:
         >>> layer = nn.Linear(2, 1)

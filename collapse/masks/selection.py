@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,8 +33,9 @@ def select(
             their sizes (``apportion``) and rank within each; or how many of each layer.
 
     Raises:
-        RequestError: fewer survivors than ``keep``, ``keep`` below 0, numbers of the layers that do
-            not add up to it, or a surviving score that is NaN or infinite (its layer is named).
+        RequestError: fewer survivors than ``keep``, ``keep`` below 0 or no whole number, numbers of
+            the layers that do not add up to it, masks that do not fit the scores, or a surviving
+            score that is NaN or infinite (its layer is named).
 
     Example:
         >>> select({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 2)["b"]
@@ -55,8 +57,14 @@ def select_with_mass(
 
     Args:
         sizes: parameters of each layer, where the scores are of a part of them only.
+
+    Raises:
+        RequestError: as ``select``.
     """
+    _check_alike(scores, masks)
     alive = kept_by_layer(masks)
+    if not isinstance(keep, numbers.Integral):
+        raise RequestError(f"keep: expected a whole number, got {keep!r}")
     if not 0 <= keep <= sum(alive.values()):
         raise RequestError(
             f"expected to keep between 0 and {sum(alive.values())} survivors, got {keep}"
@@ -88,6 +96,19 @@ def select_with_mass(
         chosen.update(mask)
         mass += lost
     return chosen, mass
+
+
+def _check_alike(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Raise RequestError unless there is a mask of the same shape for each tensor of scores."""
+    if not scores:
+        raise RequestError("scores are empty: expected a tensor a layer")
+    for name, score in scores.items():
+        if name not in masks or masks[name].shape != score.shape:
+            got = f"one of {tuple(masks[name].shape)}" if name in masks else "none"
+            raise RequestError(
+                f"scores of layer '{name}' have shape {tuple(score.shape)}: expected a mask of "
+                f"that shape, got {got}"
+            )
 
 
 def _highest(
@@ -136,10 +157,14 @@ def gather(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
             on_cpu = score.device.type == "cpu"  # where NumPy's indexing is the faster one
             chosen = np.compress(mask.numpy(), part.numpy()) if on_cpu else None
             part = part[mask] if chosen is None else torch.from_numpy(chosen)
-        if not all_finite(part):
-            raise RequestError(f"scores of layer '{name}' are not finite: cannot rank them")
+        _check_finite(name, part)
         parts.append(part)
     return torch.cat(parts)
+
+
+def _check_finite(name: str, scores: Tensor) -> None:
+    if not all_finite(scores):
+        raise RequestError(f"scores of layer '{name}' are not finite: cannot rank them")
 
 
 def first_to_collapse(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[str, int]:
@@ -150,13 +175,15 @@ def first_to_collapse(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor])
     the layer is empty. Ties as in ``select``.
 
     Raises:
-        RequestError: a layer has no survivor to begin with.
+        RequestError: a layer has no survivor to begin with, or a surviving score that is NaN or
+            infinite.
     """
     weakest, threshold, before = "", float("inf"), 0
     for name, score in scores.items():
         values = score[masks[name]]
         if not values.numel():
             raise RequestError(f"layer '{name}' has already collapsed")
+        _check_finite(name, values)
         # In a tie the later layer's best ranks lower, so `<=` lets it take the place.
         if float(values.max()) <= threshold:
             weakest, threshold = name, float(values.max())

@@ -13,9 +13,18 @@ def apportion(sizes: Sequence[int], keep: int) -> list[int]:
     Webster's method (1832): the ``keep`` largest of the quotients ``size / (2 j + 1)``, ties to
     the earlier layer. Unlike largest remainders it never gives a layer more when ``keep`` falls,
     so masks of one scoring stay nested; unlike rounding it adds up exactly.
+
+    Raises:
+        RequestError: ``keep`` is below 0 or more than there are.
+
+    Example:
+        >>> apportion([6, 3], 3)
+        [2, 1]
     """
-    if keep > sum(sizes):
-        raise RequestError(f"expected to keep at most {sum(sizes)}, got {keep}")
+    if not 0 <= keep <= sum(sizes):
+        raise RequestError(f"expected to keep between 0 and {sum(sizes)}, got {keep}")
+    if keep == 0:
+        return [0] * len(sizes)
     shares = [min(size, keep * size // sum(sizes)) for size in sizes]
     while (missing := keep - sum(shares)) != 0:
         step = 1 if missing > 0 else -1

@@ -124,10 +124,26 @@ def _weights_of(name: str) -> Iterator[str]:
 def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Load anybody's checkpoint into a model, in place; what it has masked becomes zero.
 
+    A model's own state dict is loaded as it is, with the masks and parametrisations that it has.
+
     Raises:
         RequestError: as ``fitting_state``, and the model is as it was.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> line, masked = nn.Linear(2, 1), nn.utils.prune.identity(nn.Linear(2, 1), "weight")
+        >>> masked.weight_mask[0, 1] = 0
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "masked.pt"
+        ...     torch.save(masked.state_dict(), path)
+        ...     load_checkpoint(line, path)
+        >>> (line.weight != 0).tolist()
+        [[True, False]]
     """
-    model.load_state_dict(fitting_state(model, path), strict=False)
+    state = read_state(Path(path))
+    own = state.keys() == model.state_dict().keys()
+    fitting = _fitting(model, state if own else plain_state(state), path)
+    model.load_state_dict(fitting, strict=False)
 
 
 def fitting_state(model: nn.Module, path: Path) -> dict[str, Tensor]:
@@ -139,7 +155,10 @@ def fitting_state(model: nn.Module, path: Path) -> dict[str, Tensor]:
         RequestError: as ``files.state_dicts.read_state``; a checkpoint of another network, or of
             another kind of number.
     """
-    state = plain_state(read_state(path))
+    return _fitting(model, plain_state(read_state(Path(path))), path)
+
+
+def _fitting(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     own = model.state_dict(keep_vars=True)
     state = _without_root(state, own)
     where = f"checkpoint '{path}'"
@@ -201,6 +220,7 @@ def read_masks(path: Path, model: nn.Module | None = None) -> Masks:
     Raises:
         RequestError: as ``load_masks`` and ``read_state``, or masks of another network.
     """
+    path = Path(path)
     if holds_masks(path):
         return load_masks(path, model, ())
     state = plain_state(read_state(path)) if model is None else fitting_state(model, path)

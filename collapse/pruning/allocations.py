@@ -41,7 +41,7 @@ def densities(allocation: str, shapes: Shapes, keep: int) -> Numbers:
 
     Raises:
         RequestError: an unknown name, one that copies a pruner (``like:``), or a number that the
-            rule cannot keep (the layers that are in the way are named).
+            rule cannot keep (the layers that are in the way are named), or no shapes.
 
     Example:
         >>> densities("erk", {"a": (4, 2), "b": (8, 32)}, 48)
@@ -52,6 +52,8 @@ def densities(allocation: str, shapes: Shapes, keep: int) -> Numbers:
         raise RequestError(f"allocation '{allocation}' has no formula: it prunes by that pruner")
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     total = sum(sizes.values())
+    if not total:
+        raise RequestError("shapes are empty: expected a weight a layer")
     if not 0 <= keep <= total:
         raise RequestError(f"expected to keep between 0 and {total} parameters, got {keep}")
     return _RULES[allocation](shapes, sizes, keep)

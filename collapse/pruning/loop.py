@@ -21,7 +21,7 @@ from collapse.pruning.engines import Engine, fastest, named
 from collapse.pruning.precision import iterations_of, precision
 from collapse.pruning.result import PathsExhaustedError, Pruned, Step
 from collapse.pruning.steps import Goal, Start
-from collapse.scores import Batch, ScoreInputs, Scores, about, mode_of
+from collapse.scores import SCORES, Batch, ScoreInputs, Scores, about, mode_of
 
 
 def prune(
@@ -133,10 +133,16 @@ def _goals(options: Pruning, survivors: int, keep: int) -> Iterator[tuple[int, G
         raise RequestError(
             "the certified schedule ranks globally: expected --scope global and no --allocation"
         )
-    return _certified(survivors, keep)
+    if not about(options.pruner).certifies:
+        fit = " or ".join(sorted(name for name in SCORES if about(name).certifies))
+        raise RequestError(
+            "the certified schedule needs positive, conserved scores of paths that stay as they "
+            f"are: expected --pruner {fit}, got {options.pruner}"
+        )
+    return _certified(survivors, keep, options.pruner)
 
 
-def _certified(survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
+def _certified(survivors: int, keep: int, pruner: str) -> Iterator[tuple[int, Goal]]:
     """As many as the scores prove safe, until ``keep`` are left (DESIGN 4.13)."""
     left = survivors
 
@@ -144,7 +150,7 @@ def _certified(survivors: int, keep: int) -> Iterator[tuple[int, Goal]]:
         nonlocal left
         if scores.total is None:
             raise RequestError(
-                "the certified schedule needs positive, conserved scores: expected --pruner synflow"
+                f"pruner '{pruner}' certifies, but tells no R: expected Scores(…, total=R)"
             )
         if left < survivors and not scores.total > 0:  # outside the theory a path can go
             raise _NothingToCutError("no input→output path is left")

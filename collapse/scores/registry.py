@@ -6,12 +6,13 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from collapse.errors import RequestError, first_line, unknown
+from collapse.masks import check_fit
 from collapse.models import (
     Masks,
     check_finite,
@@ -46,6 +47,9 @@ class About:
         passes: how many forward passes a scoring takes the time of, about.
         regrows: every iteration ranks all that pruning started from, so that what an earlier one
             pruned can come back; its masks do not nest.
+        certifies: pruning scores of sum M leaves at least ``Scores.total − M`` of the total, as
+            Theorem 3 of Tanaka et al. 2020 has it: a sum over paths that pruning only takes paths
+            from. The certified schedule takes no other pruner.
     """
 
     iterations: int = 1
@@ -54,6 +58,7 @@ class About:
     stateless: bool = False
     passes: int = 3
     regrows: bool = False
+    certifies: bool = False
 
 
 _ABOUT: dict[ScoreFunction, About] = {}
@@ -67,6 +72,7 @@ def pruner(
     stateless: bool = False,
     passes: int = 3,
     regrows: bool = False,
+    certifies: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a score function under its own name; all of a new pruner is one such function.
 
@@ -92,7 +98,7 @@ def pruner(
         name = function.__name__
         if name in SCORES and _origin(SCORES[name]) != _origin(function):
             raise RequestError(f"pruner '{name}' is registered already: expected another name")
-        _ABOUT[function] = About(iterations, mode, data, stateless, passes, regrows)
+        _ABOUT[function] = About(iterations, mode, data, stateless, passes, regrows, certifies)
         SCORES[name] = function
         return function
 
@@ -156,8 +162,13 @@ def mode_of(name: str, requested: Mode | None) -> Mode | None:
     """The mode that a pruner is scored in: None where it never runs the model.
 
     A request changes only what looks at the data: SynFlow's ``R`` is defined in eval mode.
+
+    Raises:
+        RequestError: unknown pruner or mode.
     """
     known = about(name)
+    if requested is not None and requested not in get_args(Mode):
+        raise unknown("mode", requested, get_args(Mode))
     return requested or known.mode if known.mode and known.data == "labels" else known.mode
 
 
@@ -165,16 +176,18 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     """Score a model by a registered pruner, purely.
 
     Args:
+        model: it is exactly as before afterwards.
         pruner: a name in ``SCORES``.
         masks: boolean, by parameter name; what is scored, and which of it is left.
+        inputs: the batches, the mode and the precision to score in.
 
     Returns:
         Scores in the parameters' shapes; entries already pruned hold whatever the formula gives
-        (zero for all but random), and selection never looks at them.
+        (zero, but for random, force and phew), and selection never looks at them.
 
     Raises:
-        RequestError: unknown pruner, non-finite weights or scores (the layer is named), a forward
-            that fails or whose output is not a tensor.
+        RequestError: unknown pruner or mode, masks of another network, non-finite weights or scores
+            (the layer is named), a forward that fails or whose output is not a tensor.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -185,6 +198,7 @@ def score(model: nn.Module, pruner: str, masks: Masks, inputs: ScoreInputs) -> S
     """
     known = about(pruner)
     model = plain(model)
+    check_fit(model, masks)
     check_finite(model)
     mode = mode_of(pruner, inputs.mode) or "eval"
     warm = warmed(model, masks, inputs) if mode == "warm" else contextlib.nullcontext()

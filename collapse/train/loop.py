@@ -100,7 +100,8 @@ class Trainer:
         check_in_place(model)
         model = plain(model)
         self.model, self.settings, self.seed, self.output = model, settings, seed, output
-        weight = next(model.parameters())
+        if (weight := next(model.parameters(), None)) is None:
+            raise RequestError("the model has no parameters: expected some to train")
         self.device, self.dtype = weight.device, weight.dtype
         check_finite(model)
         if test.input_shape != train.input_shape or test.classes > train.classes:

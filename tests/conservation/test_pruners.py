@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from collapse import masks as masking
 from collapse.commands import conservation as command
-from collapse.conservation import audit, layer_statistics, worst
+from collapse.conservation import audit, layer_statistics, signed_saliency, worst
 from collapse.errors import RequestError
 from collapse.flow import hidden_units, record
 from collapse.models import build, stand_ins
+from collapse.options import Mode
 from collapse.scores import ScoreInputs, score
 from collapse.testing import assert_conserved
 from tests.conftest import Run
@@ -133,3 +135,17 @@ def test_the_command_prints_its_coverage(run: Run) -> None:
     code, out, _ = run(command, "--model resnet20 --dataset gaussian --input-shape 3 32 32 --quiet")
     assert code == 0
     assert "covered: cuts 22 of 22, units 794 of 794, scores 22 of 22" in out
+
+
+def test_the_signed_saliency_is_snips_in_every_mode() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    batches = [(3 + torch.randn(8, 4), torch.arange(8) % 2)]
+    sums = []
+    for mode in get_args(Mode):
+        snip = score(model, "snip", masking.dense(model), ScoreInputs(batches, mode))
+        signed = signed_saliency(model, batches, mode)
+        for name, expected in snip.items():
+            torch.testing.assert_close(signed[name].abs(), expected)
+        sums.append(float(snip["0.weight"].sum()))
+    assert len(set(sums)) == 3

@@ -235,7 +235,7 @@ def complaints(seed: int) -> tuple[list[str], Counter[str]]:
         compare("search: connected", arrives(plan, every[result.connected_kept]), True)
     truth = min(k for k in every if _full(every[k]))
     compare("search: the truth is in the bracket", truth <= result.critical_kept, True)
-    if result.certified:
+    if result.proved:
         compare("search: what is proved is true", truth, result.critical_kept)
 
     result = critical_compression(model, batches, Pruning(schedule="certified"))

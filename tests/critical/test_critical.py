@@ -24,7 +24,7 @@ from collapse.models import build
 from collapse.options import PAPER_PRUNERS, Pruning
 from collapse.plots import critical_bars, save
 from collapse.pruning import fastest, prune
-from collapse.scores import SCORES
+from collapse.scores import SCORES, about, registry
 from tests import reference
 from tests.masks.test_masks import scored
 from tests.zoo import SMALLEST, Case, each
@@ -86,7 +86,7 @@ def test_bisection_over_prunings_equals_the_closed_form(
     assert result.first_collapsed_layer in masking.collapsed(
         prune(case.model, case.batches, options, keep=result.collapse_kept).masks
     )
-    assert result.certified
+    assert result.proved
     assert result.monotone
     assert 1 <= result.critical_compression <= result.maximal_compression
     assert result.collapse_compression > result.critical_compression
@@ -141,7 +141,7 @@ def test_certified_schedule_on_residual_branches_equals_trial() -> None:
     model, batches = _Branch(), [(torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long))]
     options = Pruning(schedule="certified")
     result = critical_compression(model, batches, options)
-    assert result.evidence == "one run"
+    assert (result.evidence, result.proved, result.certified) == ("one run", True, False)
     outcomes = {
         keep: bool(masking.collapsed(prune(model, batches, options, keep=keep).masks))
         for keep in range(result.layers, result.parameters)
@@ -190,7 +190,7 @@ def test_search_brackets_what_it_cannot_prove() -> None:
     options = Pruning(pruner="snip", iterations=3, mode="eval")
     result = critical_compression(model, batches, options, scan=3)
     assert result.evidence == "search"
-    assert not result.certified
+    assert not result.proved
     assert result.bracket == (result.critical_compression, result.maximal_compression)
     seen = {point.total: point.collapsed is None for point in result.points}
     assert result.critical_kept == min(k for k, survived in seen.items() if survived)
@@ -314,6 +314,7 @@ def test_the_dense_network_is_scored_once_in_a_search(
         iterations.append(given[-1].iteration)
         return formula(*given)
 
+    monkeypatch.setitem(registry._ABOUT, counting, about(pruner))
     monkeypatch.setitem(SCORES, pruner, counting)
     found = critical_compression(model, batches, options, **coarsely)
     assert found.evaluations > 1 or schedule == "certified"
@@ -337,3 +338,24 @@ def test_a_dead_layer_has_no_effective_total() -> None:
     assert (
         Point({"a": 2, "b": 3}, {"a": 2, "b": 0}, {}, "float32", None, None).effective_total is None
     )
+
+
+@pytest.mark.parametrize(
+    "options", [Pruning("magnitude"), Pruning(), Pruning(schedule="certified")]
+)
+def test_a_weight_a_layer_is_nothing_to_prune(options: Pruning) -> None:
+    layers = (nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    batches = [(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))]
+    found = critical_compression(nn.Sequential(*layers), batches, options)
+    assert (found.critical_kept, found.maximal_compression) == (2, 1)
+    assert found.points[0].kept == {"0.weight": 1, "2.weight": 1}
+    assert found.precision == "float32"
+
+
+@pytest.mark.parametrize("pruner", ["magnitude", "synflow"])
+def test_a_layer_that_is_empty_from_the_start_is_said(pruner: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2))
+    nn.utils.prune.custom_from_mask(model[2], "weight", torch.zeros(2, 1))
+    batches = [(torch.ones(1, 2), torch.zeros(1, dtype=torch.long))]
+    with pytest.raises(RequestError, match="layer '2.weight' has already collapsed"):
+        critical_compression(model, batches, Pruning(pruner))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from collapse import masks as masking
 from collapse import tables
@@ -309,3 +311,38 @@ def test_the_best_accuracy_is_that_of_any_epoch() -> None:
     tests = table[table["split"] == "test"]["top1"]
     assert tests.max() > tests.iloc[-1]
     assert (row["best_top1"], row["top1"]) == (tests.max(), tests.iloc[-1])
+
+
+def test_from_masks_on_the_levels_begin_where_they_are() -> None:
+    data = load("gaussian", input_shape=(4,), classes=2)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    masks = masking.dense(model)
+    masks["0.weight"][:, :3] = False  # 9 of 18
+    short, twice = Training(epochs=1, train_samples=20), Rewinding(levels=2)
+    tables = imp(model, data, data, 4.5, training=short, rewinding=twice, masks=masks).tables
+    assert tables["levels"]["kept"].tolist() == [9, 6, 4]
+    assert tables["levels"]["compression"].tolist() == pytest.approx([2, 3, 4.5])
+    assert tables["training"].groupby("level")["compression"].first().tolist() == pytest.approx(
+        [2, 3, 4.5]
+    )
+
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "unknown pruner 'sinp'": {"pruning": Pruning("sinp")},
+    "expected at least one batch": {"pruning": Pruning("snip")},
+    "at compression 2 already": {"compression": 1.5, "masks": [True, False, True, False]},
+    "the masks to start from keep nothing": {"masks": [False] * 4},
+    "of another network": {"masks": [True] * 5},
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_what_cannot_be_done_is_said_before_any_training(said: str) -> None:
+    data, model = load("gaussian", input_shape=(4,), classes=2), nn.Linear(4, 2, bias=False)
+    given = {"compression": 4.0, **MISTAKES[said]}
+    if "masks" in given:
+        given["masks"] = {"weight": torch.tensor([given["masks"]] * 2)}
+    before = model.weight.detach().clone()
+    with pytest.raises(RequestError, match=said):
+        imp(model, data, data, **given, training=Training(epochs=1))
+    assert torch.equal(model.weight, before)

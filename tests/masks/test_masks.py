@@ -142,11 +142,43 @@ def test_wrong_selections() -> None:
         masking.select(scores, 1)
     with pytest.raises(RequestError, match="between 0 and 2 survivors, got 3"):
         masking.select({"b": scores["b"]}, 3)
-    with pytest.raises(RequestError, match="at most 2, got 3"):
+    with pytest.raises(RequestError, match="between 0 and 2, got 3"):
         masking.apportion([1, 1], 3)
+    with pytest.raises(RequestError, match="between 0 and 2, got -1"):
+        masking.apportion([1, 1], -1)
+    with pytest.raises(RequestError, match="keep: expected a whole number, got 1.5"):
+        masking.select({"b": scores["b"]}, 1.5)
+    with pytest.raises(RequestError, match="scores are empty: expected a tensor a layer"):
+        masking.select({}, 0)
+    two = torch.ones(2, dtype=torch.bool)
+    for wrong, got in ({"a": two}, "none"), ({"b": two[:1]}, r"one of \(1,\)"):
+        with pytest.raises(
+            RequestError, match=f"'b' have shape .2,.: expected a mask .*, got {got}"
+        ):
+            masking.select({"b": scores["b"]}, 1, masks=wrong)
+    with pytest.raises(RequestError, match="scores of layer 'a' are not finite"):
+        masking.first_to_collapse(scores, {"a": two, "b": two})
     # A pruned score is never looked at.
-    masks = {"a": torch.tensor([True, False]), "b": torch.ones(2, dtype=torch.bool)}
+    masks = {"a": torch.tensor([True, False]), "b": two}
     assert masking.kept(masking.select(scores, 1, masks=masks)) == 1
+    assert masking.first_to_collapse(scores, masks) == ("b", 2)
+
+
+def test_of_no_masks_nothing_can_be_said() -> None:
+    empty = {"a": torch.zeros(0, dtype=torch.bool)}
+    for nothing in (empty, {}):
+        with pytest.raises(RequestError, match="masks are empty: expected one mask a layer"):
+            masking.density(nothing)
+    with pytest.raises(RequestError, match="masks are empty: expected one mask a layer"):
+        masking.overlap({}, {})
+    assert masking.apportion([0, 0], 0) == [0, 0]
+
+
+def test_the_order_of_layers_is_no_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "masks.safetensors"
+    with pytest.raises(RequestError, match="metadata 'order' is the layers' own"):
+        masking.save_masks({"a": torch.ones(2).bool()}, path, order="a")
+    assert not path.exists()
 
 
 # --- Application and files --------------------------------------------------------------------

@@ -244,3 +244,25 @@ def test_a_plain_network_is_itself_and_a_masked_one_is_copied(mlp: nn.Module) ->
 
     with pytest.raises(RequestError, match="copied to be made plain, and cannot be: no copies"):
         plain(Locked())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda line: nn.utils.prune.random_unstructured(line, "weight", 0.5),
+        nn.utils.parametrizations.spectral_norm,
+    ],
+    ids=["torch prune", "spectral norm"],
+)
+def test_a_models_own_checkpoint_is_loaded_as_it_is(
+    changed: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path, first, second = tmp_path / "own.pt", changed(nn.Linear(4, 3)), changed(nn.Linear(4, 3))
+    torch.save(first.state_dict(), path)
+    masking.load_checkpoint(second, str(path))
+    assert second.state_dict().keys() == first.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor)
+    x = torch.randn(2, 4)
+    assert torch.equal(second.eval()(x), first.eval()(x))

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from collapse import masks as masking
-from collapse.connectivity import living
+from collapse.connectivity import connected, living
 from collapse.errors import RequestError
 from collapse.models import build
 from collapse.options import Pruning
-from collapse.pruning import PathsExhaustedError, prune
+from collapse.problem import Problem
+from collapse.pruning import PathsExhaustedError, allocations, prune
 from collapse.scores import ScoreInputs, score
 
 
@@ -156,3 +157,27 @@ def test_certified_says_that_R_is_negative() -> None:
         model[3].weight.copy_(torch.tensor([[0.0, 0.0, 1.0]]))
     with pytest.raises(RequestError, match="R > 0, as only homogeneous networks have it, got -"):
         prune(model, [(torch.zeros(1, 4), None)], Pruning(schedule="certified"), keep=2)
+
+
+@pytest.mark.parametrize("pruner", ["px", "synflow_l2_halved", "snip"])
+def test_the_certified_schedule_takes_those_that_theorem_3_is_of(pruner: str) -> None:
+    """PX's gates move, half of SynFlow-L2 is conserved nowhere: both cut a network so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(torch.randn(4, 4), torch.tensor([0, 1, 0, 1]))]
+    said = f"expected --pruner synflow or synflow_l2, got {pruner}"
+    with pytest.raises(RequestError, match=said):
+        prune(model, batches, Pruning(pruner, schedule="certified"), keep=2)
+    found = prune(model, batches, Pruning("synflow_l2", schedule="certified"), keep=2)
+    assert connected(model, found.masks, batches[0][0])
+
+
+def test_batches_beside_a_problem_are_refused(mlp: nn.Module) -> None:
+    problem = Problem(mlp, [(torch.zeros(1, 6), None)])
+    with pytest.raises(RequestError, match="batches: expected none beside a Problem"):
+        prune(problem, [(torch.zeros(1, 6), None)], keep=5)
+
+
+def test_an_allocation_of_nothing() -> None:
+    with pytest.raises(RequestError, match="shapes are empty: expected a weight a layer"):
+        allocations.densities("uniform", {}, 0)

@@ -211,3 +211,14 @@ def test_a_pruner_that_raises_is_one_line(mlp: Model) -> None:
         RequestError, match=r"'broken' failed: KeyError: 'oops' \(test_registry.py line"
     ):
         score(mlp, "broken", masking.dense(mlp), ScoreInputs())
+
+
+def test_an_unknown_mode_and_masks_of_another_network_are_said() -> None:
+    model, batches = nn.Linear(2, 2), [(torch.ones(2, 2), torch.tensor([0, 1]))]
+    ones = {"weight": torch.ones(2, 2).bool()}
+    with pytest.raises(RequestError, match="unknown mode 'Train'; nearest: train"):
+        score(model, "snip", ones, ScoreInputs(batches, "Train"))
+    with pytest.raises(RequestError, match="the model has no 'nope'"):
+        score(model, "magnitude", {"nope": ones["weight"]}, ScoreInputs(batches))
+    with pytest.raises(RequestError, match="'weight' expected a boolean tensor"):
+        score(model, "snip", {"weight": torch.ones(2, 2)}, ScoreInputs(batches))

@@ -14,7 +14,7 @@ from collapse.scores.precision import widening
 from collapse.scores.registry import pruner
 
 
-@pruner(iterations=100, data="shape", stateless=True)
+@pruner(iterations=100, data="shape", stateless=True, certifies=True)
 @widening
 def synflow(model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Module) -> Scores:
     """SynFlow, ``θ ⊙ ∂R/∂θ`` with ``R = 1ᵀ f(1; |θ|)`` (Tanaka et al. 2020, equation 2).

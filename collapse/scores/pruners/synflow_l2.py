@@ -12,7 +12,7 @@ from collapse.scores.pruners.synflow import saliency_of_R
 from collapse.scores.registry import pruner
 
 
-@pruner(iterations=100, data="shape", stateless=True)
+@pruner(iterations=100, data="shape", stateless=True, certifies=True)
 @widening
 def synflow_l2(model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Module) -> Scores:
     """SynFlow-L2, ``θ² ⊙ ∂R/∂θ²`` with ``R = 1ᵀ f(1; θ²)`` (Gebhart, Saxena & Schrater 2021).

@@ -7,16 +7,12 @@ from torch import nn
 
 from collapse.models import Masks, stand_ins
 from collapse.scores.inputs import ScoreInputs, Scores
-from collapse.scores.precision import widening
-from collapse.scores.pruners.synflow import saliency_of_R
+from collapse.scores.pruners.synflow_l2 import synflow_l2
 from collapse.scores.registry import pruner
 
 
 @pruner(iterations=100, data="shape", stateless=True)
-@widening
-def synflow_l2_halved(
-    model: nn.Module, masks: Masks, inputs: ScoreInputs, network: nn.Module
-) -> Scores:
+def synflow_l2_halved(model: nn.Module, masks: Masks, inputs: ScoreInputs) -> Scores:
     """``|θ| ⊙ ∂R/∂θ²`` with ``R = 1ᵀ f(1; θ²)``: SynFlow-L2 as published code has it.
 
     That of Patil & Dovrolis 2021 (PHEW, ``synflowl2_utils.py``) and of Iurada et al. 2024
@@ -30,9 +26,10 @@ def synflow_l2_halved(
         >>> score(net, "synflow_l2_halved", {"weight": torch.ones(1, 2).bool()}, ScoreInputs([row]))
         {'weight': tensor([[3., 1.]])}
     """
-    scores = saliency_of_R(model, masks, inputs, network, of=torch.square)
+    whole = synflow_l2(model, masks, inputs)
     theta = stand_ins(model, dtype=inputs.dtype)
-    return scores.of({name: _over(scores[name], theta[name].abs()) for name in masks})
+    halved = {name: _over(whole[name], theta[name].abs()) for name in masks}
+    return Scores(halved, precision=whole.precision, exponent=whole.exponent)
 
 
 def _over(score: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
