@@ -111,10 +111,15 @@ def check_seed(seed: int, option: str = "--seed") -> None:
         raise RequestError(f"{option}: expected a number from 0 to 2^63 - 1, got {seed}")
 
 
-def shown(metavar: str, default: str = "None") -> object:
-    """How an optional value shows in ``--help``; ``default`` says what None stands for."""
+def shown(metavar: str, default: str = "None", also: str | None = None) -> object:
+    """How an optional value shows in ``--help``; ``default`` says what None stands for.
+
+    Args:
+        also: another command's word for the same.
+    """
     return tyro.conf.arg(
         metavar=metavar,
+        aliases=None if also is None else (also,),
         help_behavior_hint=lambda label: f"(default: {default if label == 'None' else label})",
     )
 

@@ -32,7 +32,7 @@ def draw(name: str, table: pd.DataFrame) -> Figure:
     """The whole figure of a table: its panels, message, legend and what its bars are.
 
     Args:
-        name: of a figure or a question: accuracy, densities, …
+        name: of a figure, a question or a further experiment: accuracy, densities, …
         table: of the experiment of this name (``analysis.experiments.table``).
 
     Raises:

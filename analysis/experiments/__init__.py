@@ -55,7 +55,7 @@ def table(name: str, preset: str = "laptop", runs: Path = Path("runs")) -> pd.Da
     """The table of an experiment, as ``python -m analysis NAME --preset PRESET`` makes it.
 
     Args:
-        name: of a figure or a question: accuracy, densities, …
+        name: of a figure, a question or a further experiment: accuracy, densities, …
         preset: laptop (minutes), paper (the paper's settings) or smoke (seconds).
         runs: the folder in which what is done is kept; it is not done again.
 

@@ -64,7 +64,7 @@ class Config(Quiet):
     checkpoint: File = None
     masks: File = None
     baseline: File = None
-    target: Annotated[float | None, shown("X", "none")] = None
+    target: Annotated[float | None, shown("X", "none", also="--compression")] = None
     pruner: str = "synflow"
     fail_on: Literal["layer", "cut", "warning"] = "layer"
     input_shape: Annotated[tuple[int, ...], shown("C H W")] = (3, 32, 32)

@@ -61,7 +61,7 @@ class Config:
     out: File = None
     zeros: File = None
     torch_prune: File = None
-    table: File = None
+    table: Annotated[Path | None, shown("FILE", "none", also="--layers")] = None
 
 
 def main(config: Config) -> int:

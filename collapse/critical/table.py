@@ -26,7 +26,18 @@ def measure(
     tolerance: float = TOLERANCE,
     effective: bool = True,
 ) -> dict[str, Any]:
-    """One row of the critical table."""
+    """One row of the critical table.
+
+    Args:
+        setup, plan: what the row's settings say; ``prepared`` is of the same setup.
+        scan, tolerance, effective: see ``critical_compression``.
+
+    Returns:
+        The columns that ``tables.COLUMNS['critical']`` names, and a few more (docs/critical.md).
+
+    Raises:
+        RequestError: as ``critical_compression``.
+    """
     start = time.perf_counter()
     found = critical_compression(
         prepared, options=plan, scan=scan, tolerance=tolerance, effective=effective
@@ -75,6 +86,7 @@ def _layer_rows(result: Critical) -> list[dict[str, Any]]:
 
 
 def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table whose columns have one type each, also where all of their cells are empty."""
     import pandas as pd
 
     types = {

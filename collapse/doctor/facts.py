@@ -17,7 +17,7 @@ class Layer:
 
     Attributes:
         layer: its name.
-        shape: of the weight.
+        shape, parameters: of the weight.
         kept: weights that are not zero (and not masked).
         living: those of them on an input→output path of kept weights.
         units_in, units_out: of its linear map; None where it is used in an operation that is not
@@ -26,10 +26,11 @@ class Layer:
             from the network's input reaches.
         leading_nowhere: units of its output from which no such path leads to the network's output.
         constant_in: unreached units of its input that are not zero: a bias or a shift feeds them.
-        no_input, no_output, padding_only: dead weights by the first cause that applies: they see
+        padding_only, no_input, no_output: dead weights by the first cause that applies: they see
             only padding; nothing comes; nothing leads on.
         is_cut: whether every input→output path crosses it; it lies in a branch otherwise, None if
             the input never reaches it.
+        verdict: one of seven words (docs/doctor.md); ``healthy`` if nothing is wrong with it.
         score_sum: SynFlow's mass of the network as it is; None where it has none.
         tied: how many kept weights have the commonest magnitude, where that is more than a tenth.
         nonfinite: NaN and infinite weights.

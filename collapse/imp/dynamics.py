@@ -182,8 +182,8 @@ def conserving_units(trainer: Trainer) -> list[HiddenUnits]:
     """The hidden units for which ``‖θ_in‖² − ‖θ_out‖²`` is conserved by gradient flow.
 
     Found from a recorded pass: units between weights with homogeneous operations in between. Of a
-    unit behind BatchNorm the incoming parameters are its scale and shift. None where the network
-    cannot be recorded.
+    unit behind BatchNorm the incoming parameters are its scale and shift. Empty where the
+    network cannot be recorded.
     """
     model = trainer.model
     x, y = next(trainer.feed.in_order(2))

@@ -72,6 +72,7 @@ def prune_to_effective(
     the tolerance above is taken.
 
     Args:
+        model, batches, masks: see ``prune``.
         options: any pruner, schedule, scope or allocation but the certified schedule.
         density: living / total, above 0 and at most 1.
         tolerance: how much more than asked may live, as a share of it.

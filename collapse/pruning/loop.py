@@ -50,9 +50,9 @@ def prune(
             (``pruning.steps``).
 
     Raises:
-        RequestError: a target below 1 or above the number of survivors, unknown names, a schedule
-            that the scores do not support, an allocation that cannot keep so many, or anything
-            that scoring raises.
+        RequestError: a target below 1 or above the number of survivors, a compression above
+            ``N / L`` (``keep`` may go there), unknown names, a schedule that the scores do not
+            support, an allocation that cannot keep so many, or anything that scoring raises.
         PathsExhaustedError: the certified schedule cannot get there.
 
     Example:

@@ -9,7 +9,7 @@
 - ``done.json``: written last, with the checksum of each result.
 - ``failed.json``: why it stopped, if it did. ``journal.jsonl``: when it started, resumed, ended.
 
-Every file is written beside and renamed (``storage.atomic``), so a kill leaves the old or the new
+Every file is written beside and renamed (``files.atomic``), so a kill leaves the old or the new
 one. One process works on a run at a time: a lock, which the system frees when the process dies.
 """
 

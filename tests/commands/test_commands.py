@@ -167,7 +167,7 @@ MISTAKES = {
     "--model fc --init he": "unknown init 'he'",
     "--model fc --classes 3": "--classes 3: 'digits' has 10 classes",
     "--model fc --input-shape 1 28 28": "'digits' has inputs of shape (3, 32, 32)",
-    "--model fc --samples-per-class 0": "samples per class: expected at least 1, got 0",
+    "--model fc --samples-per-class 0": "--samples-per-class: expected at least 1, got 0",
     "--model vgg16 --dataset gaussian --input-shape 3 8 8 --pruners snip": "forward failed",
     "--model vgg16 --dataset gaussian --input-shape 12": "takes images",
     "--model fc --out table.xls": "expected a suffix of .parquet, .csv, .json",
