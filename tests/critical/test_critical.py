@@ -87,6 +87,7 @@ def test_bisection_over_prunings_equals_the_closed_form(
         prune(case.model, case.batches, options, keep=result.collapse_kept).masks
     )
     assert result.proved
+    assert not result.certified
     assert result.monotone
     assert 1 <= result.critical_compression <= result.maximal_compression
     assert result.collapse_compression > result.critical_compression
