@@ -121,9 +121,11 @@ def second_seed(ours: pd.DataFrame | None, other: pd.DataFrame | None) -> list[s
     for pruner, rows in large.groupby("pruner", sort=False):
         far = apart[rows.index]
         lines.append(f"{pruner} {int((far <= LOG10_DENSITY).sum())} of {len(far)}, {far.max():.2f}")
+    firsts = "; ".join(f"{pruner} {first}" for pruner, first in first_empty(other).items())
     return [
+        f"densities: collapse first occurs with our second seed: {firsts}",
         "densities: noise floor: our second seed lies within the same bound of our first for (most "
-        f"apart, log10): {'; '.join(lines)}"
+        f"apart, log10): {'; '.join(lines)}",
     ]
 
 
@@ -275,11 +277,18 @@ def _made(table: pd.DataFrame | None) -> list[str]:
     """How accuracies were trained, because a shorter schedule is another experiment."""
     if table is None or table.empty or not {"dataset", "epochs", "train_images"} <= {*table}:
         return []
-    made = table.value_counts(["dataset", "epochs", "train_images"]).reset_index()
+    keys = ["dataset", "epochs", "train_images"]
+    cut = table["evidence"] == "cut" if "evidence" in table else pd.Series(False, table.index)
+    trained = table[~cut].value_counts(keys).reset_index()
     lines = [
         f"{row['count']} runs of {row['epochs']:g} epochs on {row['train_images']:,.0f} images of "
         f"{row['dataset']}"
-        for row in made.to_dict("records")
+        for row in trained.to_dict("records")
     ]
+    lines += [
+        f"{count} networks that are cut, untrained, of {dataset}"
+        for dataset, count in table[cut].value_counts("dataset").items()
+    ]
+    made = table[keys].drop_duplicates()
     several = len(made) > made["dataset"].nunique()
     return lines + (["only the longest schedule is compared"] if several else [])

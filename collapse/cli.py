@@ -266,7 +266,7 @@ def print_table(
         notes: lines below it.
         spare: headings of the columns that a narrow terminal can do without, best first.
     """
-    console = _Console(emoji=False)  # a network's name may look like one
+    console = _Console(emoji=False, markup=False)  # a layer's name may look like either
     room = console.width if console.is_terminal or "COLUMNS" in os.environ else PIPED
     cells = {name: [name, *(_cell(form, row) for row in rows)] for name, form in columns.items()}
     dropped_last = [name for name in spare if name in columns]
@@ -344,7 +344,7 @@ def progress(total: float, quiet: bool) -> Iterator[Callable[[str, float], None]
     first: tuple[float, float] | None = None  # a run that goes on has done a part before
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         *(TimeElapsedColumn(), TextColumn("left: {task.fields[left]}")),

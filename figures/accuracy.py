@@ -25,13 +25,15 @@ def message(table: pd.DataFrame) -> str:
     """Accuracies at the highest compression at which one is more than half of the dense one."""
     found = answer(table)
     tops = found.groupby("compression")["estimate"].max()
-    good = tops[tops > tops.iloc[0] / 2]
+    good = tops[tops >= tops.iloc[0] / 2]
     at = float(good.index.max())
     here = found[found["compression"] == at].sort_values("estimate", ascending=False)
-    words = [
-        f"{style.name(n)} {e:.0f} %" for n, e in zip(here["pruner"], here["estimate"], strict=True)
-    ]
-    return f"At compression {style.number(at)}: {', '.join(words)}"
+    several = len(found[list(PANELS)].drop_duplicates()) > 1
+    words = []
+    for row in here.to_dict("records"):
+        network = f" on {row['model']}, {row['dataset']}" if several else ""
+        words.append(f"{style.name(row['pruner'])}{network} {row['estimate']:.0f} %")
+    return f"At compression {style.number(at)}: {('; ' if several else ', ').join(words)}"
 
 
 @plots(TABLE, one=("model", "dataset"), numbers=NUMBERS, shown=RANGE)

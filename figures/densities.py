@@ -35,10 +35,11 @@ def message(table: pd.DataFrame) -> str:
     found = first_empty(table[finished(table)])
     lost = sorted((n for n in found if found[n].layers), key=lambda n: found[n].compression)
     words = [f"{style.name(n)} empties {found[n]}" for n in lost]
-    whole = [style.name(n) for n in found if not found[n].layers]
-    if whole:
-        most = table["compression"].astype(float).max()
-        words.append(f"{' and '.join(whole)} none up to {most:,.0f}")
+    whole: dict[str, list[str]] = {}
+    for name, first in found.items():
+        if not first.layers:
+            whole.setdefault(str(first), []).append(style.name(name))
+    words += [f"{' and '.join(names)} {first}" for first, names in whole.items()]
     return "Where collapse first occurs: " + "; ".join(words)
 
 

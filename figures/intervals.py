@@ -55,6 +55,11 @@ def chosen(answers: pd.DataFrame, **equal: object) -> pd.DataFrame:
     return answers
 
 
+def _check_some(answers: pd.DataFrame) -> None:
+    if answers.empty:
+        raise RequestError("nothing to draw: what is finished answers nothing yet")
+
+
 def powers(answers: pd.DataFrame) -> pd.DataFrame:
     """Back from logarithms."""
     ends = ["estimate", "low", "high"]
@@ -69,6 +74,7 @@ def beside(answers: pd.DataFrame, ax: Axes, *, x: str, by: str, looks: Looks = b
         by: what is told apart by colour and marker.
         looks: of a value of ``by``: colour, marker, label.
     """
+    _check_some(answers)
     places = {category: place for place, category in enumerate(answers[x].unique())}
     # Where each place has one value alone, it stands in the middle.
     alone = answers.groupby(x)[by].nunique().max() == 1
@@ -92,6 +98,7 @@ def curves(
     band: bool = False,
 ) -> None:
     """Means with their intervals along ``x``, a curve for each value of ``by``."""
+    _check_some(answers)
     for value, rows in answers.groupby(by, sort=False):
         _means(rows.sort_values(x), ax, x, looks(value), band)
 
@@ -108,6 +115,7 @@ def _means(rows: pd.DataFrame, ax: Axes, x: str, look: Mapping[str, Any], band: 
 
 def title(answers: pd.DataFrame, ax: Axes, what: str = "") -> None:
     """What a panel shows and on how many seeds; of too few for an interval, that there is none."""
+    _check_some(answers)
     few, most = int(answers["seeds"].min()), int(answers["seeds"].max())
     seeds = f"{few} seed" + "s" * (few != 1) if few == most else f"{few} to {most} seeds"
     if answers["low"].isna().any():

@@ -17,13 +17,16 @@ PANELS = ("dataset", "model")
 def message(table: pd.DataFrame) -> str:
     """How many differences from the dense network are more than chance, and the largest."""
     found = chosen(answer(table), against="dense")
-    sure = found[(found["low"] > 0) | (found["high"] < 0)]
+    known = found[found["low"].notna()]
+    sure = known[(known["low"] > 0) | (known["high"] < 0)]
     most = found.sort_values("estimate", key=abs).iloc[-1]
     at = f"{style.name(most['pruner'])} at compression {most['compression']:,g}"
-    return (
-        f"{len(sure)} of {len(found)} differences from the dense network are beyond chance; the "
-        f"largest: {most['estimate']:+.1f} points ({at})"
+    chance = (
+        f"{len(sure)} of {len(known)} differences from the dense network are beyond chance"
+        if len(known)
+        else f"{len(found)} differences from the dense network, of too few seeds for intervals"
     )
+    return f"{chance}; the largest: {most['estimate']:+.1f} points ({at})"
 
 
 @plots(

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.published import NETWORKS
 from analysis.questions import finished
 from collapse.errors import RequestError, unknown
 from collapse.plots import style
@@ -197,7 +198,7 @@ def panels(
     if not views:
         groups = table.groupby(divided, sort=False) if divided else [((), table)]
         for values, rows in groups:
-            theirs = _of_panel(published, dict(zip(divided, values, strict=True)))
+            theirs = _of_panel(published, figure, rows, dict(zip(divided, values, strict=True)))
             cells.append(partial(_panel, figure.plot, values, rows, theirs))
     size = size or ("page" if len(cells) > 1 else "column")
     across = _across(size, len(cells), bool(views))
@@ -263,10 +264,16 @@ def _panel(
         ax.set_title(plot.note(rows), loc="right", color="firebrick")
 
 
-def _of_panel(published: pd.DataFrame | None, values: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def _of_panel(
+    published: pd.DataFrame | None, figure: ModuleType, rows: pd.DataFrame, values: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
     """The published numbers of a panel, for a view that takes them; nothing if there are none."""
     if published is None:
         return {}
+    name = figure.__name__.rpartition(".")[2].replace("_", "-")
+    for column, networks in NETWORKS.get(name, {}).items():
+        if column in rows and not rows[column].isin(networks).all():
+            return {}  # of another network
     for column, value in values.items():
         if column in published.columns:
             published = published[published[column] == value]

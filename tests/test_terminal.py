@@ -90,3 +90,13 @@ def test_a_narrow_terminal_breaks_words_and_no_number(monkeypatch: pytest.Monkey
     assert max(map(len, out.splitlines())) <= 50
     assert ROW["first"] not in out
     assert "1,051,113" in out
+
+
+def test_names_in_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    names = ["parts.[a].weight", "parts.[/b].weight", "[bold]"]
+    columns = {"layer": "{layer}", "[x]": "{layer}"}
+    cli.print_table("of [red]", [{"layer": name} for name in names], columns, notes=["[/i] note"])
+    for text in (*names, "of [red]", "[x]", "[/i] note"):
+        assert text in stream.getvalue()

@@ -123,12 +123,19 @@ def _own(config: Config, point: Trained) -> dict[float, list[tuple[str, Masks]]]
     total = masking.total(dense)
     counts = {masking.keep_count(total, c): c for c in given(config.compressions)}
     found: dict[float, list[tuple[str, Masks]]] = {}
+    stems: set[str] = set()
     for path in dict.fromkeys(config.tickets):
         masks = masking.load_masks(path, model, dense)
         kept = masking.kept(masks)
         if kept not in counts:
             expected = " or ".join(f"{n:,} (compression {c:g})" for n, c in counts.items())
             raise RequestError(f"ticket '{path}' keeps {kept:,} weights: expected {expected}")
+        if path.stem in (IMP, *config.pruners) or path.stem in stems:
+            raise RequestError(
+                f"ticket '{path}': '{path.stem}' is another ticket's name: expected a file of "
+                "another name"
+            )
+        stems.add(path.stem)
         found.setdefault(counts[kept], []).append((path.stem, masks))
     return found
 

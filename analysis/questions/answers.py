@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.questions import finished
 from analysis.questions.statistics import Estimate, mean, together
 from collapse import tables
@@ -79,6 +81,12 @@ def collect(*parts: Rows) -> pd.DataFrame:
 
     columns = [column for column in tables.COLUMNS[TABLE] if column != "question"]
     found = pd.DataFrame([one for part in parts for one in part])
+    if "pruner" in found:
+        # Of one's own pruners in two files the functions may have one name.
+        short = found["pruner"].astype(str).str.rpartition(":")[2]
+        clash = found.groupby(short)["pruner"].transform("nunique") > 1
+        rest = [of[len(name) :] for of, name in zip(found["of"], short, strict=True)]
+        found["of"] = found["of"].where(~clash, found["pruner"].astype(str) + rest)
     return found.reindex(columns=[*columns, *found.columns.difference(columns, sort=False)])
 
 
@@ -115,10 +123,11 @@ def paired(table: pd.DataFrame, column: str, by: str, reference: object) -> pd.D
         reference: the value of ``by`` that the others are compared with; None for missing ones.
     """
     others = [c for c in GROUP if c in table and c != by]
-    is_reference = [_same(value, reference) for value in table[by]]
+    # As an array: of a table without rows an empty list would choose columns.
+    is_reference = np.array([_same(value, reference) for value in table[by]], dtype=bool)
     keys = [*others, "seed"]
     base = table.loc[is_reference, [*keys, column]].rename(columns={column: "_reference"})
-    rest = table[[not same for same in is_reference]]
+    rest = table[~is_reference]
     found = rest.merge(base.astype({"_reference": float}), on=keys, how="inner")
     found["difference"] = found[column].astype(float) - found["_reference"]
     among = found.groupby(others, dropna=False, sort=False)[by]
@@ -131,12 +140,17 @@ def _same(value: object, other: object) -> bool:
 
 
 def from_dense(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """As ``paired``, with the network of the same seed with nothing pruned."""
-    dense = table[table["compression"] == 1].drop_duplicates("seed").set_index("seed")[column]
-    rest = table[table["compression"] > 1]
-    difference = rest[column].astype(float) - rest["seed"].map(dense).astype(float)
-    found = rest.assign(difference=difference, comparisons=rest["pruner"].nunique())
-    return found.dropna(subset=["difference"])
+    """As ``paired``, with the same network and seed with nothing pruned."""
+    network = [name for name in ("model", "dataset") if name in table]
+    keys = [*network, "seed"]
+    dense = table.loc[table["compression"] == 1, [*keys, column]].drop_duplicates(keys)
+    dense = dense.rename(columns={column: "_dense"}).astype({"_dense": float})
+    rest = table[table["compression"] > 1].merge(dense, on=keys, how="inner")
+    rest["difference"] = rest[column].astype(float) - rest["_dense"]
+    found = rest.dropna(subset=["difference"]).drop(columns="_dense")
+    among = found.groupby(network, sort=False)["pruner"] if network else found["pruner"]
+    many = among.transform("nunique") if network else among.nunique()
+    return found.assign(comparisons=many)
 
 
 def differences(

@@ -135,19 +135,13 @@ def _line(one: Outcome, facts: Facts) -> str:
     worst = min(one.found, key=lambda found: found.critical)
     text = _alive(one, facts).replace("leaves", "Leaves", 1)
     lost = [found for found in one.found if found.lost is not None]
+    if early := _early(one):
+        layer, at = early
+        text += f", but not at every compression below: {_layer(layer)} was empty at {near(at)}×"
+        return f"{text}{_rest(one, facts)}."
     if not lost or _at_maximum(one.critical, facts):  # beyond it some layer has to be empty
         seen = "" if _at_maximum(one.critical, facts) else "; no layer was seen to go"
         return f"{text}{seen}{_rest(one, facts)}."
-    early = [f for f in lost if f.collapse is not None and f.collapse < f.critical]
-    if early:
-        found = early[0]
-        assert found.lost is not None
-        assert found.collapse is not None
-        text += (
-            f", but not at every compression below: {_layer(found.lost)} was empty at "
-            f"{near(found.collapse)}×"
-        )
-        return f"{text}{_rest(one, facts)}."
     if len(one.found) > 1:
         return f"{text}; first to go {_over_seeds(lost, len(one.found))}{_rest(one, facts)}."
     assert worst.lost is not None
@@ -155,6 +149,21 @@ def _line(one: Outcome, facts: Facts) -> str:
     if worst.lost.cut and one.connected is not None and one.connected == one.critical:
         return f"{text}, and with it the last path."
     return f"{text}{_rest(one, facts)}."
+
+
+def _early(one: Outcome) -> tuple[Lost, float] | None:
+    """The layer that was empty, and where, at a compression at which all seeds' had been said to
+    live: for an iterative pruner collapse is not monotone in compression.
+    """
+    seen = [
+        (found.collapse, found.lost)
+        for found in one.found
+        if found.lost is not None and found.collapse is not None and found.collapse < one.critical
+    ]
+    if not seen:
+        return None
+    at, lost = min(seen, key=lambda pair: pair[0])
+    return lost, at
 
 
 def _layer(lost: Lost) -> str:
@@ -208,6 +217,12 @@ def _caveats(facts: Facts) -> list[str]:
 def reason(one: Outcome, facts: Facts) -> str:
     """Why a pruner empties the layer that it does: sizes and scores, as they were measured."""
     if _at_maximum(one.critical, facts):
+        if early := _early(one):
+            layer, at = early
+            return (
+                f"Every layer keeps a weight at the maximum, but `{layer.layer}` did not at "
+                f"{near(at)}×: in several iterations collapse is not monotone in compression."
+            )
         return "Every layer keeps a weight to the maximum."
     lost = next((found.lost for found in one.found if found.lost is not None), None)
     if lost is None:

@@ -150,6 +150,8 @@ class Course:
             connected = bisected(
                 lambda keep: test(keep).connected is True, least, total, self.tolerance
             )
+            # Of an iterative pruner a path may be left below a number that leaves none.
+            connected = min([connected, *(keep for keep in tested if tested[keep].connected)])
         return Found(list(tested), connected)
 
 

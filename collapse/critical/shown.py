@@ -129,11 +129,14 @@ def _notes(frame: pd.DataFrame) -> list[str]:
             "is not monotone in compression"
         )
     if tested := [row for row in rows if row["evidence"] == "search"]:
-        low = min(tested, key=lambda row: row["bracket_low"])
         high = max(row["bracket_high"] for row in tested)
+        found = (
+            _number(tested[0], tested[0]["bracket_low"])
+            if len(tested) == 1
+            else "each row's critical"
+        )
         notes.append(
-            f"search: tested, not proved: {_number(low, low['bracket_low'])} is the largest "
-            "compression that was seen to leave no layer empty; beyond it nothing is ruled out up "
-            f"to {cli.number(high)}"
+            f"search: tested, not proved: {found} is the largest compression that was seen to "
+            f"leave no layer empty; beyond it nothing is ruled out up to {cli.number(high)}"
         )
     return notes

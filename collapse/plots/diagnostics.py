@@ -44,7 +44,10 @@ def critical_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if table["model"].nunique() > 1 or table["maximal_compression"].nunique() > 1:
         raise RequestError("critical bars show one network: expected one model in the table")
     assert ax is not None
-    labels = table["pruner"].map(style.name) + np.where(
+    names = table["pruner"].map(style.name)
+    # Of your own pruners in two files the functions may have one name.
+    clash = table.groupby(names)["pruner"].transform("nunique") > 1
+    labels = names.where(~clash, table["pruner"]) + np.where(
         table["schedule"] == "certified",
         "\ncertified",
         np.where(table["iterations"] > 1, "\n" + table["iterations"].astype(str) + " it.", ""),

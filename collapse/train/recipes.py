@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from collapse.errors import RequestError, unknown
-from collapse.options import Augmentation, LearningRateSchedule, Precision, Training
+from collapse.options import FRAMED, Augmentation, LearningRateSchedule, Precision, Training
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ RECIPES: tuple[Recipe, ...] = (
     # Not the paper's: small data, so that anything learns in minutes on a laptop.
     Recipe(
         ("*",),
-        ("digits", "mnist", "framed-digits", "framed-mnist", "*gaussian"),
+        ("digits", "mnist", "*gaussian"),
         replace(_SGD, epochs=10, lr=0.01, lr_drops=(), augmentation="none"),
     ),
     Recipe(("*",), ("*",), replace(_SGD, lr=0.01)),
@@ -100,7 +100,8 @@ def resolve(training: Training, model: str, dataset: str, *, rounds: bool = Fals
     chosen = replace(recipe, **{name: v for name, v in given.items() if v is not None})
     if training.lr_drops is None and recipe.epochs:
         # The paper's drops come after a fraction of training: keep the fraction.
-        drops = tuple(round(drop * chosen.epochs / recipe.epochs) for drop in recipe.lr_drops)
+        share = chosen.epochs / recipe.epochs
+        drops = tuple(max(1, round(drop * share)) for drop in recipe.lr_drops)
         chosen = replace(chosen, lr_drops=drops)
     _check(chosen)
     # Drops that never come are none: the same training has one name.
@@ -110,7 +111,10 @@ def resolve(training: Training, model: str, dataset: str, *, rounds: bool = Fals
 
 
 def find(model: str, dataset: str, *, rounds: bool = False) -> Settings:
-    """The recipe for a model and a dataset."""
+    """The recipe for a model and a dataset; framed images are not augmented."""
+    if dataset.startswith(FRAMED):
+        whole = find(model, dataset.removeprefix(FRAMED), rounds=rounds)
+        return replace(whole, augmentation="none")
     name = model.rpartition(":")[2]
     return next(
         recipe.settings

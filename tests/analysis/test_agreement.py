@@ -223,7 +223,8 @@ def test_the_noise_floor_is_our_second_seed_by_the_same_rule() -> None:
     ours = _ours("densities").query("pruner == 'random' and compression == 16")
     ours = ours.assign(kept=(ours["density"] * ours["parameters"]).round())
     other = ours.assign(density=ours["density"] * np.where(ours["layer_index"] == 5, 2.0, 1.0))
-    (line,) = second_seed(ours, other)
+    firsts, line = second_seed(ours, other)
+    assert firsts.endswith("our second seed: random none up to 16")
     large = (ours["kept"] >= 500).sum()
     assert f"random {large - 1} of {large}, 0.30" in line
     assert second_seed(ours, None) == []

@@ -243,7 +243,9 @@ def test_tickets_of_your_own(resources: Resources, tmp_path: Path) -> None:
     fewer = prune(model, options=Pruning("random"), compression=20.0).masks
     masking.save_masks(fewer, tmp_path / "fewer.safetensors")
     masking.save_masks(masking.dense(build("conv")), tmp_path / "conv.safetensors")
+    masking.save_masks(masks, tmp_path / "imp.safetensors")
     for name, message in {
+        "imp": "'imp' is another ticket's name",
         "none": "cannot be read",
         "fewer": r"keeps 17,410 weights: expected 34,820 \(compression 10\)",
         "conv": "of another network",

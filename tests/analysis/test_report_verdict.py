@@ -262,6 +262,17 @@ def test_collapse_that_is_not_monotone_is_said() -> None:
     assert "stays connected: a path is left to 2,000×, the maximum" in text
 
 
+def test_a_collapse_below_the_maximum_is_said_and_one_above_the_least_seed_is_none() -> None:
+    facts = _facts(_one("synflow", 2000.0, 200.0, 2000.0, BRANCH))
+    ((_, text),) = verdict(facts).lines
+    assert "to 2,000×, the maximum, but not at every compression below: the branch" in text
+    assert "at the maximum, but `side` did not at 200×" in reason(facts.outcomes[0], facts)
+    found = (Found(25.5, 30.0, 25.5, CUT, "search", 3), Found(40.0, 27.2, 40.0, CUT, "search", 3))
+    facts = _facts(Outcome("snip", False, found), seeds=2)
+    ((_, text),) = verdict(facts).lines
+    assert "compression below" not in text  # 27.2 is above 25.5
+
+
 def test_without_results_there_is_no_verdict() -> None:
     says = verdict(_facts(missing=(("SNIP", "scores are not finite"),)))
     assert says.headline == "There is no verdict: no critical compression could be computed."

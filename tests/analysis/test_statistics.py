@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from analysis.questions import low_compression, statistics
+from analysis.questions import answers, low_compression, statistics
 from tests.drawn_tables import outcomes_table
 
 
@@ -59,3 +60,39 @@ def test_chance_overlap_is_that_of_random_masks() -> None:
     assert mean == 20 * 5 / 50 + 10 * 100 / 200
     assert np.mean(shared) == pytest.approx(mean, abs=4 * deviation / 3000**0.5)
     assert np.std(shared) == pytest.approx(deviation, rel=0.06)
+
+
+def _outcomes(dense: dict[str, float]) -> pd.DataFrame:
+    """Two seeds of each network: dense, and one and two points below at compression 2."""
+    return pd.DataFrame(
+        {
+            "model": model,
+            "dataset": "d",
+            "pruner": pruner,
+            "seed": seed,
+            "compression": compression,
+            "best_top1": top1 - below,
+        }
+        for model, top1 in dense.items()
+        for seed in (0, 1)
+        for pruner, compression, below in [("none", 1, 0), ("snip", 2, 1), ("synflow", 2, 2)]
+    )
+
+
+def test_each_network_is_compared_with_its_own_dense_one() -> None:
+    found = answers.from_dense(_outcomes({"a": 90.0, "b": 50.0}), "best_top1")
+    assert found.groupby(["model", "pruner"])["difference"].mean().tolist() == [-1, -2, -1, -2]
+    assert set(found["comparisons"]) == {2}
+
+
+def test_a_table_that_answers_nothing_yet_has_no_answers() -> None:
+    table = _outcomes({"a": 90.0})
+    for part in (table[table["compression"] == 1], table.iloc[:0]):
+        assert answers.differences(part, "best_top1", "q", "pruner", "dense") == []
+        assert answers.differences(part, "best_top1", "q", "pruner", "none") == []
+
+
+def test_functions_of_one_name_in_two_files_are_two_pruners() -> None:
+    table = _outcomes({"a": 90.0}).replace({"pruner": {"snip": "s1:score", "synflow": "s2:score"}})
+    found = answers.collect(answers.accuracy(table))
+    assert found["of"].tolist() == ["none", "s1:score", "s2:score"]

@@ -49,7 +49,7 @@ def _directly(answers: dict[int, Verdict], course: Course) -> tuple[list[int], i
     path = bisected(
         lambda keep: test(keep).connected is True, course.least, course.total, course.tolerance
     )
-    return tested, path
+    return tested, min([path, *(keep for keep in tested if answers[keep].connected)])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
@@ -113,3 +113,12 @@ def test_no_more_digits_are_searched_for_than_are_shown(boundary: int, tests: in
     assert (survived == boundary) is (boundary < 10_000)
     assert len(known) <= tests
     assert len(known) + 2 >= course.expected(known) - 1 >= len(known) - 3
+
+
+def test_a_path_that_any_test_has_seen_counts() -> None:
+    """Of an iterative pruner the path search may end above what the other search came by."""
+    course = Course(total=16, least=2, scan=0, tolerance=0.0, paths=True)
+    known = {k: Verdict(k >= 4, k == 4 or k >= 8, False) for k in range(2, 16)}
+    found = course.found(known)
+    assert bisected(lambda k: known[k].connected, 2, 16) == 8
+    assert found.connected_kept == 4

@@ -148,7 +148,7 @@ def test_titles_say_where_collapse_first_occurs() -> None:
     points = {1.0: (100, 10_000), 4.0: (25, 2500), 16.0: (6, 631)}
     message = densities.message(layers_table({**_COLLAPSING, "synflow": points}))
     assert message == (
-        "Where collapse first occurs: Magnitude empties layer 1 at 16; SynFlow none up to 64"
+        "Where collapse first occurs: Magnitude empties layer 1 at 16; SynFlow none up to 16"
     )
 
 

@@ -9,11 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from scipy import stats
 
+from analysis import published
 from collapse.plots import style
 from figures import (
+    accuracy,
     cost,
     dead_inputs,
+    densities,
     effective,
+    grid,
     iterations,
     low_compression,
     mode,
@@ -24,9 +28,11 @@ from figures import (
 from figures.plotting import panels
 from tests.drawn_tables import (
     TABLES,
+    accuracy_table,
     costs_table,
     dead_inputs_table,
     iterations_table,
+    layers_table,
     outcomes_table,
     tickets_table,
     trained_table,
@@ -166,3 +172,31 @@ def test_missing_tickets_are_counted() -> None:
     table.loc[table["other"] == "imp", "finished"] = False
     figure = panels(tickets, pd.concat([table, tickets_table().query("other == 'imp'").head(1)]))
     assert "of 6 points" in figure.axes[0].get_title(loc="right")
+
+
+def test_messages_claim_nothing_that_was_not_run() -> None:
+    one = outcomes_table().query("seed == 0")
+    assert "4 differences from the dense network, of too few seeds" in low_compression.message(one)
+    three = accuracy_table(evidence="trained")
+    cut = accuracy_table(model="other", evidence="cut", best_top1=10.0)
+    assert grid.message(pd.concat([three, cut])).endswith("of 1 panels")
+    assert "are cut: their accuracy is chance" in grid.message(cut)
+    none = accuracy_table(best_top1=0.0)
+    assert accuracy.message(none).endswith("0 %")
+    assert "SynFlow on other, digits" in accuracy.message(pd.concat([three, cut]))
+    layers = layers_table({"synflow": {1.0: (100, 10_000), 4.0: (50, 100)}, "snip": {1.0: (1, 1)}})
+    late = layers.assign(compression=2.0**20, pruner="random", finished=False)
+    said = densities.message(pd.concat([layers, late]))
+    assert "SynFlow none up to 4; SNIP none up to 1" in said
+
+
+def test_published_numbers_are_drawn_over_their_own_network_alone() -> None:
+    table = accuracy_table(model="vgg16_bn", dataset="cifar100")
+    both = pd.concat([table, accuracy_table(model="vgg16_bn", dataset="cifar10")])
+    drawn = panels(accuracy, both, published=published.load("accuracy").drop(columns="dataset"))
+    crosses = [
+        sum(str(line.get_label()).endswith("published") for line in ax.get_lines())
+        for ax in drawn.axes[:2]
+    ]
+    assert crosses[0] > 0
+    assert crosses[1] == 0

@@ -274,6 +274,12 @@ def test_drops_keep_their_fraction_of_training_unless_given() -> None:
     assert resolve(Training(epochs=16), "vgg16", "cifar10").lr_drops == (6, 12)
     assert resolve(Training(epochs=16, lr_drops=(3,)), "vgg16", "cifar10").lr_drops == (3,)
     assert resolve(Training(epochs=16, lr_drops=()), "vgg16", "cifar10").lr_drops == ()
+    # The first epoch is at the learning rate that is given, however short the schedule.
+    for epochs in (1, 2, 3):
+        drops = resolve(Training(epochs=epochs), "vgg16", "cifar10").lr_drops
+        assert 0 not in drops
+    framed, whole = (resolve(Training(), "vgg16", name) for name in ("framed-cifar10", "cifar10"))
+    assert (framed.augmentation, framed.epochs, framed.lr) == ("none", whole.epochs, whole.lr)
 
 
 def test_cosine_ends_near_zero() -> None:
