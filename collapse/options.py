@@ -6,6 +6,7 @@ need only this file.
 
 from __future__ import annotations
 
+import numbers
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,8 +196,9 @@ class Pruning:
 
 def check_iterations(iterations: int | None, schedule: str | None) -> None:
     """Raise RequestError for iterations below 1, or beside the certified schedule."""
-    if iterations is not None and iterations < 1:
-        raise RequestError(f"--iterations: expected at least 1, got {iterations}")
+    if iterations is not None and (not isinstance(iterations, numbers.Integral) or iterations < 1):
+        kind = "" if isinstance(iterations, numbers.Integral) else ", a whole number"
+        raise RequestError(f"--iterations: expected at least 1{kind}, got {iterations}")
     if iterations is not None and schedule == "certified":
         raise RequestError(
             f"--iterations {iterations}: the certified schedule takes as many as it needs; "

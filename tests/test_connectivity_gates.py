@@ -127,7 +127,27 @@ def test_weights_whose_size_does_not_matter_are_reached(name: str) -> None:
     assert all(layer.is_cut for layer in found.layers)
 
 
+def _set(g: Tensor) -> Tensor:
+    """As a shift in time is written: values go into a tensor of zeros."""
+    into = torch.zeros_like(g)
+    into[:, 1:] = g[:, :-1]
+    return into
+
+
+def _copied(g: Tensor) -> Tensor:
+    into = torch.zeros_like(g)
+    into[:, 1:].copy_(g[:, 1:])
+    return into
+
+
+def _centred(h: Tensor) -> Tensor:
+    return h - h.mean(1, keepdim=True)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "set in a tensor of zeros": lambda: Gated(lambda h, g: h + _set(g)),
+    "copied into a view": lambda: Gated(lambda h, g: h + _copied(g)),
+    "centred by hand": lambda: Gated(lambda h, g: h + _centred(g).relu().mean(1, keepdim=True)),
     "closed": lambda: Gated(lambda h, g: h * g),
     "1 + g": lambda: Gated(lambda h, g: h * (1 + g)),
     "1 - g": lambda: Gated(lambda h, g: (1 - g).unsqueeze(-1).squeeze(-1) * h),

@@ -79,6 +79,13 @@ def _each(value: Any, dimensions: int) -> tuple[int, ...]:
     return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
+def _with_indices(
+    func: Callable[..., Any], pool: Callable[..., Tensor]
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The mean, and where the maximum is, for an unpooling."""
+    return lambda *args, **options: (pool(*args, **options), func(*args, **options)[1])
+
+
 def _adaptive_mean_pool(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, output_size, *_, **__: pool(x, output_size)
 
@@ -134,6 +141,15 @@ _CREATIONS = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"),
 )
+_WRITES = (
+    "copy",
+    "index_copy",
+    "index_put",
+    "scatter",
+    "scatter_add",
+    "index_add",
+    "masked_scatter",
+)
 _MAXIMA = ("max", "min", "amax", "amin", "topk", "sort", "kthvalue", "median", "aminmax")
 
 
@@ -158,8 +174,9 @@ def _replacements() -> dict[Any, Callable[..., Any]]:
         F.scaled_dot_product_attention: _attention,
     }
     for d in (1, 2, 3):
-        for name in (f"max_pool{d}d", f"_max_pool{d}d", f"max_pool{d}d_with_indices"):
-            table |= dict.fromkeys(_functions(name), _mean_pool(d))
+        table |= dict.fromkeys(_functions(f"max_pool{d}d", f"_max_pool{d}d"), _mean_pool(d))
+        for function in _functions(f"max_pool{d}d_with_indices"):
+            table[function] = _with_indices(function, _mean_pool(d))
         adaptive = _adaptive_mean_pool(getattr(F, f"adaptive_avg_pool{d}d"))
         table[getattr(F, f"adaptive_max_pool{d}d")] = adaptive
     return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
@@ -212,6 +229,8 @@ class ConnectionMode(TorchFunctionMode):
     choices = frozenset(_functions("where"))
     factors = frozenset(_functions(*_FACTORS))
     positive = frozenset(_functions(*_POSITIVE))
+    differences = frozenset(_functions(*_DIFFERENCES))
+    writes = frozenset({Tensor.__setitem__, *(getattr(Tensor, f"{name}_") for name in _WRITES)})
 
     def __init__(self, scored: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -269,6 +288,9 @@ class ConnectionMode(TorchFunctionMode):
                 return self._mark(above * (1 + below))
         if func in self.sums:
             args = tuple(self._from(x) for x in args)
+            both = sum(id(x) in self._from_input for x in args) > 1
+            if both and func in self.differences:  # a mean that is taken off, and a mean of that
+                return self._mark(noisy(func(*args, **options)))
         elif func in self.joins:
             args = (type(args[0])(self._from(x) for x in args[0]), *args[1:])
         elif func in self.linear_maps:
@@ -280,7 +302,10 @@ class ConnectionMode(TorchFunctionMode):
             return self._mark(noisy(func(*args, **options)))
         if func in self.factors and sum(id(x) in self._from_input for x in given) > 1:
             return self._mark(self._product(func, args, options))
-        return self._mark(self.replacements.get(func, func)(*args, **options))
+        result = self.replacements.get(func, func)(*args, **options)
+        if func in self.writes:  # into a tensor, which a view may have been taken of
+            self._mark([args[0], args[0]._base])
+        return self._mark(result)
 
     def linear(
         self, name: str | None, func: Callable[..., Any], args: Any, options: dict[str, Any]

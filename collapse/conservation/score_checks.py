@@ -6,6 +6,7 @@ Each check returns its rows and the layers whose scores it held to something.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -110,11 +111,17 @@ def _rounding(saliency: Tensor, largest: float) -> float:
 def against_each_other(trace: Trace, scores: Mapping[str, Tensor]) -> Checked:
     """Scores alone: in = out at hidden units, and one sum for every layer that is a cut.
 
-    In units of the median layer sum, so that the tolerance means the same for any scores.
+    In units of the median layer sum, so that the tolerance means the same for any scores. A layer
+    that is passed several times has that sum so many times.
     """
-    cuts = [name for name in cut_layers(trace) if name in scores]
+    passed = Counter(name for name in cut_layers(trace) if name in scores)
+    used = Counter(use.parameter for operation in trace.operations for use in operation.uses)
+    cuts = [name for name, times in passed.items() if used[name] == times]
     totals = masking.sums(scores)
-    sums = {name: torch.tensor(totals[name][0], dtype=torch.float64) for name in cuts or scores}
+    sums = {
+        name: torch.tensor(totals[name][0] / (passed[name] or 1), dtype=torch.float64)
+        for name in cuts or scores
+    }
     middle = torch.stack(list(sums.values())).median()
     unit = float(middle.abs()) or 1.0
     one = torch.ones((), dtype=torch.float64)

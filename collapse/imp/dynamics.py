@@ -181,9 +181,9 @@ def conserved_table(
 def conserving_units(trainer: Trainer) -> list[HiddenUnits]:
     """The hidden units for which ``‖θ_in‖² − ‖θ_out‖²`` is conserved by gradient flow.
 
-    Found from a recorded pass: units between weights with homogeneous operations in between. Of a
-    unit behind BatchNorm the incoming parameters are its scale and shift. Empty where the
-    network cannot be recorded.
+    Found from a recorded pass: units between weights with homogeneous operations in between, all
+    of which are trained. Of a unit behind BatchNorm the incoming parameters are its scale and
+    shift. Empty where the network cannot be recorded.
     """
     model = trainer.model
     x, y = next(trainer.feed.in_order(2))
@@ -199,7 +199,8 @@ def conserving_units(trainer: Trainer) -> list[HiddenUnits]:
             )
         except RequestError:  # e.g. a collapsed network, whose output is constant
             return []
-    return hidden_units(trace, through_batchnorm=False)
+    groups = hidden_units(trace, through_batchnorm=False)
+    return [group for group in groups if group.weights <= trainer.trainable.keys()]
 
 
 def _fit(sizes: Mapping[str, int], sums: list[float]) -> tuple[float | None, float | None]:

@@ -10,6 +10,7 @@ as if it had never stopped, because every random choice is derived from seed, le
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -219,8 +220,10 @@ def check_rounds(compression: float, rewinding: Rewinding, settings: recipes.Set
     masking.keep_count(1, compression)
     if rewinding.rewind not in ("weights", "learning-rate"):
         raise unknown("rewind", rewinding.rewind, ("weights", "learning-rate"))
-    if rewinding.levels < 0:
-        raise RequestError(f"--levels: expected 0 or more, got {rewinding.levels}")
+    whole = isinstance(rewinding.levels, numbers.Integral)
+    if not whole or rewinding.levels < 0:
+        kind = "" if whole else ", a whole number"
+        raise RequestError(f"--levels: expected 0 or more{kind}, got {rewinding.levels}")
     if rewinding.levels and not 0 <= rewinding.rewind_epoch <= settings.epochs:
         raise RequestError(
             f"--rewind-epoch: expected 0 to {settings.epochs} (--epochs), got "
@@ -297,7 +300,9 @@ class _Run:
                 masking.sums(result.scores),
             )
         ]
-        layer, critical = _first_to_collapse(result)
+        # Where each layer is ranked by itself no one ranking says which would be the first.
+        ranked = self.pruning.ranks == "global"
+        layer, critical = _first_to_collapse(result) if ranked else (None, None)
         state.rows["levels"].append(
             {
                 "level": state.level,

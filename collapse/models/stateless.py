@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
@@ -135,23 +135,39 @@ def returns_several(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inp
 
 
 def _run(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs | Ones) -> Any:
-    tensors = dict(tensors)
-    if isinstance(model, fx.GraphModule):  # a traced copy has only what the forward uses
-        own = [
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        ]
-        tensors = {name: tensors[name] for name, _ in own if name in tensors}
     lookups = None
     if isinstance(inputs, Ones):
         lookups = Lookups(model, tensors, inputs) if inputs.ids() else None
         inputs = inputs.inputs
     args, keywords = arguments(inputs)
     with forward_errors(model, inputs), lookups or nullcontext():
-        result = functional_call(model, tensors, args, keywords, strict=False)
+        result = functional_call(model, _slots(model, tensors), args, keywords, tie_weights=False)
     if lookups is not None:
         lookups.check()
     return result
+
+
+def _slots(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What takes each place of the model, a place once: a module may have several names.
+
+    Given a place under two names torch does not restore it (2.15): the model would keep what was
+    to stand in for one call. Of what a traced copy does not have, nothing is given to it.
+    """
+    places: dict[str, Tensor] = {}
+    given: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        for own in (module._parameters, module._buffers):
+            for attribute, value in own.items():
+                if value is None:
+                    continue
+                name = f"{path}.{attribute}" if path else attribute
+                if name in tensors:
+                    given.setdefault(id(value), tensors[name])
+                if id(module) not in seen:
+                    places[name] = value
+        seen.add(id(module))
+    return {name: given[id(value)] for name, value in places.items() if id(value) in given}
 
 
 class ContiguousGradients(TorchFunctionMode):

@@ -14,7 +14,7 @@ from collapse import schedules
 from collapse.errors import RequestError
 from collapse.masks import check_fit, gather, keep_count, kept, kept_by_layer, total
 from collapse.models import Masks, check_finite
-from collapse.options import Pruning
+from collapse.options import Pruning, check_iterations
 from collapse.problem import Problem
 from collapse.pruning import allocations
 from collapse.pruning.engines import Engine, fastest, named
@@ -63,6 +63,7 @@ def prune(
     """
     problem, options = Problem.of(model, batches), Problem.options(options)
     about(options.pruner)  # an unknown one is said now
+    check_iterations(options.iterations, None)
     if masks is None:
         masks = problem.start()
     else:

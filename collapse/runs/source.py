@@ -8,13 +8,15 @@ import importlib.util
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import collapse
 from collapse.models import import_user
 
-# Code of the toolkit and of installed packages has a version; only the user's own is looked at.
-_OURS = ("collapse", "analysis")
+# Code of the toolkit and of installed packages has a version; only the user's own is looked at,
+# which may be in a package that is called as one of ours.
+_OURS = [Path(collapse.__file__).parents[1] / name for name in ("collapse", "analysis")]
 
 
 def source_hash(name: str, kind: str) -> str | None:
@@ -31,9 +33,12 @@ def source_hash(name: str, kind: str) -> str | None:
         RequestError: the module cannot be imported.
     """
     module, _, attribute = name.partition(":")
-    if not attribute or module.partition(".")[0] in (*_OURS, "torchvision", "timm", "transformers"):
+    if not attribute or module.partition(".")[0] in ("torchvision", "timm", "transformers"):
         return None
     import_user(name, kind)
+    path = _file(module)
+    if path is not None and _within(path, _OURS):
+        return None
     sources = _sources(module)
     digest = hashlib.sha256()
     for found in sorted(sources):
@@ -71,7 +76,18 @@ def _imported(source: str, package: str) -> Iterator[str]:
 
 def _own_file(module: str) -> Path | None:
     """The file of a module of the user's; None for installed, built-in or missing ones."""
-    if module.partition(".")[0] in (*_OURS, *sys.stdlib_module_names):
+    installed = [sysconfig.get_path("purelib"), *site.getsitepackages(), site.getusersitepackages()]
+    path = _file(module)
+    return None if path is None or _within(path, [*_OURS, *installed]) else path
+
+
+def _within(path: Path, folders: Iterable[Path | str]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module; None for built-in, compiled or missing ones."""
+    if module.partition(".")[0] in sys.stdlib_module_names:
         return None
     try:
         spec = importlib.util.find_spec(module)
@@ -79,6 +95,4 @@ def _own_file(module: str) -> Path | None:
         return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    installed = [sysconfig.get_path("purelib"), *site.getsitepackages(), site.getusersitepackages()]
-    path = Path(spec.origin)
-    return None if any(path.is_relative_to(folder) for folder in installed) else path
+    return Path(spec.origin)

@@ -12,12 +12,41 @@ from torch.overrides import TorchFunctionMode
 
 from collapse.errors import RequestError
 
-_GATES = frozenset(
-    getattr(where, name)
-    for where in (torch, Tensor, F)
-    for name in ("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_")
-    if hasattr(where, name)
+
+def _functions(*names: str) -> frozenset[Callable[..., Any]]:
+    """The functions of these names and their in-place forms, wherever torch has them."""
+    return frozenset(
+        getattr(where, name)
+        for where in (torch, Tensor, F)
+        for base in names
+        for name in (base, f"{base}_")
+        if hasattr(where, name)
+    )
+
+
+_GATES = _functions("relu", "relu6", "leaky_relu")
+# ReLUs where their lower end, by this name or the first number, is zero.
+_CLAMPS = dict.fromkeys(_functions("clamp", "clip", "clamp_min"), "min") | dict.fromkeys(
+    _functions("hardtanh"), "min_val"
 )
+_THRESHOLDS = _functions("threshold")
+_MAXIMA = _functions("maximum", "fmax")
+
+
+def _is_gate(func: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    """Whether a call is a ReLU, however it is written."""
+    if func in _GATES:
+        return True
+    if func in _CLAMPS:
+        return _zero(options.get(_CLAMPS[func], args[1] if len(args) > 1 else None))
+    if func in _THRESHOLDS:
+        at = (*args[1:], *options.values())
+        return len(at) >= 2 and all(map(_zero, at[:2]))
+    return func in _MAXIMA and len(args) == 2 and _zero(args[1])
+
+
+def _zero(x: Any) -> bool:
+    return not bool(x.any()) if isinstance(x, Tensor) else isinstance(x, int | float) and x == 0
 
 
 class Gates(TorchFunctionMode):
@@ -38,7 +67,7 @@ class Gates(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _GATES:
+        if _is_gate(func, args, kwargs or {}):
             self.open.append(args[0].detach() > 0)
         return func(*args, **(kwargs or {}))
 
@@ -59,7 +88,7 @@ class _Imposed(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func not in _GATES:
+        if not _is_gate(func, args, kwargs or {}):
             return func(*args, **(kwargs or {}))
         gate = next(self.gates, None)
         if gate is None or gate.shape != args[0].shape:

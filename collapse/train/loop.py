@@ -314,6 +314,11 @@ class Trainer:
         with untouched(self.model, "eval"), torch.no_grad():
             y = call(self.model, stand_ins(self.model), x.to(self.dtype), self.output)
         classes = self.feed.dataset.classes
+        if not isinstance(y, Tensor):
+            raise RequestError(
+                f"training needs one output: expected --output to name a tensor, got "
+                f"{type(y).__name__}"
+            )
         if not y.is_floating_point():
             raise RequestError(f"the model's output must be real numbers, got {y.dtype}")
         if y.ndim != 2 or y.shape[1] < classes:

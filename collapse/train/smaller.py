@@ -99,6 +99,8 @@ class Smaller:
             if not parameter.requires_grad or name not in self.shrunk.reached:
                 continue
             part = self.parameters.get(name)
+            if part is not None and part.grad is None:  # behind a detach: SGD leaves it alone
+                continue
             if part is None or name in self.shrunk.places:
                 buffer = momentum.get(name)
                 moved = torch.zeros_like(parameter) if buffer is None else buffer

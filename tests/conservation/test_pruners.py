@@ -149,3 +149,12 @@ def test_the_signed_saliency_is_snips_in_every_mode() -> None:
             torch.testing.assert_close(signed[name].abs(), expected)
         sums.append(float(snip["0.weight"].sum()))
     assert len(set(sums)) == 3
+
+
+@pytest.mark.parametrize("pruner", ["synflow", "synflow_l2", "px"])
+def test_a_layer_that_is_passed_twice_carries_twice_as_much(pruner: str) -> None:
+    torch.manual_seed(0)
+    again = nn.Linear(4, 4, bias=False)
+    ends = nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False)
+    model = nn.Sequential(ends[0], nn.ReLU(), again, nn.ReLU(), again, nn.ReLU(), ends[1])
+    assert_conserved(model, torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1]), pruner=pruner)

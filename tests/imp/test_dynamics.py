@@ -11,9 +11,12 @@ from torch import nn
 
 from collapse import masks as masking
 from collapse.conservation import layer_statistics
+from collapse.data import load
 from collapse.imp import EVERY, Dynamics, conserving_units
+from collapse.options import Training
 from collapse.scores import ScoreInputs, score
 from collapse.train import Trainer
+from collapse.train.recipes import resolve
 from tests.imp.watched import FULL_BATCH, perceptron, vectors, watched
 from tests.train.test_train import SETTINGS, _convolutions, _drawn
 
@@ -135,3 +138,15 @@ def test_a_collapsed_layer_has_no_fit_and_stops_nothing() -> None:
     nn.init.zeros_(model[8].weight)
     rows, _ = watched(model, replace(SETTINGS, lr=1e-30), 0, _drawn())
     assert {(row["slope"], row["r"]) for row in rows} == {(None, None)}
+
+
+def test_what_is_beside_a_frozen_layer_is_not_conserved() -> None:
+    data = load("gaussian", input_shape=(4,), classes=2)
+    model = nn.Sequential(
+        *(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    )
+    settings = resolve(Training(epochs=1), "", "gaussian")
+    assert len(conserving_units(Trainer(model, data, data, settings))) == 2
+    model[4].weight.requires_grad_(False)
+    groups = conserving_units(Trainer(model, data, data, settings))
+    assert [sorted(group.weights) for group in groups] == [["0.weight", "2.weight"]]

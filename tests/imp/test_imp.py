@@ -327,7 +327,24 @@ def test_from_masks_on_the_levels_begin_where_they_are() -> None:
     )
 
 
-MISTAKES: dict[str, dict[str, Any]] = {
+def test_a_ranking_of_each_layer_says_not_which_would_be_first() -> None:
+    data, model = load("gaussian", input_shape=(4,), classes=2), build("fc", input_shape=(4,))
+    short, pruning = Training(epochs=1, train_samples=20), Pruning("magnitude", scope="layer")
+    for scope, unknown in (("layer", True), ("global", False)):
+        pruning = replace(pruning, scope=scope)
+        levels = imp(model, data, data, 30.0, pruning=pruning, training=short).tables["levels"]
+        assert pd.isna(levels["first_collapsed_layer"].iloc[-1]) == unknown
+        assert pd.isna(levels["critical_compression"].iloc[-1]) == unknown
+
+
+class _Several(nn.Linear):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": super().forward(x), "aux": x}
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "--levels: expected 0 or more, a whole number, got 1.5": {"rewinding": Rewinding(levels=1.5)},
+    "expected --output to name a tensor, got dict": {"output": "all"},
     "unknown pruner 'sinp'": {"pruning": Pruning("sinp")},
     "expected at least one batch": {"pruning": Pruning("snip")},
     "at compression 2 already": {"compression": 1.5, "masks": [True, False, True, False]},
@@ -336,10 +353,12 @@ MISTAKES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("said", MISTAKES)
+@pytest.mark.parametrize("said", REFUSED)
 def test_what_cannot_be_done_is_said_before_any_training(said: str) -> None:
-    data, model = load("gaussian", input_shape=(4,), classes=2), nn.Linear(4, 2, bias=False)
-    given = {"compression": 4.0, **MISTAKES[said]}
+    several = "output" in REFUSED[said]
+    data = load("gaussian", input_shape=(4,), classes=2)
+    model = (_Several if several else nn.Linear)(4, 2, bias=False)
+    given = {"compression": 4.0, **REFUSED[said]}
     if "masks" in given:
         given["masks"] = {"weight": torch.tensor([given["masks"]] * 2)}
     before = model.weight.detach().clone()

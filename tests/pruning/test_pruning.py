@@ -148,6 +148,8 @@ def test_masks_that_keep_less_than_is_asked_for_say_so(mlp: nn.Module) -> None:
         prune(mlp, [], Pruning("magnitude"), compression=10, masks=start)
     with pytest.raises(RequestError, match="keep: expected a whole number, got '5'"):
         prune(mlp, [], Pruning("magnitude"), keep="5")
+    with pytest.raises(RequestError, match="at least 1, a whole number, got 1.5"):
+        prune(mlp, [], Pruning("magnitude", iterations=1.5), keep=5)
 
 
 def test_certified_says_that_R_is_negative() -> None:

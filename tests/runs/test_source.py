@@ -71,3 +71,22 @@ def test_runs_and_points_of_an_edited_network_have_other_names(folder: Path) -> 
         names.append((experiment.run(folder / "runs").name, str(experiment.scoring_config())))
     for column in zip(*names, strict=True):
         assert len(set(column)) == 3
+
+
+def test_a_package_of_the_users_may_be_called_as_one_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an edited network in it, the finished run of the old one would be given back."""
+    package = tmp_path / "analysis"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text("WIDTH = 1\ndef build(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "analysis"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = source_hash("analysis.nets:build", "model")
+    (package / "nets.py").write_text("WIDTH = 2\ndef build(): pass\n")
+    assert before is not None
+    assert source_hash("analysis.nets:build", "model") != before
+    for name in ("analysis", "analysis.nets"):
+        monkeypatch.delitem(sys.modules, name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import doctest
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse import masks as masking
@@ -317,3 +319,38 @@ def test_the_page_has_a_row_for_each() -> None:
     table = page.partition("| pruner | score |")[2].partition("\n\n")[0]
     rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(rows) == sorted(SCORES)
+
+
+RELUS = {
+    "clamp": lambda x: x.clamp(0),
+    "clamp_min": lambda x: torch.clamp_min(x, 0),
+    "clamp by name": lambda x: torch.clamp(x, min=0.0),
+    "hardtanh": lambda x: F.hardtanh(x, 0, 1e9),
+    "threshold": lambda x: F.threshold(x, 0, 0),
+    "maximum": lambda x: torch.maximum(x, torch.zeros_like(x)),
+}
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_px_knows_a_relu_however_it_is_written(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self, relu: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.relu = nn.Linear(4, 8), nn.Linear(8, 2), relu
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.relu(self.a(x)))
+
+    batches = [(torch.randn(5, 4), torch.zeros(5, dtype=torch.long))]
+    expected, got = (
+        score(model, "px", masking.dense(model), ScoreInputs(batches))
+        for model in (Net(torch.relu), Net(RELUS[name]))
+    )
+    for layer, tensor in expected.items():
+        torch.testing.assert_close(got[layer], tensor)
+    linear = Net(lambda x: x.clamp(min=-9e9))
+    assert not torch.equal(
+        score(linear, "px", masking.dense(linear), ScoreInputs(batches))["a.weight"],
+        expected["a.weight"],
+    )

@@ -1,0 +1,79 @@
+"""Running a model on other tensors leaves it as it was, whatever its modules are called."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import collapse
+from collapse import masks as masking
+from collapse.connectivity import connected
+from collapse.conservation import audit
+from collapse.models import call, stand_ins
+from collapse.options import Pruning
+from collapse.pruning import prune
+from collapse.scores import SCORES, ScoreInputs, score
+from tests.snapshot import assert_same, snapshot
+
+
+class Twice(nn.Module):
+    """One module under two names, one weight in two modules, and a norm that is shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.layers[2].weight = self.layers[1].weight
+        norm = nn.BatchNorm1d(4)
+        first, second, third = self.layers
+        self.body = nn.Sequential(first, norm, nn.ReLU(), second, norm, nn.ReLU(), third)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+BATCHES = [(torch.linspace(-1, 2, 24).view(6, 4).sin(), torch.arange(6) % 4)]
+
+
+def _places(model: nn.Module) -> dict[str, int]:
+    """Which object is where: a model that has got its values back may have got them as others."""
+    every = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: id(tensor) for name, tensor in every}
+
+
+@pytest.mark.parametrize("pruner", [name for name in SCORES if ":" not in name])
+def test_a_module_under_two_names_is_as_it_was(pruner: str) -> None:
+    model = Twice()
+    before, places = snapshot(model), _places(model)
+    score(model, pruner, masking.dense(model), ScoreInputs(BATCHES))
+    assert_same(before, snapshot(model))
+    assert _places(model) == places
+
+
+def test_whatever_looks_at_it_leaves_it_alone() -> None:
+    model = Twice()
+    before, places = snapshot(model), _places(model)
+    masks = prune(model, BATCHES, Pruning(), compression=4).masks
+    assert connected(model, masks, BATCHES[0][0])
+    audit(model, BATCHES[0])
+    collapse.doctor(model, BATCHES[0][0])
+    collapse.shrink(model, masks, BATCHES[0][0])
+    assert_same(before, snapshot(model))
+    assert _places(model) == places
+
+
+def test_every_place_has_what_stands_in() -> None:
+    model = Twice().eval()
+    doubled = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*doubled.parameters(), *doubled.buffers()):
+            tensor.mul_(2)
+    state = {name: 2 * tensor for name, tensor in stand_ins(model).items()}
+    x = BATCHES[0][0]
+    assert torch.equal(call(model, state, x), doubled(x))
