@@ -65,6 +65,30 @@ def test_synflows_networks_train_as_the_masked_ones(name: str) -> None:
     assert left < 0.3 * sum(parameter.numel() for parameter in model.parameters())
 
 
+class _Detached(nn.Module):
+    """The first layers have no gradient: SGD leaves them, and their momentum, alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.beside = nn.Linear(8, 12), nn.Linear(8, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head((self.first(x).relu().detach() + self.beside(x)).relu())
+
+
+def test_what_has_no_gradient_does_not_decay() -> None:
+    torch.manual_seed(0)
+    model = _Detached().double()
+    nn.init.zeros_(model.first.bias)
+    masks = masking.dense(model)
+    masks["first.weight"][::2] = masks["beside.weight"][::3] = False
+    masks["head.weight"][:, ::4] = False
+    trainer = _compare(model, _drawn(9, (2, 2, 2)), masks)
+    assert torch.equal(trainer.model.first.weight, model.first.weight * masks["first.weight"])
+
+
 def _compare(model: nn.Module, dataset: Dataset, masks: dict[str, Tensor], **other) -> Trainer:
     masked, expected, numbers = _trained(model, dataset, masks, shrink=False, **other)
     trainer, rows, measured = _trained(model, dataset, masks, shrink=True, **other)
