@@ -48,5 +48,7 @@ def uneven(x: Tensor, weight: Tensor) -> Tensor:
     off.
     """
     dimensions = max(0, weight.ndim - 2)  # of a convolution
-    factors = torch.rand(x.shape[-dimensions - 1], device=x.device).mul_(0.5).add_(0.75)
+    factors = (
+        torch.rand(x.shape[-dimensions - 1], device=x.device, dtype=x.dtype).mul_(0.5).add_(0.75)
+    )
     return x * factors.view(-1, *(1,) * dimensions)

@@ -108,7 +108,7 @@ def record(
             finite (the first is named), the forward or the backward fails, or the recorded
             forward is not the plain one.
     """
-    names = {name for name, _ in model.named_parameters()}
+    names = {name for name, p in model.named_parameters() if p.is_floating_point()}
     with streams_at(model, seed):
         expected = _plain(model, tensors, inputs, output)
     state = {
@@ -167,7 +167,7 @@ def _plain(
     model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs | Ones, output: Selector
 ) -> list[Tensor]:
     """The model's outputs without a recorder, on copies: a forward may write into its state."""
-    names = {name for name, _ in model.named_parameters()}
+    names = {name for name, p in model.named_parameters() if p.is_floating_point()}
     state = {
         name: tensor.detach().clone().requires_grad_(name in names)
         for name, tensor in tensors.items()

@@ -42,7 +42,11 @@ def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     with streams_at(model, seed):
         try:
-            model.train(mode == "train")
+            if mode == "train":  # a frozen norm says so in a ``train`` of its own
+                model.train()
+            else:  # not by ``eval``: an adapter that merges itself there could not be put back
+                for module, _ in flags:
+                    module.training = False
             yield
         finally:
             for module, training in flags:
@@ -84,15 +88,17 @@ def stand_ins(
         parameter: maps (name, detached parameter) to what takes its place; identity without it.
 
     Returns:
-        One tensor a parameter (shared ones once) and a *copy* of each buffer, because a forward
-        may update buffers in place (BatchNorm in train mode does).
+        One tensor a parameter (shared ones once) and one a buffer, in memory of their own, because
+        a forward may write into them (BatchNorm in train mode does).
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         value = weight.detach()
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
-        tensors[name] = value if parameter is None else parameter(name, value)
+        given = value if parameter is None else parameter(name, value)
+        # In memory of its own: a forward may write into it (an embedding with max_norm does).
+        tensors[name] = given.clone() if given.data_ptr() == weight.data_ptr() else given
     for name, buffer in model.named_buffers():
         value = buffer.detach().clone()
         if dtype is not None and value.is_floating_point():

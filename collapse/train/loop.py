@@ -256,6 +256,7 @@ class Trainer:
                 self._mask_gradients()
                 if watch is not None:
                     watch.step(step)
+                self._begin_momentum()
                 self.optimizer.step()
                 losses[step] = loss.detach()
                 hits += hits_of(logits, y)
@@ -326,6 +327,14 @@ class Trainer:
                 f"the model's head does not fit '{self.feed.dataset.name}': expected an output of "
                 f"shape (batch, {classes}), got {('batch', *y.shape[1:])} (--classes {classes})"
             )
+
+    def _begin_momentum(self) -> None:
+        """Of parameters whose first gradient came late: the fused step takes all or none."""
+        state = self.optimizer.state
+        if state and self.settings.momentum > 0:
+            for parameter in self.parameters.values():
+                if parameter.grad is not None and parameter not in state:
+                    state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
     def _mask_gradients(self) -> None:
         pairs = [(self.parameters[name].grad, mask) for name, mask in self.held.items()]

@@ -77,3 +77,55 @@ def test_every_place_has_what_stands_in() -> None:
     state = {name: 2 * tensor for name, tensor in stand_ins(model).items()}
     x = BATCHES[0][0]
     assert torch.equal(call(model, state, x), doubled(x))
+
+
+class Merging(nn.Linear):
+    """As loralib's: it changes its weight when it is told to evaluate, and does not go back."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if not mode:
+            self.weight.data.add_(1)
+        return super().train(mode)
+
+
+class Frozen(nn.BatchNorm1d):
+    """A norm that stays in eval mode."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+def test_a_train_of_its_own_is_not_called_to_evaluate_and_is_to_train() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Merging(4, 4), Frozen(4), nn.ReLU(), nn.Linear(4, 4))
+    before = snapshot(model)
+    masks = masking.dense(model)
+    score(model, "synflow", masks, ScoreInputs(BATCHES))
+    assert connected(model, masks, BATCHES[0][0])
+    train, evaluated = (
+        score(model, "snip", masks, ScoreInputs(BATCHES, m)) for m in ("train", "eval")
+    )
+    assert_same(before, snapshot(model))
+    for name, tensor in train.items():  # the norm is frozen, and so alike in both
+        assert torch.equal(tensor, evaluated[name])
+
+
+def test_a_forward_that_writes_its_parameters_writes_ours() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4, max_norm=0.1), nn.Flatten(), nn.Linear(8, 3))
+    batches = [(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))]
+    before = snapshot(model)
+    for pruner in ("magnitude", "synflow", "snip"):
+        prune(model, batches, Pruning(pruner), compression=2)
+    assert_same(before, snapshot(model))
+
+
+def test_another_default_precision_and_whole_numbers_as_parameters() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[0].steps = nn.Parameter(torch.tensor([3]), requires_grad=False)
+    assert audit(model, BATCHES[0]).R > 0
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert connected(model, masking.dense(model), BATCHES[0][0].float())
+    finally:
+        torch.set_default_dtype(torch.float32)

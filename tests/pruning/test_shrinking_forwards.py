@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,3 +95,77 @@ def test_a_name_of_a_traced_network() -> None:
     model.add_module("code", nn.Linear(6, 4))
     with pytest.raises(RequestError, match="has a 'code' of its own: expected another name"):
         shrink(model, masking.dense(model), torch.randn(4, 6))
+
+
+class _Sign(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Trained(nn.Module):
+    """What training does here, no traced forward shows.
+
+    Args:
+        between: what happens to the hidden units.
+    """
+
+    def __init__(self, between: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head, self.between = nn.Linear(6, 8), nn.Linear(8, 3), between
+        self.register_buffer("seen", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self, x))
+
+
+def _without_gradient(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net.first(x).relu()
+
+
+def _counted(net: nn.Module, x: Tensor) -> Tensor:
+    x = net.first(x).relu()
+    net.seen.mul_(0.9).add_(0.1)
+    return x
+
+
+def _dropped(net: nn.Module, x: Tensor) -> Tensor:
+    return net.first(x).relu() * (1 if random.random() < 0.5 else 0)
+
+
+UNSEEN = {
+    "gradient of 'first.weight'": [_without_gradient, lambda n, x: _Sign.apply(n.first(x))],
+    "writes into the buffer 'seen'": [_counted],
+    "away from it in train mode": [_dropped],
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "between"), [(said, each) for said, several in UNSEEN.items() for each in several]
+)
+def test_what_would_be_trained_otherwise_is_refused(
+    said: str, between: Callable[[nn.Module, Tensor], Tensor]
+) -> None:
+    model = _Trained(between)
+    masks = masking.dense(model)
+    masks["head.weight"][:, ::2] = False
+    with pytest.raises(RequestError, match=said):
+        shrink(model, masks, torch.zeros(1, 6))
+
+
+def test_a_hook_on_a_gradient_is_refused_and_a_buffer_that_is_read_is_none() -> None:
+    model = _Trained(lambda net, x: net.first(x).relu() - net.seen)
+    masks = masking.dense(model)
+    masks["head.weight"][:, ::2] = False
+    assert shrink(model, masks, torch.zeros(1, 6)).head.in_features == 4
+    model.first.weight.register_hook(lambda gradient: 2 * gradient)
+    with pytest.raises(RequestError, match="'first.weight' has a hook on its gradient"):
+        shrink(model, masks, torch.zeros(1, 6))

@@ -235,3 +235,34 @@ def test_a_residual_networks_branches_are_picked_by_products() -> None:
     picked = [module for module in trainer.network.modules() if isinstance(module, Picked)]
     assert picked
     assert all(module.by_product for module in picked)
+
+
+class _Sometimes(nn.Linear):
+    """Its gradient comes late, and not in every step: a layer that is drawn, or routed to."""
+
+    step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).step += self.training
+        return super().forward(x) if self.training and self.step % 3 == 2 else x
+
+
+def test_a_gradient_that_is_not_always_there_is_trained_as_by_plain_sgd() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), _Sometimes(8, 8), nn.Linear(8, 3))
+    dataset = _drawn(24, (2, 2, 2))
+    found = []
+    for plain in (False, True):
+        _Sometimes.step = 0
+        settings = replace(SETTINGS, train_batch_size=4)
+        trainer = Trainer(copy.deepcopy(model), dataset, dataset, settings, shrink=False)
+        if plain:
+            group = trainer.optimizer.param_groups[0]
+            trainer.optimizer = torch.optim.SGD(group["params"], **{
+                key: group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")
+            })  # fmt: skip
+            trainer._begin_momentum = lambda: None  # type: ignore[method-assign]  # what is tested
+        trainer.epoch(0, 0)
+        found.append(trainer.model.state_dict())
+    for name, tensor in found[1].items():
+        torch.testing.assert_close(found[0][name], tensor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from collapse.errors import RequestError, first_line
 from collapse.masks import check_fit
@@ -18,6 +19,8 @@ from collapse.pruning.shrinking.rewriting import Places, Rewriting, gathered
 # Both networks are compared in float64 before the smaller one is handed out.
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-15
+# Their gradients, relative to the largest: far above rounding, far below another gradient.
+_TRAINED_ALIKE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ def shrunk(
             f"{type(example).__name__}"
         )
     model, moving = plain(model), moving or {}
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise RequestError(
+                f"cannot be shrunk: '{name}' has a hook on its gradient, which would see a part"
+            )
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -117,7 +125,8 @@ def shrunk(
     left = dict(network.named_parameters()) | dict(network.named_buffers())
     places = {name: place for name, place in writing.places.items() if name in left}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
-    reached = {first[id(tensors[name])] for name in found.reached if name in tensors}
+    ids = {name: id(tensors[name]) for name in found.reached if name in tensors}
+    reached = {first[one] for one in ids.values() if one in first}  # buffers are read, too
     result = Shrunk(network, places, writing.left, reached, found.zero_inputs())
     _check_same(model, masks, result, example, output, writing.unrounded)
     return result
@@ -178,7 +187,7 @@ def _check_same(
         draw = torch.Generator().manual_seed(0)
         batch = torch.randn(batch.shape, dtype=torch.float64, generator=draw).to(batch.device)
 
-    def result(network: nn.Module, mode: Mode, x: Tensor) -> Tensor:
+    def run(network: nn.Module, mode: Mode, x: Tensor, seed: int = 0) -> _Step:
         def masked(name: str, value: Tensor) -> Tensor:
             return value.masked_fill(~masks[name], 0) if name in masks else value
 
@@ -187,24 +196,107 @@ def _check_same(
 
         parameter = masked if network is model else exact
         tensors = stand_ins(network, dtype=torch.float64, parameter=parameter)
-        with untouched(model, mode), untouched(network, mode), torch.no_grad():
-            found: Tensor = call(network, tensors, x, output)
-            return found
+        return _step(network, tensors, x, mode, seed, output)
 
-    modes: tuple[Mode, ...] = ("eval", "train")
-    for mode in modes:
-        whole, part = result(model, mode, batch), result(small.network, mode, batch)
+    def result(network: nn.Module, mode: Mode, x: Tensor, seed: int = 0) -> Tensor:
+        return run(network, mode, x, seed).output
+
+    # A forward that draws whether a layer runs was traced with one answer: another seed shows it.
+    modes: tuple[tuple[Mode, int], ...] = (("eval", 0), *(("train", seed) for seed in range(4)))
+    for mode, seed in modes:
+        whole, part = result(model, mode, batch, seed), result(small.network, mode, batch, seed)
         if whole.shape == part.shape and _distance(whole, part) <= _TOLERANCE:
             continue
         # BatchNorm over few positions multiplies rounding: as much as it makes of a tiny change.
         allowed = 0.0
         if batch.is_floating_point():
-            allowed = 100 * _distance(whole, result(model, mode, batch * (1 + _ROUNDING)))
+            allowed = 100 * _distance(whole, result(model, mode, batch * (1 + _ROUNDING), seed))
         if whole.shape != part.shape or not _distance(whole, part) <= allowed:
             raise RequestError(
                 f"cannot be shrunk: a smaller network was {_distance(whole, part):.1e} away from "
                 f"it in {mode} mode"
             )
+    whole_step, part_step = run(model, "train", batch), run(small.network, "train", batch)
+    _check_trained_alike(model, masks, whole_step, small, part_step)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a forward gives, the gradients of parameters, and the buffers after it."""
+
+    output: Tensor
+    gradients: dict[str, Tensor | None]
+    buffers: dict[str, Tensor]
+
+
+def _step(
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    x: Tensor,
+    mode: Mode,
+    seed: int,
+    output: Selector,
+) -> _Step:
+    leaves = {
+        name: tensors[name].requires_grad_()
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+    }
+    gradients: list[Tensor | None] = [None] * len(leaves)
+    with untouched(network, mode, seed), torch.enable_grad():
+        found: Tensor = call(network, tensors, x, output)
+        if found.requires_grad and leaves:
+            draw = torch.Generator().manual_seed(1)
+            weights = torch.randn(found.shape, dtype=torch.float64, generator=draw).to(found)
+            total = (found * weights).sum()
+            gradients = list(torch.autograd.grad(total, [*leaves.values()], allow_unused=True))
+    buffers = {name: tensors[name] for name, _ in network.named_buffers() if name in tensors}
+    return _Step(found.detach(), dict(zip(leaves, gradients, strict=True)), buffers)
+
+
+def _check_trained_alike(
+    model: nn.Module, masks: Mapping[str, Tensor], whole: _Step, small: Shrunk, part: _Step
+) -> None:
+    """Raise RequestError unless what is left would be trained as it is in the masked network.
+
+    A traced forward knows nothing of ``no_grad``, of functions with a backward of their own, nor
+    of buffers that it writes.
+    """
+    largest = max(
+        (float(g.abs().max()) for g in whole.gradients.values() if g is not None and g.numel()),
+        default=0.0,
+    )
+    ids = {id(p): name for name, p in model.named_parameters()}
+    own = {name: ids[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    for name, got in part.gradients.items():
+        if name not in own:  # a bias that takes a constant
+            continue
+        expected = whole.gradients.get(own[name])
+        if expected is None and got is None:
+            continue
+        apart = float("inf")
+        if expected is not None:
+            expected = small.gather(name, expected)
+            got = torch.zeros_like(expected) if got is None else got
+            if own[name] in masks:  # of what is pruned the gradient is thrown away
+                kept = small.gather(name, masks[own[name]]).to(got)
+                got, expected = got * kept, expected * kept
+            apart = float((got - expected).abs().max()) / (largest or 1.0) if got.numel() else 0.0
+        if not apart <= _TRAINED_ALIKE:
+            raise RequestError(
+                f"cannot be shrunk: the gradient of '{name}' would be another one (no_grad, or a "
+                "function with a backward of its own)"
+            )
+    norms = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for name, _ in module.named_buffers()
+    }
+    before = dict(model.named_buffers())
+    for name, after in whole.buffers.items():
+        if name not in norms and not torch.equal(after, before[name].to(after)):
+            raise RequestError(f"cannot be shrunk: its forward writes into the buffer '{name}'")
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
