@@ -37,9 +37,17 @@ def all_finite(x: Tensor) -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
-    """Put the model into ``mode`` and the random streams at ``seed``, and undo both afterwards."""
+def untouched(
+    model: nn.Module, mode: Mode, seed: int = 0, *, trains: bool = False
+) -> Iterator[None]:
+    """Put the model into ``mode`` and the random streams at ``seed``, and undo both afterwards.
+
+    Args:
+        trains: what the forward leaves in modules stays there, such as a counter of steps. Without
+            it that is undone as well: a cache would be of the tensors that stood in.
+    """
     flags = [(module, module.training) for module in model.modules()]
+    before = [] if trains else [(module, dict(vars(module))) for module, _ in flags]
     with streams_at(model, seed):
         try:
             if mode == "train":  # a frozen norm says so in a ``train`` of its own
@@ -49,6 +57,11 @@ def untouched(model: nn.Module, mode: Mode, seed: int = 0) -> Iterator[None]:
                     module.training = False
             yield
         finally:
+            for module, attributes in before:
+                own = vars(module)
+                for name in own.keys() - attributes.keys():
+                    del own[name]
+                own.update(attributes)
             for module, training in flags:
                 module.training = training
                 if isinstance(module, nn.RNNBase):  # it keeps the tensors that it last ran on

@@ -244,7 +244,8 @@ class Trainer:
         hits = torch.zeros(2, dtype=torch.long, device=self.device)
         sizes = []
         clock = Clock(self.device)
-        with untouched(self.network, "train", derive(self.seed, "forward", level, epoch)):
+        seed = derive(self.seed, "forward", level, epoch)
+        with untouched(self.network, "train", seed, trains=True):
             for step, (x, y) in enumerate(self.feed.shuffled(batch_size, self.seed, level, epoch)):
                 logits = self._logits(x)
                 if not logits.requires_grad:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import collapse
 from collapse import masks as masking
-from collapse.connectivity import connected
+from collapse.connectivity import connected, living
 from collapse.conservation import audit
 from collapse.models import call, stand_ins
 from collapse.options import Pruning
@@ -129,3 +129,26 @@ def test_another_default_precision_and_whole_numbers_as_parameters() -> None:
         assert connected(model, masking.dense(model), BATCHES[0][0].float())
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Caching(nn.Linear):
+    """It keeps what it made of its weight when it last evaluated."""
+
+    made: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        if self.made is None:
+            self.made = 2 * self.weight
+        return nn.functional.linear(x, self.made, self.bias)
+
+
+def test_what_a_module_keeps_of_a_forward_is_not_ours() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Caching(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    masks, x = masking.dense(model), BATCHES[0][0]
+    whole = living(model, masks, x)
+    masks["0.weight"][:, 1:] = False
+    assert masking.kept(living(model, masks, x)) == 4 + 16 < masking.kept(whole)
+    assert model[0].made is None

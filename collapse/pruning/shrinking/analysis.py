@@ -105,9 +105,8 @@ def traced(model: nn.Module) -> fx.Graph:
                 raise RequestError(
                     f"cannot be shrunk: its forward cannot be traced ({first_line(error)})"
                 ) from error
-        if constants := set(vars(model)) - before:  # the tracer leaves them in the model
-            for name in constants:
-                delattr(model, name)
+            constants = set(vars(model)) - before  # the tracer leaves them in the model
+        if constants:
             raise RequestError(
                 "cannot be shrunk: its forward makes a tensor of numbers (torch.tensor(…)): "
                 "expected a buffer, made once by register_buffer"
