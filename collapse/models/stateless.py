@@ -111,7 +111,7 @@ def stand_ins(
             value = value.to(dtype)
         given = value if parameter is None else parameter(name, value)
         # In memory of its own: a forward may write into it (an embedding with max_norm does).
-        tensors[name] = given.clone() if given.data_ptr() == weight.data_ptr() else given
+        tensors[name] = given.clone() if given is value else given
     for name, buffer in model.named_buffers():
         value = buffer.detach().clone()
         if dtype is not None and value.is_floating_point():
