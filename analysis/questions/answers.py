@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analysis.questions import finished
 from analysis.questions.statistics import Estimate, mean, together
 from collapse import tables
@@ -123,8 +121,11 @@ def paired(table: pd.DataFrame, column: str, by: str, reference: object) -> pd.D
         reference: the value of ``by`` that the others are compared with; None for missing ones.
     """
     others = [c for c in GROUP if c in table and c != by]
-    # As an array: of a table without rows an empty list would choose columns.
-    is_reference = np.array([_same(value, reference) for value in table[by]], dtype=bool)
+    import pandas as pd
+
+    # As a column: of a table without rows an empty list would choose columns.
+    same = [_same(value, reference) for value in table[by]]
+    is_reference = pd.Series(same, index=table.index, dtype=bool)
     keys = [*others, "seed"]
     base = table.loc[is_reference, [*keys, column]].rename(columns={column: "_reference"})
     rest = table[~is_reference]

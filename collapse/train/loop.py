@@ -39,6 +39,7 @@ from collapse.train import recipes
 from collapse.train.fused import fuse
 from collapse.train.measures import channels_last, hits_of, row_of
 from collapse.train.recipes import Settings
+from collapse.train.sgd import begin_momentum, sgd
 from collapse.train.smaller import Smaller
 
 _NO_GRADIENT = (
@@ -141,15 +142,7 @@ class Trainer:
         elif self.compiled:  # on a GPU its launches are captured in CUDA graphs
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self.forward = torch.compile(network, mode=mode)
-        self.optimizer = torch.optim.SGD(
-            list(parameters.values()),
-            lr=self.settings.lr,
-            momentum=self.settings.momentum,
-            weight_decay=self.settings.weight_decay,
-            nesterov=self.settings.momentum > 0,
-            # Fused in half precision on a CPU it rounds away small steps (torch 2.11).
-            fused=self.device.type in ("cpu", "cuda") and self.dtype.itemsize >= 4,
-        )
+        self.optimizer = sgd(list(parameters.values()), self.settings)
 
     @torch.no_grad()
     def hold(self, masks: Mapping[str, Tensor]) -> None:
@@ -257,7 +250,7 @@ class Trainer:
                 self._mask_gradients()
                 if watch is not None:
                     watch.step(step)
-                self._begin_momentum()
+                begin_momentum(self.optimizer)
                 self.optimizer.step()
                 losses[step] = loss.detach()
                 hits += hits_of(logits, y)
@@ -328,14 +321,6 @@ class Trainer:
                 f"the model's head does not fit '{self.feed.dataset.name}': expected an output of "
                 f"shape (batch, {classes}), got {('batch', *y.shape[1:])} (--classes {classes})"
             )
-
-    def _begin_momentum(self) -> None:
-        """Of parameters whose first gradient came late: the fused step takes all or none."""
-        state = self.optimizer.state
-        if state and self.settings.momentum > 0:
-            for parameter in self.parameters.values():
-                if parameter.grad is not None and parameter not in state:
-                    state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
     def _mask_gradients(self) -> None:
         pairs = [(self.parameters[name].grad, mask) for name, mask in self.held.items()]

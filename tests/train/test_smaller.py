@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from collapse import imp as rounds
 from collapse import masks as masking
-from collapse.data import Dataset
+from collapse.data import Dataset, load
+from collapse.errors import RequestError
 from collapse.imp import Dynamics, conserving_units
 from collapse.models import build, prunable
 from collapse.options import Pruning, Rewinding
 from collapse.problem import Problem
 from collapse.pruning import prune
 from collapse.pruning.shrinking.parts import Picked
-from collapse.train import Trainer
+from collapse.train import Trainer, train
 from tests.pruning.test_shrinking import CASES, _drawn_masks
 from tests.train.test_train import SETTINGS, _drawn
 
@@ -261,8 +262,13 @@ def test_a_gradient_that_is_not_always_there_is_trained_as_by_plain_sgd() -> Non
             trainer.optimizer = torch.optim.SGD(group["params"], **{
                 key: group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")
             })  # fmt: skip
-            trainer._begin_momentum = lambda: None  # type: ignore[method-assign]  # what is tested
         trainer.epoch(0, 0)
         found.append(trainer.model.state_dict())
     for name, tensor in found[1].items():
         torch.testing.assert_close(found[0][name], tensor)
+
+
+def test_without_parameters_there_is_nothing_to_train() -> None:
+    data = load("gaussian", input_shape=(4,), classes=2)
+    with pytest.raises(RequestError, match="no parameters: expected some to train"):
+        train(nn.ReLU(), data, data)

@@ -417,9 +417,3 @@ def test_labels_are_smoothed_in_training_only() -> None:
 
 def test_a_drop_at_the_end_is_none() -> None:
     assert resolve(Training(epochs=10, lr_drops=(4, 10)), "fc", "digits").lr_drops == (4,)
-
-
-def test_without_parameters_there_is_nothing_to_train() -> None:
-    data = load("gaussian", input_shape=(4,), classes=2)
-    with pytest.raises(RequestError, match="no parameters: expected some to train"):
-        train(nn.ReLU(), data, data)
