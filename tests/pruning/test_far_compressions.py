@@ -72,7 +72,7 @@ def test_far_masks_are_those_of_the_model_in_float64(engine: str, case: Case) ->
 @pytest.mark.slow
 def test_vgg16_reaches_the_maximum_as_in_float64() -> None:
     """A layer of it collapses where the first iterations are in float32."""
-    model = build("vgg16")
+    model = build("vgg16", init="kaiming")
     batch = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))]
     result = prune(model, batch, keep=14)
     assert {step.precision for step in result.steps} == {"float64"}
