@@ -22,7 +22,7 @@ _CRITICAL: dict[str, Any] = {
 
 
 def message(table: pd.DataFrame) -> str:
-    """Accuracies at the highest compression at which one is more than half of the dense one."""
+    """Accuracies at the highest compression at which one is at least half of the dense one."""
     found = answer(table)
     tops = found.groupby("compression")["estimate"].max()
     good = tops[tops >= tops.iloc[0] / 2]

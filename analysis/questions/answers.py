@@ -142,16 +142,15 @@ def _same(value: object, other: object) -> bool:
 
 def from_dense(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """As ``paired``, with the same network and seed with nothing pruned."""
-    network = [name for name in ("model", "dataset") if name in table]
+    network = ["model", "dataset"]
     keys = [*network, "seed"]
     dense = table.loc[table["compression"] == 1, [*keys, column]].drop_duplicates(keys)
     dense = dense.rename(columns={column: "_dense"}).astype({"_dense": float})
     rest = table[table["compression"] > 1].merge(dense, on=keys, how="inner")
     rest["difference"] = rest[column].astype(float) - rest["_dense"]
     found = rest.dropna(subset=["difference"]).drop(columns="_dense")
-    among = found.groupby(network, sort=False)["pruner"] if network else found["pruner"]
-    many = among.transform("nunique") if network else among.nunique()
-    return found.assign(comparisons=many)
+    among = found.groupby(network, sort=False)["pruner"]
+    return found.assign(comparisons=among.transform("nunique"))
 
 
 def differences(

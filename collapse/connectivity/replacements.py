@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from collapse.connectivity.noise import noisy, uneven
 from collapse.connectivity.recurrent import RECURRENT
-from collapse.models import opened, tensors_in
+from collapse.models import functions, is_zero, opened, tensors_in
 
 
 def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -153,33 +153,22 @@ _WRITES = (
 _MAXIMA = ("max", "min", "amax", "amin", "topk", "sort", "kthvalue", "median", "aminmax")
 
 
-def _functions(*names: str) -> list[Callable[..., Any]]:
-    """The functions of these names and their in-place forms, wherever torch has them."""
-    return [
-        getattr(namespace, name)
-        for namespace in (F, torch, Tensor)
-        for base in names
-        for name in (base, f"{base}_")
-        if hasattr(namespace, name)
-    ]
-
-
 def _replacements() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {
-        **dict.fromkeys(_functions(*_PASS), _first),
-        **dict.fromkeys(_functions(*_POSITIVE), _positive),
-        **dict.fromkeys(_functions(*_GATES), _gate),
-        **dict.fromkeys(_functions(*_COMPARISONS), lambda x, *_, **__: torch.ones_like(x).bool()),
-        **{function: _reduced(function) for function in _functions(*_MAXIMA)},
+        **dict.fromkeys(functions(*_PASS), _first),
+        **dict.fromkeys(functions(*_POSITIVE), _positive),
+        **dict.fromkeys(functions(*_GATES), _gate),
+        **dict.fromkeys(functions(*_COMPARISONS), lambda x, *_, **__: torch.ones_like(x).bool()),
+        **{function: _reduced(function) for function in functions(*_MAXIMA)},
         F.scaled_dot_product_attention: _attention,
     }
     for d in (1, 2, 3):
-        table |= dict.fromkeys(_functions(f"max_pool{d}d", f"_max_pool{d}d"), _mean_pool(d))
-        for function in _functions(f"max_pool{d}d_with_indices"):
+        table |= dict.fromkeys(functions(f"max_pool{d}d", f"_max_pool{d}d"), _mean_pool(d))
+        for function in functions(f"max_pool{d}d_with_indices"):
             table[function] = _with_indices(function, _mean_pool(d))
         adaptive = _adaptive_mean_pool(getattr(F, f"adaptive_avg_pool{d}d"))
         table[getattr(F, f"adaptive_max_pool{d}d")] = adaptive
-    return table | dict.fromkeys(_functions("maximum", "minimum", "fmax", "fmin"), torch.add)
+    return table | dict.fromkeys(functions("maximum", "minimum", "fmax", "fmin"), torch.add)
 
 
 # Where normalisations have their scales; their shifts come behind them.
@@ -188,7 +177,7 @@ _NORMS: dict[Any, int] = {
     torch.batch_norm: 1,
     F.instance_norm: 3,
     torch.instance_norm: 1,
-    **dict.fromkeys(_functions("layer_norm", "group_norm", "rms_norm"), 2),
+    **dict.fromkeys(functions("layer_norm", "group_norm", "rms_norm"), 2),
 }
 
 
@@ -196,16 +185,12 @@ _NORMS: dict[Any, int] = {
 # their mean would be nothing, and divided by their norm would not depend on what they are.
 _OF_WEIGHTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_NORMS, _first),
-    **dict.fromkeys(_functions("normalize", *_QUOTIENTS), _first),
-    **dict.fromkeys(_functions("rsqrt", "reciprocal", "__rtruediv__"), _ones),
-    **dict.fromkeys(_functions(*_DIFFERENCES), torch.add),
+    **dict.fromkeys(functions("normalize", *_QUOTIENTS), _first),
+    **dict.fromkeys(functions("rsqrt", "reciprocal", "__rtruediv__"), _ones),
+    **dict.fromkeys(functions(*_DIFFERENCES), torch.add),
 }
 
 _OPEN = 2.0  # what stands for the number in an open factor
-
-
-def _is_zero(x: Any) -> bool:
-    return not bool(x.any()) if isinstance(x, Tensor) else isinstance(x, int | float) and x == 0
 
 
 class ConnectionMode(TorchFunctionMode):
@@ -220,16 +205,16 @@ class ConnectionMode(TorchFunctionMode):
 
     replacements = _replacements()
     linear_maps = frozenset(_linear_maps())
-    sums = frozenset(_functions(*_SUMS))
-    quotients = frozenset(_functions(*_QUOTIENTS))
-    joins = frozenset(_functions(*_JOINS))
-    products = linear_maps | frozenset(_functions("matmul", "mm", "bmm", "mv", "__matmul__"))
+    sums = frozenset(functions(*_SUMS))
+    quotients = frozenset(functions(*_QUOTIENTS))
+    joins = frozenset(functions(*_JOINS))
+    products = linear_maps | frozenset(functions("matmul", "mm", "bmm", "mv", "__matmul__"))
     opened = frozenset({F.multi_head_attention_forward})
-    creations = frozenset(_functions(*_CREATIONS))
-    choices = frozenset(_functions("where"))
-    factors = frozenset(_functions(*_FACTORS))
-    positive = frozenset(_functions(*_POSITIVE))
-    differences = frozenset(_functions(*_DIFFERENCES))
+    creations = frozenset(functions(*_CREATIONS))
+    choices = frozenset(functions("where"))
+    factors = frozenset(functions(*_FACTORS))
+    positive = frozenset(functions(*_POSITIVE))
+    differences = frozenset(functions(*_DIFFERENCES))
     writes = frozenset({Tensor.__setitem__, *(getattr(Tensor, f"{name}_") for name in _WRITES)})
 
     def __init__(self, scored: Mapping[str, Tensor]) -> None:
@@ -323,7 +308,7 @@ class ConnectionMode(TorchFunctionMode):
             return any(opened) or any(isinstance(x, int | float) and x != 0 for x in args)
         if func in self.linear_maps or (func in self.products and len(entered) == 1):
             return False  # it adds a bias to what comes out
-        if func in self.factors and any(_is_zero(x) for x in args):  # a state that begins at zero
+        if func in self.factors and any(is_zero(x) for x in args):  # a state that begins at zero
             return False
         return func in self.positive or all(opened)
 

@@ -167,7 +167,8 @@ def _by_name(name: str, input_shape: Shape, classes: int, pretrained: bool) -> n
     if pretrained:
         from torchvision.models import list_models
 
-        if name not in list_models() or (*input_shape, 0)[1] < IMAGENET_HEIGHT:
+        small = len(input_shape) != 3 or input_shape[1] < IMAGENET_HEIGHT
+        if name not in list_models() or small:
             raise RequestError(
                 f"no pretrained weights for '{name}' at input {input_shape}: expected "
                 "torchvision:NAME, timm:NAME, or a paper network at 224×224"

@@ -237,3 +237,19 @@ def opened(func: Callable[..., Any]) -> Callable[..., Any]:
     found = types.FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
     found.__kwdefaults__ = func.__kwdefaults__
     return found
+
+
+def functions(*names: str) -> list[Callable[..., Any]]:
+    """The functions of these names and their in-place forms, wherever torch has them."""
+    return [
+        getattr(namespace, name)
+        for namespace in (F, torch, Tensor)
+        for base in names
+        for name in (base, f"{base}_")
+        if hasattr(namespace, name)
+    ]
+
+
+def is_zero(x: Any) -> bool:
+    """Whether an argument is zero, or a tensor of zeros."""
+    return not bool(x.any()) if isinstance(x, Tensor) else isinstance(x, int | float) and x == 0

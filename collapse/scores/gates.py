@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from collapse.errors import RequestError
+from collapse.models import functions, is_zero
 
-
-def _functions(*names: str) -> frozenset[Callable[..., Any]]:
-    """The functions of these names and their in-place forms, wherever torch has them."""
-    return frozenset(
-        getattr(where, name)
-        for where in (torch, Tensor, F)
-        for base in names
-        for name in (base, f"{base}_")
-        if hasattr(where, name)
-    )
-
-
-_GATES = _functions("relu", "relu6", "leaky_relu")
+_GATES = frozenset(functions("relu", "relu6", "leaky_relu"))
 # ReLUs where their lower end, by this name or the first number, is zero.
-_CLAMPS = dict.fromkeys(_functions("clamp", "clip", "clamp_min"), "min") | dict.fromkeys(
-    _functions("hardtanh"), "min_val"
+_CLAMPS = dict.fromkeys(functions("clamp", "clip", "clamp_min"), "min") | dict.fromkeys(
+    functions("hardtanh"), "min_val"
 )
-_THRESHOLDS = _functions("threshold")
-_MAXIMA = _functions("maximum", "fmax")
+_THRESHOLDS = frozenset(functions("threshold"))
+_MAXIMA = frozenset(functions("maximum", "fmax"))
 
 
 def _is_gate(func: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
@@ -38,15 +25,11 @@ def _is_gate(func: Callable[..., Any], args: tuple[Any, ...], options: Mapping[s
     if func in _GATES:
         return True
     if func in _CLAMPS:
-        return _zero(options.get(_CLAMPS[func], args[1] if len(args) > 1 else None))
+        return is_zero(options.get(_CLAMPS[func], args[1] if len(args) > 1 else None))
     if func in _THRESHOLDS:
         at = (*args[1:], *options.values())
-        return len(at) >= 2 and all(map(_zero, at[:2]))
-    return func in _MAXIMA and len(args) == 2 and _zero(args[1])
-
-
-def _zero(x: Any) -> bool:
-    return not bool(x.any()) if isinstance(x, Tensor) else isinstance(x, int | float) and x == 0
+        return len(at) >= 2 and all(map(is_zero, at[:2]))
+    return func in _MAXIMA and len(args) == 2 and is_zero(args[1])
 
 
 class Gates(TorchFunctionMode):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from collapse.models import Masks, Selector
-from collapse.pruning.shrinking import Shrunk, shrunk
+from collapse.pruning.shrinking import Shrunk, own_names, shrunk
 
 # A network that keeps more of its parameters than this is trained with masks.
 WORTHWHILE = 0.9
@@ -60,9 +60,7 @@ class Smaller:
         left = sum(parameter.numel() for parameter in found.network.parameters())
         if not 0 < left <= WORTHWHILE * whole:
             return None
-        # What several modules share has one name in the model.
-        ids = {id(p): name for name, p in model.named_parameters()}
-        own = {n: ids[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+        own = own_names(model)
         parameters = {own[n]: p for n, p in found.network.named_parameters() if p.requires_grad}
         return cls(found, parameters, momentum)
 

@@ -124,12 +124,17 @@ def shrunk(
     network.train(model.training)
     left = dict(network.named_parameters()) | dict(network.named_buffers())
     places = {name: place for name, place in writing.places.items() if name in left}
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    ids = {name: id(tensors[name]) for name in found.reached if name in tensors}
-    reached = {first[one] for one in ids.values() if one in first}  # buffers are read, too
+    own = own_names(model)
+    reached = {own[name] for name in found.reached if name in own}  # buffers are read, too
     result = Shrunk(network, places, writing.left, reached, found.zero_inputs())
     _check_same(model, masks, result, example, output, writing.unrounded)
     return result
+
+
+def own_names(model: nn.Module) -> dict[str, str]:
+    """Of each name that a parameter has the first one: what several modules share has more."""
+    first = {id(p): name for name, p in model.named_parameters()}
+    return {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def shrink(
@@ -187,7 +192,7 @@ def _check_same(
         draw = torch.Generator().manual_seed(0)
         batch = torch.randn(batch.shape, dtype=torch.float64, generator=draw).to(batch.device)
 
-    def run(network: nn.Module, mode: Mode, x: Tensor, seed: int = 0) -> _Step:
+    def run(network: nn.Module, mode: Mode, x: Tensor, seed: int, graded: bool = False) -> _Step:
         def masked(name: str, value: Tensor) -> Tensor:
             return value.masked_fill(~masks[name], 0) if name in masks else value
 
@@ -196,33 +201,33 @@ def _check_same(
 
         parameter = masked if network is model else exact
         tensors = stand_ins(network, dtype=torch.float64, parameter=parameter)
-        return _step(network, tensors, x, mode, seed, output)
-
-    def result(network: nn.Module, mode: Mode, x: Tensor, seed: int = 0) -> Tensor:
-        return run(network, mode, x, seed).output
+        with torch.set_grad_enabled(graded):
+            return _step(network, tensors, x, mode, seed, output)
 
     # A forward that draws whether a layer runs was traced with one answer: another seed shows it.
     modes: tuple[tuple[Mode, int], ...] = (("eval", 0), *(("train", seed) for seed in range(4)))
     for mode, seed in modes:
-        whole, part = result(model, mode, batch, seed), result(small.network, mode, batch, seed)
-        if whole.shape == part.shape and _distance(whole, part) <= _TOLERANCE:
-            continue
-        # BatchNorm over few positions multiplies rounding: as much as it makes of a tiny change.
-        allowed = 0.0
-        if batch.is_floating_point():
-            allowed = 100 * _distance(whole, result(model, mode, batch * (1 + _ROUNDING), seed))
-        if whole.shape != part.shape or not _distance(whole, part) <= allowed:
-            raise RequestError(
-                f"cannot be shrunk: a smaller network was {_distance(whole, part):.1e} away from "
-                f"it in {mode} mode"
-            )
-    whole_step, part_step = run(model, "train", batch), run(small.network, "train", batch)
-    _check_trained_alike(model, masks, whole_step, small, part_step)
+        graded = (mode, seed) == ("train", 0)  # once is enough, and costs as much again
+        steps = [run(network, mode, batch, seed, graded) for network in (model, small.network)]
+        whole, part = (step.output for step in steps)
+        if whole.shape != part.shape or not _distance(whole, part) <= _TOLERANCE:
+            # BatchNorm over few positions multiplies rounding: as much as of a tiny change.
+            allowed = 0.0
+            if batch.is_floating_point():
+                near = run(model, mode, batch * (1 + _ROUNDING), seed).output
+                allowed = 100 * _distance(whole, near)
+            if whole.shape != part.shape or not _distance(whole, part) <= allowed:
+                raise RequestError(
+                    f"cannot be shrunk: a smaller network was {_distance(whole, part):.1e} away "
+                    f"from it in {mode} mode"
+                )
+        if graded:
+            _check_trained_alike(model, masks, steps[0], small, steps[1])
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a forward gives, the gradients of parameters, and the buffers after it."""
+    """What a forward gives, the gradients of parameters where it has any, and the buffers after."""
 
     output: Tensor
     gradients: dict[str, Tensor | None]
@@ -243,7 +248,7 @@ def _step(
         if parameter.requires_grad
     }
     gradients: list[Tensor | None] = [None] * len(leaves)
-    with untouched(network, mode, seed), torch.enable_grad():
+    with untouched(network, mode, seed):
         found: Tensor = call(network, tensors, x, output)
         if found.requires_grad and leaves:
             draw = torch.Generator().manual_seed(1)
@@ -266,8 +271,7 @@ def _check_trained_alike(
         (float(g.abs().max()) for g in whole.gradients.values() if g is not None and g.numel()),
         default=0.0,
     )
-    ids = {id(p): name for name, p in model.named_parameters()}
-    own = {name: ids[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    own = own_names(model)
     for name, got in part.gradients.items():
         if name not in own:  # a bias that takes a constant
             continue
